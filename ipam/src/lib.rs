@@ -1,0 +1,10 @@
+//! What a flannel cluster agrees on, without any I/O: the network
+//! configuration, subnets, leases, the choice of a subnet, and the files a
+//! node's parts hand to each other. [`pool`] alone touches the disk.
+#![forbid(unsafe_code)]
+
+mod family;
+mod subnet;
+
+pub use family::{Family, PerFamily};
+pub use subnet::{Subnet, SubnetError};
