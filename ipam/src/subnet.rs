@@ -130,7 +130,7 @@ impl Subnet {
 
 /// `addr` as one big-endian number.
 #[must_use]
-pub const fn addr_bits(addr: IpAddr) -> u128 {
+pub(crate) const fn addr_bits(addr: IpAddr) -> u128 {
     match addr {
         IpAddr::V4(a) => a.to_bits() as u128,
         IpAddr::V6(a) => a.to_bits(),
