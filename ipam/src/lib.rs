@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod family;
+pub mod gojson;
 mod subnet;
 
 pub use family::{Family, PerFamily};

@@ -67,6 +67,10 @@ impl Subnet {
 
     /// The prefix length in bits.
     #[must_use]
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "a prefix length, not a count"
+    )]
     pub fn len(&self) -> u8 {
         self.0.prefix()
     }

@@ -1,0 +1,183 @@
+//! Writing as Go writes.
+
+use std::io;
+
+use serde::Serialize;
+use serde_json::ser::Formatter;
+
+/// Compact JSON with Go's escapes. A
+/// [`RawValue`](serde_json::value::RawValue) is written as [`compact`] does.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GoFormatter;
+
+/// Writes `value` as Go's `json.Marshal` would: no spaces, no newline at the
+/// end, struct fields in their order.
+///
+/// # Errors
+/// Whatever `value`'s own `Serialize` fails with (a map whose keys are no
+/// strings, for example).
+pub fn to_string<T: Serialize + ?Sized>(
+    value: &T,
+) -> Result<String, serde_json::Error> {
+    let mut out = Vec::new();
+    let mut to = serde_json::Serializer::with_formatter(&mut out, GoFormatter);
+    value.serialize(&mut to)?;
+    String::from_utf8(out).map_err(serde::ser::Error::custom)
+}
+
+/// JSON text without the white space between its parts and with Go's
+/// escapes in its strings; the order of keys, repeated keys, the spelling of
+/// numbers and other escapes stay. What Go does with a raw value it writes
+/// (E-10 and its neighbours).
+#[must_use]
+pub fn compact(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for (part, in_string) in Parts::new(json) {
+        if in_string {
+            push_escaped(&mut out, part);
+        } else {
+            out.extend(part.chars().filter(|c| !is_space(*c)));
+        }
+    }
+    out
+}
+
+/// Compact JSON text laid out over several lines, as Go's `json.Indent`
+/// does: one step of `indent` per level, `{}` and `[]` left together.
+#[must_use]
+pub fn indent(json: &str, indent: &str) -> String {
+    let mut out = String::with_capacity(json.len() * 2);
+    let mut depth = 0usize;
+    let line = |out: &mut String, depth: usize| {
+        out.push('\n');
+        (0..depth).for_each(|_| out.push_str(indent));
+    };
+    for (part, in_string) in Parts::new(json) {
+        if in_string {
+            if out.ends_with(['{', '[']) {
+                line(&mut out, depth);
+            }
+            out.push_str(part);
+            continue;
+        }
+        for c in part.chars().filter(|c| !is_space(*c)) {
+            let opened = out.ends_with(['{', '[']);
+            match c {
+                '}' | ']' => {
+                    depth = depth.saturating_sub(1);
+                    if !opened {
+                        line(&mut out, depth);
+                    }
+                }
+                _ if opened => line(&mut out, depth),
+                _ => {}
+            }
+            out.push(c);
+            match c {
+                '{' | '[' => depth += 1,
+                ',' => line(&mut out, depth),
+                ':' => out.push(' '),
+                _ => {}
+            }
+        }
+    }
+    out
+}
+
+const fn is_space(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\r' | '\n')
+}
+
+fn push_escaped(out: &mut String, text: &str) {
+    for c in text.chars() {
+        match c {
+            '<' => out.push_str("\\u003c"),
+            '>' => out.push_str("\\u003e"),
+            '&' => out.push_str("\\u0026"),
+            '\u{2028}' => out.push_str("\\u2028"),
+            '\u{2029}' => out.push_str("\\u2029"),
+            c => out.push(c),
+        }
+    }
+}
+
+/// JSON text cut into strings (with their quotes) and what is between.
+struct Parts<'a> {
+    rest: &'a str,
+}
+
+// === impl Parts ===
+
+impl<'a> Parts<'a> {
+    const fn new(rest: &'a str) -> Self {
+        Self { rest }
+    }
+}
+
+impl<'a> Iterator for Parts<'a> {
+    type Item = (&'a str, bool);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let in_string = self.rest.starts_with('"');
+        let end = if in_string {
+            let mut escaped = false;
+            let closing = |(_, c): &(usize, char)| {
+                let found = *c == '"' && !escaped;
+                escaped = *c == '\\' && !escaped;
+                found
+            };
+            self.rest.char_indices().skip(1).find(closing).map(|(i, _)| i + 1)
+        } else {
+            self.rest.find('"')
+        };
+        let end = end.unwrap_or(self.rest.len());
+        let (part, rest) =
+            self.rest.split_at_checked(end).unwrap_or((self.rest, ""));
+        self.rest = rest;
+        Some((part, in_string))
+    }
+}
+
+// === impl GoFormatter ===
+
+impl Formatter for GoFormatter {
+    fn write_string_fragment<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        let mut out = String::with_capacity(fragment.len());
+        push_escaped(&mut out, fragment);
+        writer.write_all(out.as_bytes())
+    }
+
+    fn write_raw_fragment<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        writer.write_all(compact(fragment).as_bytes())
+    }
+
+    /// Shortest digits; an exponent only below 1e-6 and from 1e21.
+    fn write_f64<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        value: f64,
+    ) -> io::Result<()> {
+        let size = value.abs();
+        if size == 0.0 || (1e-6..1e21).contains(&size) {
+            return write!(writer, "{value}");
+        }
+        let text = format!("{value:e}");
+        match text.split_once('e') {
+            Some((digits, power)) if !power.starts_with('-') => {
+                write!(writer, "{digits}e+{power}")
+            }
+            _ => writer.write_all(text.as_bytes()),
+        }
+    }
+}
