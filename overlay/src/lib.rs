@@ -1,14 +1,23 @@
 //! What a node's kernel should hold, and how to get there: plan → diff →
 //! ordered changes. Pure: no I/O, no clock, no netlink types.
 //!
-//! `plan(node, facts, config, leases) -> Desired`, then
-//! `diff(&Desired, &Observed) -> Vec<Change>`; a [`World`] observes and
-//! applies.
+//! A pass is: a planner makes [`Desired`] out of the node, facts, the
+//! configuration and the leases; a [`World`] observes; [`diff()`] says what
+//! to change; the world applies.
 #![forbid(unsafe_code)]
 
+mod change;
+mod facts;
+mod ident;
+pub mod nexthop;
 mod state;
+mod world;
 
+pub use change::Change;
+pub use facts::{Caps, Facts, Node, Uplink};
+pub use ident::{IfName, Mac};
 pub use state::{
-    Addr, Desired, Fdb, FdbKey, IfName, Key, Link, LinkKind, Mac, Neigh,
-    NeighKey, Nexthop, Observed, Route, RouteKey, Vxlan,
+    Addr, Desired, Fdb, FdbKey, Key, Link, LinkKind, Neigh, NeighKey, Nexthop,
+    Observed, Route, RouteKey, Vxlan,
 };
+pub use world::{Claim, Scope, World};

@@ -8,16 +8,7 @@ use std::net::IpAddr;
 
 use ipam::{Family, Subnet};
 
-/// A network interface name: 1 to 15 bytes.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct IfName {
-    len: u8,
-    bytes: [u8; 15],
-}
-
-/// An Ethernet address. Written lower-case with colons.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Mac(pub [u8; 6]);
+use crate::{IfName, Mac};
 
 /// The identity of one kernel object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,7 +23,7 @@ pub enum Key {
     Neigh(NeighKey),
     /// A nexthop object by id.
     Nexthop(u32),
-    /// A route in the main table.
+    /// A route of the main table.
     Route(RouteKey),
 }
 
@@ -54,20 +45,23 @@ pub struct Link {
 pub enum LinkKind {
     /// `vxlan`
     Vxlan(Vxlan),
-    /// Any other kind, by its kernel name (empty for a physical one); only
-    /// ever observed.
+    /// Any other kind, in words for a log line (`dummy`, `vxlan with
+    /// external`; empty for a physical device); only ever observed.
     Other(String),
 }
 
-/// VXLAN attributes (B-21). None but `learning` can be changed on a live
-/// device.
+/// VXLAN attributes (B-21). Only `learning` is changed on a live device.
+///
+/// A device with a feature that ours never have (external mode, a group,
+/// L2 or L3 misses, proxy, GPE, …) is observed as [`LinkKind::Other`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vxlan {
     /// VXLAN network identifier.
     pub vni: u32,
-    /// Index of the underlay interface.
+    /// Index of the underlay interface; 0 for none.
     pub parent: u32,
-    /// Source address of outer packets: the published address (B-21).
+    /// Source address of outer packets: the published address (B-21). An
+    /// observed device without one has the unspecified address here.
     pub local: IpAddr,
     /// UDP destination port; always the effective one (8472 by default).
     pub port: u16,
@@ -95,11 +89,14 @@ pub struct FdbKey {
     pub mac: Mac,
 }
 
-/// A permanent forwarding entry: which node has that Ethernet address.
+/// A forwarding entry: which node has that Ethernet address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fdb {
     /// The peer's published address.
     pub dst: IpAddr,
+    /// Set by a person or program, never ages out (`NUD_PERMANENT` or
+    /// `NUD_NOARP`); `false` for one the device learned by itself.
+    pub permanent: bool,
 }
 
 /// Identity of a neighbour entry.
@@ -114,42 +111,49 @@ pub struct NeighKey {
 /// A neighbour entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Neigh {
-    /// Its Ethernet address.
+    /// Its Ethernet address; all zero when the kernel has none for it.
     pub mac: Mac,
     /// Never ages out (`NUD_PERMANENT`).
     pub permanent: bool,
 }
 
-/// A nexthop object (`RTM_NEWNEXTHOP`): a gateway on a device, onlink.
+/// A nexthop object (`RTM_NEWNEXTHOP`): a gateway on a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nexthop {
-    /// The device.
-    pub link: IfName,
+    /// The device; `None` for a foreign object of another shape (group,
+    /// blackhole).
+    pub link: Option<IfName>,
     /// The gateway.
-    pub gateway: IpAddr,
-    /// Whether it carries our protocol number.
+    pub gateway: Option<IpAddr>,
+    /// The gateway is taken to be on the link (`RTNH_F_ONLINK`).
+    pub onlink: bool,
+    /// Whether it carries our protocol number. Never a reason to rewrite.
     pub ours: bool,
 }
 
-/// Identity of a route: destination in the main table with metric 0 (IPv4)
-/// or the kernel's default metric (IPv6).
+/// Identity of a route in the main table: the kernel holds one route per
+/// destination and metric that counts, the first it lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RouteKey {
     /// The destination.
     pub dst: Subnet,
+    /// `RTA_PRIORITY`; see [`RouteKey::new`] for the one ours have.
+    pub metric: u32,
 }
 
-/// A unicast route.
+/// A unicast route. One that points to a nexthop object has that object's
+/// device, gateway and flag filled in, as the kernel itself reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The next router.
     pub gateway: Option<IpAddr>,
-    /// The device; `None` lets the kernel find it by the gateway (B-31).
+    /// The device; in a desired route `None` lets the kernel find it by the
+    /// gateway (B-31).
     pub link: Option<IfName>,
     /// The gateway is taken to be on the link (`RTNH_F_ONLINK`).
     pub onlink: bool,
-    /// The nexthop object it points to. Equal routes with and without one
-    /// are equal for traffic: see `diff`.
+    /// The nexthop object it points to. Routes that differ in nothing else
+    /// are equal: see [`diff`](crate::diff()).
     pub nexthop: Option<u32>,
     /// Whether it carries our protocol number. Never a reason to rewrite.
     pub ours: bool,
@@ -162,93 +166,39 @@ pub struct Desired {
     pub links: BTreeMap<IfName, Link>,
     /// Addresses on our devices.
     pub addrs: BTreeSet<(IfName, Addr)>,
-    /// Addresses of ours are all inside these networks: a foreign address
-    /// outside them is left alone on an IPv4 device (B-5).
+    /// The flannel networks. A foreign address on an IPv4 device is removed
+    /// only inside them (B-5), a route with our protocol number on somebody
+    /// else's device as well.
     pub networks: Vec<Subnet>,
     /// Forwarding entries.
     pub fdb: BTreeMap<FdbKey, Fdb>,
     /// Neighbour entries.
     pub neighs: BTreeMap<NeighKey, Neigh>,
-    /// Nexthop objects by id.
+    /// Nexthop objects by id: what each is to be *when a route needs it*.
+    /// One that no route uses is not created, and removed if there.
     pub nexthops: BTreeMap<u32, Nexthop>,
     /// Routes.
     pub routes: BTreeMap<RouteKey, Route>,
 }
 
-/// What the kernel holds: everything on our devices, our nexthop objects,
-/// and the routes that are ours or stand where one of ours should.
+/// What the kernel holds, within a [`Scope`](crate::Scope).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
     /// Devices of our names.
     pub links: BTreeMap<IfName, Link>,
-    /// Addresses on them.
+    /// Addresses on them, without IPv6 link-local ones.
     pub addrs: BTreeSet<(IfName, Addr)>,
-    /// Forwarding entries on them.
+    /// Forwarding entries on them (`NTF_SELF`).
     pub fdb: BTreeMap<FdbKey, Fdb>,
-    /// Neighbour entries on them.
+    /// Unicast neighbour entries on them (no `NUD_NOARP`).
     pub neighs: BTreeMap<NeighKey, Neigh>,
-    /// Nexthop objects in our id range.
+    /// Nexthop objects in our id range ([`nexthop::is_ours`](crate::nexthop::is_ours)).
     pub nexthops: BTreeMap<u32, Nexthop>,
-    /// Routes on them or with our protocol number, main table.
+    /// Unicast routes of the main table that are on them, carry our protocol
+    /// number or lead into the flannel networks; none that the kernel made by
+    /// itself (`RTPROT_KERNEL`, `RTPROT_RA`). Of several with one
+    /// destination and metric, the first the kernel lists.
     pub routes: BTreeMap<RouteKey, Route>,
-}
-
-// === impl IfName ===
-
-impl IfName {
-    /// The name `text`, if it is one the kernel would take (1 to 15 bytes, no
-    /// slash, no white space).
-    #[must_use]
-    pub fn new(text: &str) -> Option<Self> {
-        let fits = (1..=15).contains(&text.len())
-            && text != "."
-            && text != ".."
-            && !text
-                .bytes()
-                .any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace());
-        if !fits {
-            return None;
-        }
-        let mut bytes = [0; 15];
-        bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
-        Some(Self { len: u8::try_from(text.len()).ok()?, bytes })
-    }
-
-    /// The name as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        self.bytes
-            .get(..usize::from(self.len))
-            .and_then(|b| std::str::from_utf8(b).ok())
-            .unwrap_or_default()
-    }
-}
-
-impl fmt::Display for IfName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl fmt::Debug for IfName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-// === impl Mac ===
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl fmt::Debug for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
 }
 
 // === impl Addr ===
@@ -265,4 +215,84 @@ impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.ip, self.len)
     }
+}
+
+// === impl RouteKey ===
+
+impl RouteKey {
+    /// The key of a route of ours to `dst`: no metric is asked for, which
+    /// the kernel stores as 0 (IPv4) or 1024 (IPv6).
+    #[must_use]
+    pub const fn new(dst: Subnet) -> Self {
+        let metric = match dst.family() {
+            Family::V4 => 0,
+            Family::V6 => 1024,
+        };
+        Self { dst, metric }
+    }
+}
+
+// === impl Key ===
+
+impl Key {
+    /// The device it stands on, as far as the key tells.
+    #[must_use]
+    pub const fn link(&self) -> Option<IfName> {
+        match self {
+            Self::Link(link)
+            | Self::Addr(link, _)
+            | Self::Fdb(FdbKey { link, .. })
+            | Self::Neigh(NeighKey { link, .. }) => Some(*link),
+            Self::Nexthop(_) | Self::Route(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Link(link) => write!(f, "link {link}"),
+            Self::Addr(link, addr) => write!(f, "address {addr} on {link}"),
+            Self::Fdb(FdbKey { link, mac }) => {
+                write!(f, "forwarding entry {mac} on {link}")
+            }
+            Self::Neigh(NeighKey { link, ip }) => {
+                write!(f, "neighbour {ip} on {link}")
+            }
+            Self::Nexthop(id) => write!(f, "nexthop {id}"),
+            Self::Route(RouteKey { dst, .. }) => write!(f, "route {dst}"),
+        }
+    }
+}
+
+// === impl Desired ===
+
+impl Desired {
+    /// The keys of all objects that one of the two has and the other has
+    /// not, or has otherwise: what a pass from `self` to `to` must look at.
+    #[must_use]
+    pub fn changed_keys(&self, to: &Self) -> BTreeSet<Key> {
+        let mut keys = BTreeSet::new();
+        keys.extend(changed(&self.links, &to.links).map(Key::Link));
+        keys.extend(
+            self.addrs
+                .symmetric_difference(&to.addrs)
+                .map(|&(link, addr)| Key::Addr(link, addr)),
+        );
+        keys.extend(changed(&self.fdb, &to.fdb).map(Key::Fdb));
+        keys.extend(changed(&self.neighs, &to.neighs).map(Key::Neigh));
+        keys.extend(changed(&self.nexthops, &to.nexthops).map(Key::Nexthop));
+        keys.extend(changed(&self.routes, &to.routes).map(Key::Route));
+        keys
+    }
+}
+
+fn changed<'a, K: Ord + Copy, V: PartialEq>(
+    from: &'a BTreeMap<K, V>,
+    to: &'a BTreeMap<K, V>,
+) -> impl Iterator<Item = K> + 'a {
+    let gone_or_other =
+        from.iter().filter(|(k, v)| to.get(k) != Some(v)).map(|(k, _)| *k);
+    let new = to.keys().filter(|k| !from.contains_key(k)).copied();
+    gone_or_other.chain(new)
 }
