@@ -1,1 +1,29 @@
-//! integration
+//! Clusters made of network namespaces: nodes with an underlay between them,
+//! real servers, pods plugged in by the real CNI binary. Everything here is a
+//! value that cleans up after itself, also when the test fails or is killed:
+//! namespaces live exactly as long as the threads that made them, child
+//! processes die with those threads.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`host`] | a namespace of its own (network, mounts) and commands in it |
+//! | [`child`] | a long-running child process with its log |
+//! | [`underlay`] | what joins nodes: one L2 segment, or a router |
+//! | [`etcd`] | a real etcd server, also with TLS and users |
+//! | [`daemon`] | a `flanneld` on a node |
+//! | [`pod`] | a pod: a namespace plugged in through the CNI binary |
+//! | [`cluster`] | all of it together |
+//! | [`kernel`] | a node's kernel state as text, to compare passes |
+//! | [`probe`] | a steady stream of datagrams that counts what is lost |
+//! | [`poll`] | waiting for a condition, never a bare sleep |
+
+pub mod child;
+pub mod cluster;
+pub mod daemon;
+pub mod etcd;
+pub mod host;
+pub mod kernel;
+pub mod pod;
+pub mod poll;
+pub mod probe;
+pub mod underlay;

@@ -1,0 +1,188 @@
+//! A `flanneld` on a node.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use tempfile::TempDir;
+
+use crate::child::Child;
+use crate::host::Host;
+use crate::poll::poll_until;
+
+/// Where its health server listens.
+pub const HEALTH_PORT: u16 = 8471;
+
+/// A running `flanneld`. Its log is kept over restarts.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    words: Vec<String>,
+    env: Vec<(String, String)>,
+    log: PathBuf,
+    errors_expected: bool,
+    _dir: TempDir,
+}
+
+/// A static release binary of ours, as `make build` leaves it.
+///
+/// # Errors
+/// When it is not there.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let dist = std::env::var_os("FLANNEL_DIST").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/dist"),
+        PathBuf::from,
+    );
+    let path = dist.join(name);
+    ensure!(path.is_file(), "{} is missing: run `make build`", path.display());
+    Ok(path)
+}
+
+// === impl Daemon ===
+
+impl Daemon {
+    /// Starts it with `flags` and a health server on [`HEALTH_PORT`].
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(
+        host: &Host,
+        flags: &[&str],
+        env: &[(&str, &str)],
+    ) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("flannel-it-").tempdir()?;
+        let log = dir.path().join(format!("{}.log", host.name()));
+        let mut words = vec![binary("flanneld")?.display().to_string()];
+        words.push(format!("--healthz-port={HEALTH_PORT}"));
+        words.extend(flags.iter().map(|w| (*w).to_owned()));
+        let env: Vec<_> = env
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect();
+        let child = Child::spawn(host, &words, &env, &log)?;
+        Ok(Self { child, words, env, log, errors_expected: false, _dir: dir })
+    }
+
+    /// Its process.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+
+    /// What it logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.child.log()
+    }
+
+    /// Lines at ERROR do not fail the test.
+    pub fn expect_errors(&mut self) {
+        self.errors_expected = true;
+    }
+
+    /// The body of a path of its health server, with the status code.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn get(&self, host: &Host, path: &str) -> Result<(u16, String)> {
+        let path = path.to_owned();
+        host.run(move || http_get(HEALTH_PORT, &path))
+    }
+
+    /// Waits until it says that it is ready.
+    ///
+    /// # Errors
+    /// After 30 s; its log is in the message.
+    pub fn wait_ready(&mut self, host: &Host) -> Result<()> {
+        poll_until("flanneld to be ready", Duration::from_secs(30), || {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("it ended with {status}");
+            }
+            let (status, body) = self.get(host, "/readyz")?;
+            ensure!(status == 200, "readyz says {status}: {body}");
+            Ok(())
+        })
+        .with_context(|| format!("{} log:\n{}", host.name(), self.log()))
+    }
+
+    /// Waits until its log has `text` somewhere after byte `from`.
+    ///
+    /// # Errors
+    /// Past the limit.
+    pub fn wait_log(
+        &self,
+        text: &str,
+        from: usize,
+        limit: Duration,
+    ) -> Result<String> {
+        poll_until(&format!("the log to say {text:?}"), limit, || {
+            let log = self.log();
+            let new = log.get(from..).unwrap_or_default();
+            match new.lines().find(|line| line.contains(text)) {
+                Some(line) => Ok(line.to_owned()),
+                None => bail!("log so far:\n{log}"),
+            }
+        })
+    }
+
+    /// Has it do a full pass now, and checks that it changed nothing: what is
+    /// there is what should be.
+    ///
+    /// # Errors
+    /// When the pass changed something.
+    pub fn assert_settled(&self) -> Result<()> {
+        let from = self.log().len();
+        self.child.signal(Signal::SIGHUP)?;
+        let line =
+            self.wait_log("pass on request", from, Duration::from_secs(10))?;
+        ensure!(
+            line.contains("changes=0"),
+            "a second pass still found work: {line}"
+        );
+        Ok(())
+    }
+
+    /// Ends it with `signal` and starts it again, as it was started.
+    ///
+    /// # Errors
+    /// When it does not end within 10 s.
+    pub fn restart(&mut self, host: &Host, signal: Signal) -> Result<()> {
+        self.child.signal(signal)?;
+        self.child.wait(Duration::from_secs(10))?;
+        self.child = Child::spawn(host, &self.words, &self.env, &self.log)?;
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.child.kill();
+        let log = self.log();
+        let errors: Vec<_> =
+            log.lines().filter(|l| l.contains("ERROR")).collect();
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{log}", self.words.join(" "));
+        } else if !self.errors_expected {
+            assert!(
+                errors.is_empty(),
+                "flanneld logged errors: {errors:#?}\n{log}"
+            );
+        }
+    }
+}
+
+fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
+    use std::io::{Read, Write};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) =
+        text.split_once("\r\n\r\n").context("no end of headers")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok((status, body.to_owned()))
+}

@@ -1,0 +1,250 @@
+//! A real etcd server, also with TLS and users.
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rcgen::{
+    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair,
+};
+use tempfile::TempDir;
+
+use crate::child::Child;
+use crate::host::Host;
+use crate::poll::poll_until;
+use crate::underlay::{STORE_V4, STORE_V6};
+
+/// The name the server's certificate carries besides its addresses.
+pub const NAME: &str = "etcd.flannel.test";
+
+/// How clients must talk to the server.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Security {
+    /// `https` with a certificate of our own authority.
+    pub tls: bool,
+    /// Clients need a certificate of the same authority.
+    pub client_certs: bool,
+    /// Users and passwords: `root` / `rootpw`, `flannel` / `secret`.
+    pub users: bool,
+}
+
+/// PEM files of the test's authority.
+#[derive(Clone, Debug)]
+pub struct Pki {
+    /// The authority.
+    pub ca: PathBuf,
+    /// A client's certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    server_cert: PathBuf,
+    server_key: PathBuf,
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Etcd {
+    child: Child,
+    ctl: PathBuf,
+    security: Security,
+    /// Certificates, when there is TLS.
+    pub pki: Option<Pki>,
+    dir: TempDir,
+}
+
+// === impl Etcd ===
+
+impl Etcd {
+    /// Starts one on `host`, listening on every address at port 2379, and
+    /// waits until it answers.
+    ///
+    /// # Errors
+    /// When the binary is missing (`make test` unpacks it) or does not come
+    /// up.
+    pub fn start(host: &Host, security: Security) -> Result<Self> {
+        let binary = std::env::var_os("FLANNEL_TEST_ETCD")
+            .map_or("etcd".into(), PathBuf::from);
+        let ctl = binary.with_file_name("etcdctl");
+        let dir =
+            tempfile::Builder::new().prefix("flannel-it-etcd-").tempdir()?;
+        let pki = security.tls.then(|| Pki::make(&dir)).transpose()?;
+        let scheme = if security.tls { "https" } else { "http" };
+        let mut words: Vec<String> = vec![
+            binary.display().to_string(),
+            "--name=e1".into(),
+            format!("--data-dir={}", dir.path().join("data").display()),
+            // Go listens on both families for an unspecified address.
+            format!("--listen-client-urls={scheme}://0.0.0.0:2379"),
+            format!("--advertise-client-urls={scheme}://{STORE_V4}:2379"),
+            "--listen-peer-urls=http://127.0.0.1:2380".into(),
+            "--initial-advertise-peer-urls=http://127.0.0.1:2380".into(),
+            "--initial-cluster=e1=http://127.0.0.1:2380".into(),
+            "--logger=zap".into(),
+            "--log-level=warn".into(),
+        ];
+        if let Some(pki) = &pki {
+            words.push(format!("--cert-file={}", pki.server_cert.display()));
+            words.push(format!("--key-file={}", pki.server_key.display()));
+            if security.client_certs {
+                words.push("--client-cert-auth".into());
+                words.push(format!("--trusted-ca-file={}", pki.ca.display()));
+            }
+        }
+        let log = dir.path().join("etcd.log");
+        let child = Child::spawn(host, &words, &[], &log).context(
+            "etcd: `make test` unpacks it, FLANNEL_TEST_ETCD names it",
+        )?;
+        let etcd = Self {
+            child,
+            ctl,
+            security: Security { users: false, ..security },
+            pki,
+            dir,
+        };
+        poll_until("etcd to answer", Duration::from_secs(20), || {
+            etcd.ctl(host, &["endpoint", "health"])
+        })
+        .with_context(|| etcd.child.log())?;
+        if !security.users {
+            return Ok(etcd);
+        }
+        for words in [
+            vec!["role", "add", "root"],
+            vec!["user", "add", "root:rootpw"],
+            vec!["user", "grant-role", "root", "root"],
+            vec!["user", "add", "flannel:secret"],
+            vec!["role", "add", "net"],
+            vec![
+                "role",
+                "grant-permission",
+                "net",
+                "--prefix=true",
+                "readwrite",
+                "/",
+            ],
+            vec!["user", "grant-role", "flannel", "net"],
+            vec!["auth", "enable"],
+        ] {
+            etcd.ctl(host, &words)?;
+        }
+        Ok(Self { security, ..etcd })
+    }
+
+    /// The URL for clients, by address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let scheme = if self.security.tls { "https" } else { "http" };
+        format!("{scheme}://{STORE_V4}:2379")
+    }
+
+    /// The URL for clients that have no IPv4.
+    #[must_use]
+    pub fn url_v6(&self) -> String {
+        let scheme = if self.security.tls { "https" } else { "http" };
+        format!("{scheme}://[{STORE_V6}]:2379")
+    }
+
+    /// The URL for clients that resolve names.
+    #[must_use]
+    pub fn url_by_name(&self) -> String {
+        let scheme = if self.security.tls { "https" } else { "http" };
+        format!("{scheme}://{NAME}:2379")
+    }
+
+    /// Runs `etcdctl` on `host` (where the server runs).
+    ///
+    /// # Errors
+    /// When it fails.
+    pub fn ctl(&self, host: &Host, words: &[&str]) -> Result<String> {
+        let scheme = if self.security.tls { "https" } else { "http" };
+        let mut all = vec![
+            "env".to_owned(),
+            "ETCDCTL_API=3".to_owned(),
+            self.ctl.display().to_string(),
+            format!("--endpoints={scheme}://127.0.0.1:2379"),
+            "--command-timeout=5s".to_owned(),
+        ];
+        if let Some(pki) = &self.pki {
+            all.push(format!("--cacert={}", pki.ca.display()));
+            all.push(format!("--cert={}", pki.cert.display()));
+            all.push(format!("--key={}", pki.key.display()));
+        }
+        if self.security.users {
+            all.push("--user=root:rootpw".to_owned());
+        }
+        all.extend(words.iter().map(|w| (*w).to_owned()));
+        host.cmd(&all)
+    }
+
+    /// The folder of its data and certificates.
+    #[must_use]
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    /// The server's process.
+    pub fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+}
+
+// === impl Pki ===
+
+impl Pki {
+    /// A fresh authority, a server certificate for every name and address of
+    /// the store, and a client certificate, in `dir`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn make(dir: &TempDir) -> Result<Self> {
+        let at = |name: &str| dir.path().join(name);
+        let ca_key = KeyPair::generate()?;
+        let mut ca = CertificateParams::new(Vec::new())?;
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_cert = ca.self_signed(&ca_key)?;
+        let issuer = Issuer::new(ca, ca_key);
+        let pki = Self {
+            ca: at("ca.pem"),
+            cert: at("client.pem"),
+            key: at("client.key"),
+            server_cert: at("server.pem"),
+            server_key: at("server.key"),
+        };
+        std::fs::write(&pki.ca, ca_cert.pem())?;
+        let names =
+            [STORE_V4, STORE_V6, "127.0.0.1", "::1", NAME].map(str::to_owned);
+        let both = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        for (cert, key, names) in [
+            (&pki.server_cert, &pki.server_key, names.to_vec()),
+            (&pki.cert, &pki.key, Vec::new()),
+        ] {
+            let pair = KeyPair::generate()?;
+            let mut params = CertificateParams::new(names)?;
+            params.extended_key_usages = both.clone();
+            std::fs::write(cert, params.signed_by(&pair, &issuer)?.pem())?;
+            std::fs::write(key, pair.serialize_pem())?;
+        }
+        Ok(pki)
+    }
+}
+
+/// Removes temporary folders that a killed earlier run left in `/tmp`.
+///
+/// # Errors
+/// When the system's temporary folder cannot be listed.
+pub fn sweep_temp() -> Result<()> {
+    let out = Command::new("find")
+        .arg(std::env::temp_dir())
+        .args(["-maxdepth", "1", "-name", "flannel-it-*", "-mmin", "+240"])
+        .args(["-exec", "rm", "-rf", "{}", "+"])
+        .status()?;
+    if !out.success() {
+        bail!("removing old temporary folders failed");
+    }
+    Ok(())
+}

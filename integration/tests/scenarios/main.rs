@@ -1,0 +1,2 @@
+//! Scenarios on real parts, one test binary.
+mod harness;
