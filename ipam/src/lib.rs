@@ -5,6 +5,7 @@
 
 mod family;
 pub mod gojson;
+pub mod lease;
 mod subnet;
 
 pub use family::{Family, PerFamily};
