@@ -15,14 +15,15 @@ use anyhow::{Context, Result, anyhow, bail};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
-type Job = Box<dyn FnOnce() -> Box<dyn Any + Send> + Send>;
+type Answer = Box<dyn Any + Send>;
+type Job = (Box<dyn FnOnce() -> Answer + Send>, Sender<Answer>);
 
 /// A machine, as far as networking and `/run`, `/var/lib` are concerned.
 #[derive(Debug)]
 pub struct Host {
     name: String,
     tid: i32,
-    jobs: Option<Sender<(Job, Sender<Box<dyn Any + Send>>)>>,
+    jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -88,7 +89,8 @@ impl Host {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> T {
         let (reply, answer) = channel();
-        let job: Job = Box::new(move || Box::new(job()));
+        let job: Box<dyn FnOnce() -> Answer + Send> =
+            Box::new(move || Box::new(job()));
         let sent = self
             .jobs
             .as_ref()
@@ -259,7 +261,7 @@ impl Drop for Host {
     }
 }
 
-fn serve(inbox: &Receiver<(Job, Sender<Box<dyn Any + Send>>)>) {
+fn serve(inbox: &Receiver<Job>) {
     while let Ok((job, reply)) = inbox.recv() {
         // A panicking job must not take the namespaces away from the child
         // processes of others: the caller sees its reply channel close.

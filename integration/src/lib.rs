@@ -13,13 +13,21 @@
 //! | [`daemon`] | a `flanneld` on a node |
 //! | [`pod`] | a pod: a namespace plugged in through the CNI binary |
 //! | [`cluster`] | all of it together |
+//! | [`demo`] | the main job, shown working |
 //! | [`kernel`] | a node's kernel state as text, to compare passes |
 //! | [`probe`] | a steady stream of datagrams that counts what is lost |
 //! | [`poll`] | waiting for a condition, never a bare sleep |
+#![expect(
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a harness for tests stops at the first surprise, and says so"
+)]
 
 pub mod child;
 pub mod cluster;
 pub mod daemon;
+pub mod demo;
 pub mod etcd;
 pub mod host;
 pub mod kernel;
