@@ -6,6 +6,7 @@
 mod family;
 pub mod gojson;
 pub mod lease;
+pub mod netconf;
 mod subnet;
 
 pub use family::{Family, PerFamily};
