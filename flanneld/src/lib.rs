@@ -1,1 +1,7 @@
 //! flanneld
+
+pub mod cli;
+pub mod facts;
+pub mod health;
+pub mod logging;
+pub mod notify;

@@ -1,0 +1,206 @@
+//! The options as the daemon works with them.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipam::PerFamily;
+use regex::Regex;
+use tracing::level_filters::LevelFilter;
+
+use super::flags::Flags;
+use super::value::Secret;
+use super::{Stop, refuse};
+use crate::facts::InterfaceOptions;
+
+/// What the daemon was asked to do. `Debug` shows no secret.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The store.
+    pub etcd: EtcdOptions,
+    /// Which interface, and what is published (C-8…C-13).
+    pub interface: InterfaceOptions,
+    /// Where the node's subnet is written (C-11).
+    pub subnet_file: PathBuf,
+    /// Where the daemon keeps what is to survive a restart.
+    pub state_dir: PathBuf,
+    /// How long before its expiry the lease is renewed (C-14).
+    pub renew_margin: Duration,
+    /// Where the health server listens; `None`: nowhere (C-22, C-23).
+    pub health: Option<SocketAddr>,
+    /// What is logged (C-29).
+    pub log_level: LevelFilter,
+    /// What the user should hear about these options, once logging works.
+    pub notes: Vec<Note>,
+}
+
+/// How to reach etcd (C-1…C-7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdOptions {
+    /// At least one, as given.
+    pub endpoints: Vec<String>,
+    /// Root of all keys, as given (not yet cleaned of extra slashes).
+    pub prefix: String,
+    /// The client's key (C-3).
+    pub key: Option<PathBuf>,
+    /// The client's certificate (C-4).
+    pub cert: Option<PathBuf>,
+    /// The authorities that may sign the server's certificate (C-5).
+    pub ca: Option<PathBuf>,
+    /// User and password: both or neither (C-6).
+    pub credentials: Option<Credentials>,
+}
+
+/// An etcd user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Name.
+    pub user: String,
+    /// Password.
+    pub password: Secret,
+}
+
+/// One line for the log about what an option does, or does not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Worth knowing.
+    Info(String),
+    /// Probably not what was meant.
+    Warn(String),
+}
+
+// === impl Note ===
+
+impl Note {
+    /// Writes the line to the log.
+    pub fn log(&self) {
+        match self {
+            Self::Info(text) => tracing::info!("{text}"),
+            Self::Warn(text) => tracing::warn!("{text}"),
+        }
+    }
+}
+
+/// Checks ranges and combinations.
+///
+/// # Errors
+/// [`Stop::Refused`] with every reason, [`Stop::Usage`] for a bad regular
+/// expression.
+pub(super) fn from_flags(flags: Flags) -> Result<Options, Stop> {
+    let mut refusals = refuse::flags(&flags);
+    let mut notes = refuse::flag_notes(&flags);
+
+    let renew_margin = match u64::try_from(flags.subnet_lease_renew_margin) {
+        Ok(minutes @ 1..=1439) => Duration::from_secs(minutes * 60),
+        _ => {
+            refusals.push(format!(
+                "--subnet-lease-renew-margin={} is not possible: a lease \
+                 lasts 24 hours, so give 1 to 1439 minutes",
+                flags.subnet_lease_renew_margin
+            ));
+            Duration::ZERO
+        }
+    };
+    if flags.iptables_resync < 1 {
+        refusals.push(format!(
+            "--iptables-resync={} is not possible: give 1 second or more",
+            flags.iptables_resync
+        ));
+    }
+    let health = match u16::try_from(flags.healthz_port.max(0)) {
+        Ok(0) => None,
+        Ok(port) => Some(SocketAddr::new(flags.healthz_ip, port)),
+        Err(_) => {
+            refusals.push(format!(
+                "--healthz-port={} is not possible: ports end at 65535 (0 \
+                 means no health server)",
+                flags.healthz_port
+            ));
+            None
+        }
+    };
+    if flags.subnet_file.is_empty() {
+        refusals.push(
+            "--subnet-file is empty: name the file the node's subnet is \
+             written to, usually /run/flannel/subnet.env"
+                .to_owned(),
+        );
+    }
+    let etcd = etcd(&flags, &mut notes);
+    if !refusals.is_empty() {
+        return Err(Stop::Refused(refusals));
+    }
+
+    Ok(Options {
+        etcd,
+        interface: InterfaceOptions {
+            names: given(flags.iface),
+            patterns: patterns(flags.iface_regex)?,
+            can_reach: flags.iface_can_reach,
+            public: PerFamily { v4: flags.public_ip, v6: flags.public_ipv6 },
+        },
+        subnet_file: flags.subnet_file.into(),
+        state_dir: flags.state_dir.into(),
+        renew_margin,
+        health,
+        log_level: log_level(flags.v),
+        notes,
+    })
+}
+
+fn etcd(flags: &Flags, notes: &mut Vec<Note>) -> EtcdOptions {
+    let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
+    let user = &flags.etcd_username;
+    let password = &flags.etcd_password;
+    let credentials = match (user.is_empty(), password.expose().is_empty()) {
+        (false, false) => {
+            Some(Credentials { user: user.clone(), password: password.clone() })
+        }
+        (true, true) => None,
+        (no_user, _) => {
+            let missing =
+                if no_user { "--etcd-username" } else { "--etcd-password" };
+            notes.push(Note::Warn(format!(
+                "etcd is used without logging in, because {missing} is \
+                 empty: name and password are needed together"
+            )));
+            None
+        }
+    };
+    EtcdOptions {
+        endpoints: flags.etcd_endpoints.0.clone(),
+        prefix: flags.etcd_prefix.clone(),
+        key: path(&flags.etcd_keyfile),
+        cert: path(&flags.etcd_certfile),
+        ca: path(&flags.etcd_cafile),
+        credentials,
+    }
+}
+
+/// An expression that does not compile stops the daemon; upstream logs it and
+/// goes on to the next (C-9), onto an interface nobody chose.
+fn patterns(texts: Vec<String>) -> Result<Vec<Regex>, Stop> {
+    given(texts)
+        .into_iter()
+        .map(|text| {
+            Regex::new(&text).map_err(|e| {
+                Stop::Usage(format!("invalid --iface-regex {text:?}: {e}"))
+            })
+        })
+        .collect()
+}
+
+/// Empty values count as not given, as a manifest's unset variable leaves
+/// them.
+fn given(texts: Vec<String>) -> Vec<String> {
+    texts.into_iter().filter(|text| !text.is_empty()).collect()
+}
+
+/// klog's numbers: 0 and 1 inform, from 2 on reasons, from 4 on everything.
+const fn log_level(v: i64) -> LevelFilter {
+    match v {
+        i64::MIN..=1 => LevelFilter::INFO,
+        2..=3 => LevelFilter::DEBUG,
+        4.. => LevelFilter::TRACE,
+    }
+}

@@ -1,0 +1,116 @@
+//! What this version cannot do, said in one line instead of pretended.
+//!
+//! A flag that asks for a function which is absent refuses the start; one
+//! that only tunes such a function, or the form of log lines, gets a note.
+
+use super::flags::Flags;
+use super::options::Note;
+
+/// The backend types of this version, as the net-conf names them.
+pub const BACKENDS: [&str; 1] = ["vxlan"];
+
+/// Whether this version has the backend of that type name (compared without
+/// case, N-22).
+///
+/// # Errors
+/// The line for the log.
+pub fn backend(type_name: &str) -> Result<(), String> {
+    if BACKENDS.iter().any(|known| known.eq_ignore_ascii_case(type_name)) {
+        return Ok(());
+    }
+    Err(format!(
+        "the network configuration asks for backend {type_name:?}, which this \
+         version does not have: set Backend.Type to {}",
+        BACKENDS.join(" or ")
+    ))
+}
+
+/// What to say about a network configuration that is usable.
+#[must_use]
+pub fn netconf_notes(nftables: bool) -> Vec<Note> {
+    let note = "EnableNFTables has no effect: this version manages no packet \
+                filter rules";
+    nftables.then(|| Note::Info(note.to_owned())).into_iter().collect()
+}
+
+/// The flags that ask for what is absent, one line each.
+pub(super) fn flags(flags: &Flags) -> Vec<String> {
+    let mut absent = Vec::new();
+    let mut check = |asked: bool, flag: &str, what: &str| {
+        if asked {
+            absent.push(format!("--{flag}: this version {what}"));
+        }
+    };
+    let no_kube = "has no Kubernetes mode; it takes subnets from etcd";
+    check(
+        flags.ip_masq,
+        "ip-masq",
+        "does not masquerade; leave the flag out and let another component \
+         do so",
+    );
+    check(flags.kube_subnet_mgr, "kube-subnet-mgr", no_kube);
+    check(!flags.kube_api_url.is_empty(), "kube-api-url", no_kube);
+    check(
+        flags.kube_annotation_prefix != "flannel.alpha.coreos.com",
+        "kube-annotation-prefix",
+        no_kube,
+    );
+    check(!flags.kubeconfig_file.is_empty(), "kubeconfig-file", no_kube);
+    check(
+        flags.net_config_path != "/etc/kube-flannel/net-conf.json",
+        "net-config-path",
+        "has no Kubernetes mode; the network configuration is read from etcd",
+    );
+    check(
+        !flags.set_node_network_unavailable,
+        "set-node-network-unavailable=false",
+        no_kube,
+    );
+    check(
+        flags.iptables_forward_rules == Some(true),
+        "iptables-forward-rules",
+        "manages no packet filter rules; leave the flag out, and accept \
+         forwarded pod traffic by other means where the FORWARD policy is DROP",
+    );
+    check(
+        flags.ip_blackhole_route,
+        "ip-blackhole-route",
+        "does not manage a blackhole route; leave the flag out",
+    );
+    absent
+}
+
+/// Notes on flags that are accepted without having their upstream effect.
+pub(super) fn flag_notes(flags: &Flags) -> Vec<Note> {
+    let mut notes = Vec::new();
+    let mut note = |said: bool, text: &str| {
+        if said {
+            notes.push(Note::Info(text.to_owned()));
+        }
+    };
+    note(
+        flags.iptables_forward_rules.is_none(),
+        "forward rules are not managed by this version: where the FORWARD \
+         policy is DROP, accept pod traffic by other means \
+         (--iptables-forward-rules=false silences this line)",
+    );
+    note(
+        flags.iptables_resync != 5,
+        "--iptables-resync has no effect: this version manages no packet \
+         filter rules",
+    );
+    note(
+        flags.ip_masq_fully_random_disable,
+        "--ip-masq-fully-random-disable has no effect: this version does not \
+         masquerade",
+    );
+    note(
+        !flags.vmodule.is_empty(),
+        "--vmodule has no effect: verbosity is set for the whole program by -v",
+    );
+    note(
+        !matches!(flags.log_backtrace_at.as_str(), ":0" | ""),
+        "--log_backtrace_at has no effect: log lines carry no stack traces",
+    );
+    notes
+}

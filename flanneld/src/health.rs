@@ -1,0 +1,195 @@
+//! The health endpoints (C-120, C-121): `/healthz` says that the daemon lives,
+//! `/readyz` whether this node's pod network works, and if not, why not
+//! (W-63). The port opens before the store has answered (W-62).
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// A client has this long to send its request.
+const HEADER_LIMIT: Duration = Duration::from_secs(5);
+/// Connections have this long to end when the daemon stops (C-121).
+const STOP_LIMIT: Duration = Duration::from_secs(3);
+/// Connections served at a time; more wait in the kernel's queue.
+const CONNECTIONS: usize = 64;
+
+/// Whether this node's pod network works. Clones share one state.
+#[derive(Clone, Debug)]
+pub struct Readiness(Arc<Mutex<Option<String>>>);
+
+/// A health server whose port is open.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    readiness: Readiness,
+}
+
+/// The health server cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the health server cannot listen on {addr}: {source} (see --healthz-ip \
+     and --healthz-port)"
+)]
+pub struct ListenError {
+    /// Where.
+    pub addr: SocketAddr,
+    /// Why not.
+    pub source: io::Error,
+}
+
+// === impl Readiness ===
+
+impl Readiness {
+    /// Not ready, because of `reason`.
+    #[must_use]
+    pub fn not_ready(reason: &str) -> Self {
+        Self(Arc::new(Mutex::new(Some(reason.to_owned()))))
+    }
+
+    /// The network works.
+    pub fn set_ready(&self) {
+        self.set(None);
+    }
+
+    /// The network does not work, or not any more.
+    pub fn set_not_ready(&self, reason: &str) {
+        self.set(Some(reason.to_owned()));
+    }
+
+    /// Why the node is not ready; `None` when it is.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, state: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Opens the port. Requests are answered once [`run`](Self::run) runs.
+    ///
+    /// # Errors
+    /// [`ListenError`] when the address is taken or not this host's.
+    pub async fn bind(
+        addr: SocketAddr,
+        readiness: Readiness,
+    ) -> Result<Self, ListenError> {
+        let listener = TcpListener::bind(addr)
+            .await
+            .map_err(|source| ListenError { addr, source })?;
+        Ok(Self { listener, readiness })
+    }
+
+    /// Where it listens: the port too when 0 was asked for.
+    ///
+    /// # Errors
+    /// The kernel's, of `getsockname`.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Answers until `stop` completes, then lets open connections end, for 3
+    /// seconds at most.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let (stopping, stopped) = watch::channel(());
+        let mut connections = JoinSet::new();
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let room = connections.len() < CONNECTIONS;
+            tokio::select! {
+                () = &mut stop => break,
+                _ = connections.join_next(), if !connections.is_empty() => {}
+                accepted = self.listener.accept(), if room => match accepted {
+                    Ok((stream, _)) => {
+                        let task =
+                            serve(stream, self.readiness.clone(), stopped.clone());
+                        connections.spawn(task);
+                    }
+                    Err(error) => {
+                        tracing::debug!("health server: accept: {error}");
+                        // Out of file descriptors: do not spin.
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                    }
+                },
+            }
+        }
+        drop(self.listener);
+        stopping.send_replace(());
+        let drained =
+            async { while connections.join_next().await.is_some() {} };
+        // What is still open after that is cut off when the set is dropped.
+        let _ = tokio::time::timeout(STOP_LIMIT, drained).await;
+    }
+}
+
+/// Serves one connection until its end, or until `stopped` changes and the
+/// request under way is answered.
+async fn serve(
+    stream: TcpStream,
+    readiness: Readiness,
+    mut stopped: watch::Receiver<()>,
+) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = answer(request.uri().path(), &readiness);
+        std::future::ready(Ok::<_, Infallible>(response))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_LIMIT)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        _ = stopped.changed() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!("health server: {error}");
+    }
+}
+
+/// Any method, as upstream.
+fn answer(path: &str, readiness: &Readiness) -> Response<Full<Bytes>> {
+    let (status, body) = match path {
+        "/healthz" => (StatusCode::OK, "flanneld is running".to_owned()),
+        "/readyz" => match readiness.reason() {
+            None => (StatusCode::OK, "flanneld is ready".to_owned()),
+            Some(reason) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("flanneld is not ready yet: {reason}"),
+            ),
+        },
+        _ => (StatusCode::NOT_FOUND, "not found".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}
+
+#[cfg(test)]
+#[path = "health_tests.rs"]
+mod tests;

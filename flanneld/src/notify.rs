@@ -1,0 +1,78 @@
+//! Messages to systemd (C-49, C-77). Without `NOTIFY_SOCKET` in the
+//! environment they go nowhere; a failure is logged and never stops anything.
+
+use sd_notify::NotifyState;
+
+/// The first complete pass is done; `status` is what `systemctl status`
+/// shows.
+pub fn ready(status: &str) {
+    send(&[NotifyState::Ready, NotifyState::Status(&one_line(status))]);
+}
+
+/// What the daemon is doing.
+pub fn status(status: &str) {
+    send(&[NotifyState::Status(&one_line(status))]);
+}
+
+/// The daemon stops.
+pub fn stopping() {
+    send(&[NotifyState::Stopping]);
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(
+            "systemd cannot be told the state over NOTIFY_SOCKET: {error}"
+        );
+    }
+}
+
+/// A line break would begin another assignment.
+fn one_line(text: &str) -> String {
+    text.replace(['\n', '\r'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::process::Command;
+    use std::time::Duration;
+
+    const CHILD: &str = "notify::tests::speaks_in_a_child_of_the_next_test";
+
+    #[test]
+    #[ignore = "run by the next test, with NOTIFY_SOCKET set"]
+    fn speaks_in_a_child_of_the_next_test() {
+        super::status("waiting for etcd\nREADY=1");
+        super::ready("3 peers");
+        super::stopping();
+    }
+
+    #[test]
+    fn systemd_hears_every_state() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let socket = UnixDatagram::bind(&path).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args([CHILD, "--exact", "--ignored"])
+            .env("NOTIFY_SOCKET", &path)
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{child:?}");
+        let heard = || {
+            let mut buffer = [0; 200];
+            let len = socket.recv(&mut buffer).unwrap();
+            String::from_utf8_lossy(&buffer[..len]).into_owned()
+        };
+        assert_eq!(heard(), "STATUS=waiting for etcd READY=1\n");
+        assert_eq!(heard(), "READY=1\nSTATUS=3 peers\n");
+        assert_eq!(heard(), "STOPPING=1\n");
+    }
+
+    #[test]
+    fn nothing_happens_without_systemd() {
+        // The test runner has no NOTIFY_SOCKET; this must not fail or block.
+        super::ready("alone");
+    }
+}
