@@ -7,6 +7,7 @@ mod family;
 pub mod gojson;
 pub mod lease;
 pub mod netconf;
+pub mod pool;
 mod subnet;
 
 pub use family::{Family, PerFamily};

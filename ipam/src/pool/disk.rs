@@ -1,0 +1,343 @@
+//! The few file operations the pool is made of, one system call each, so
+//! that tests can stop after any of them; and their real implementation.
+//!
+//! Two folders are involved. The *network's folder* is host-local's own:
+//! reservations, `last_reserved_ip.*`, `lock`. The *side folder*,
+//! `<dataDir>/.flannel-<network>`, is ours: host-local reads every file below
+//! the network's folder (HL-29), so nothing of ours may be in there, and no
+//! network can have a name with a leading dot (S-9). It holds the temporary
+//! file and the index's notes.
+
+use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::lock;
+
+const TEMP: &str = "temp";
+
+/// A file operation that failed: what was tried, on which path, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {path:?}: {source}")]
+pub struct DiskError {
+    pub(super) action: &'static str,
+    pub(super) path: PathBuf,
+    pub(super) source: io::Error,
+}
+
+/// One entry of the network's folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) name: String,
+    /// A regular file, hence a possible reservation.
+    pub(super) regular: bool,
+}
+
+/// The identity of the network's folder and the time of its last change, as
+/// its file system keeps them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) dev: u64,
+    pub(super) ino: u64,
+    pub(super) mtime: SystemTime,
+}
+
+/// The operations. The lock is held for as long as the value lives.
+///
+/// "Not there" and "already there" are answers, everything else is an error.
+pub(super) trait Disk {
+    /// Everything in the network's folder.
+    fn list(&self) -> Result<Vec<Entry>, DiskError>;
+    /// A file's content.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, DiskError>;
+    /// Removes a file; `false` when there was none.
+    fn remove(&mut self, name: &str) -> Result<bool, DiskError>;
+    /// Makes what is in the folder (not its files' content) survive a power
+    /// loss.
+    fn sync(&mut self) -> Result<(), DiskError>;
+    /// The folder's identity and time.
+    fn stat(&self) -> Result<Stat, DiskError>;
+    /// Sets the folder's time of last change.
+    fn set_mtime(&mut self, mtime: SystemTime) -> Result<(), DiskError>;
+
+    /// Creates the temporary file, empty; `false` when there is one.
+    fn temp_create(&mut self) -> Result<bool, DiskError>;
+    /// Gives it its content.
+    fn temp_write(&mut self, content: &[u8]) -> Result<(), DiskError>;
+    /// Makes its content survive a power loss.
+    fn temp_sync(&mut self) -> Result<(), DiskError>;
+    /// Gives it a second name in the network's folder; `false` when that is
+    /// taken.
+    fn temp_link(&mut self, name: &str) -> Result<bool, DiskError>;
+    /// Moves it over `name` in the network's folder.
+    fn temp_rename(&mut self, name: &str) -> Result<(), DiskError>;
+    /// Removes its temporary name, if there is one.
+    fn temp_remove(&mut self) -> Result<(), DiskError>;
+
+    /// A note's text. A note is a symbolic link: written and read by one
+    /// call, complete or absent, without a data block of its own.
+    fn note(&self, key: &str) -> Result<Option<String>, DiskError>;
+    /// The keys of all notes.
+    fn notes(&self) -> Result<Vec<String>, DiskError>;
+    /// Writes a note that is not there yet.
+    fn note_add(&mut self, key: &str, text: &str) -> Result<(), DiskError>;
+    /// Removes a note, if there is one.
+    fn note_remove(&mut self, key: &str) -> Result<(), DiskError>;
+
+    /// Identifies the time since the machine was started, if that is known.
+    fn boot_id(&self) -> Option<String>;
+    /// The wall clock.
+    fn now(&self) -> SystemTime;
+}
+
+/// The real folders, locked.
+#[derive(Debug)]
+pub(super) struct Folder {
+    network: PathBuf,
+    side: PathBuf,
+    handle: File,
+    temp: Option<File>,
+    _lock: File,
+}
+
+/// What came of opening a network's folder.
+#[derive(Debug)]
+pub(super) enum Opened {
+    Locked(Folder),
+    /// The folder is not there and was not to be made.
+    Absent,
+    /// The lock was not to be had in time.
+    Busy,
+}
+
+// === impl Folder ===
+
+impl Folder {
+    /// Opens and locks the folder of `network`; with `create`, makes it and
+    /// what is above it, 0755 (HL-24).
+    pub(super) fn open(
+        data_dir: &Path,
+        network: &str,
+        create: bool,
+        deadline: Instant,
+    ) -> Result<Opened, DiskError> {
+        let path = data_dir.join(network);
+        let lock_path = path.join(lock::NAME);
+        let mut attempts = 3;
+        let lock = loop {
+            match lock::take(&lock_path, deadline) {
+                Err(e) if e.kind() == ErrorKind::NotFound && !create => {
+                    return Ok(Opened::Absent);
+                }
+                // Not made yet, or removed while we waited for the lock.
+                Err(e) if e.kind() == ErrorKind::NotFound && attempts > 0 => {
+                    attempts -= 1;
+                    make_dir(&path, 0o755).map_err(on("create", &path))?;
+                }
+                other => break other.map_err(on("lock", &lock_path))?,
+            }
+        };
+        let Some(lock) = lock else { return Ok(Opened::Busy) };
+        Ok(Opened::Locked(Self {
+            // Only now: the lock is inside, so this is its folder.
+            handle: File::open(&path).map_err(on("open", &path))?,
+            network: path,
+            side: data_dir.join(format!(".flannel-{network}")),
+            temp: None,
+            _lock: lock,
+        }))
+    }
+
+    fn temp_path(&self) -> PathBuf {
+        self.side.join(TEMP)
+    }
+
+    /// Runs `f`, and once more after making the side folder if that is what
+    /// was missing.
+    fn in_side<T>(&self, f: impl Fn() -> io::Result<T>) -> io::Result<T> {
+        match f() {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                make_dir(&self.side, 0o700)?;
+                f()
+            }
+            other => other,
+        }
+    }
+
+    fn with_temp(
+        &self,
+        action: &'static str,
+        f: impl Fn(&File) -> io::Result<()>,
+    ) -> Result<(), DiskError> {
+        let file = self.temp.as_ref().ok_or(ErrorKind::NotFound.into());
+        file.and_then(f).map_err(|e| on(action, &self.temp_path())(e))
+    }
+}
+
+impl Disk for Folder {
+    fn list(&self) -> Result<Vec<Entry>, DiskError> {
+        let entries = fs::read_dir(&self.network).and_then(|entries| {
+            entries
+                .map(|entry| {
+                    let entry = entry?;
+                    let regular = entry.file_type()?.is_file();
+                    let name = entry.file_name().into_string();
+                    Ok(name.ok().map(|name| Entry { name, regular }))
+                })
+                .filter_map(Result::transpose)
+                .collect()
+        });
+        entries.map_err(on("read", &self.network))
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, DiskError> {
+        let path = self.network.join(name);
+        present(fs::read(&path)).map_err(on("read", &path))
+    }
+
+    fn remove(&mut self, name: &str) -> Result<bool, DiskError> {
+        let path = self.network.join(name);
+        let removed = present(fs::remove_file(&path));
+        Ok(removed.map_err(on("remove", &path))?.is_some())
+    }
+
+    fn sync(&mut self) -> Result<(), DiskError> {
+        self.handle.sync_all().map_err(on("sync", &self.network))
+    }
+
+    fn stat(&self) -> Result<Stat, DiskError> {
+        let meta = self.handle.metadata().and_then(|meta| {
+            let mtime = meta.modified()?;
+            Ok(Stat { dev: meta.dev(), ino: meta.ino(), mtime })
+        });
+        meta.map_err(on("stat", &self.network))
+    }
+
+    fn set_mtime(&mut self, mtime: SystemTime) -> Result<(), DiskError> {
+        self.handle
+            .set_times(FileTimes::new().set_modified(mtime))
+            .map_err(on("set the time of", &self.network))
+    }
+
+    fn temp_create(&mut self) -> Result<bool, DiskError> {
+        let path = self.temp_path();
+        let file = self.in_side(|| {
+            OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(&path)
+        });
+        match file {
+            Ok(file) => self.temp = Some(file),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                return Ok(false);
+            }
+            Err(e) => return Err(on("create", &path)(e)),
+        }
+        Ok(true)
+    }
+
+    fn temp_write(&mut self, content: &[u8]) -> Result<(), DiskError> {
+        self.with_temp("write", |mut file| file.write_all(content))
+    }
+
+    fn temp_sync(&mut self) -> Result<(), DiskError> {
+        self.with_temp("sync", File::sync_all)
+    }
+
+    fn temp_link(&mut self, name: &str) -> Result<bool, DiskError> {
+        let path = self.network.join(name);
+        match fs::hard_link(self.temp_path(), &path) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+            Err(e) => Err(on("create", &path)(e)),
+        }
+    }
+
+    fn temp_rename(&mut self, name: &str) -> Result<(), DiskError> {
+        let path = self.network.join(name);
+        self.temp = None;
+        fs::rename(self.temp_path(), &path).map_err(on("replace", &path))
+    }
+
+    fn temp_remove(&mut self) -> Result<(), DiskError> {
+        let path = self.temp_path();
+        self.temp = None;
+        let removed = present(fs::remove_file(&path));
+        removed.map(|_| ()).map_err(on("remove", &path))
+    }
+
+    fn note(&self, key: &str) -> Result<Option<String>, DiskError> {
+        let path = self.side.join(key);
+        let target = match fs::read_link(&path) {
+            // Not a link: not a note of ours.
+            Err(e) if e.kind() == ErrorKind::InvalidInput => return Ok(None),
+            other => present(other).map_err(on("read", &path))?,
+        };
+        Ok(target.and_then(|t| t.into_os_string().into_string().ok()))
+    }
+
+    fn notes(&self) -> Result<Vec<String>, DiskError> {
+        let names = fs::read_dir(&self.side).and_then(|entries| {
+            entries
+                .map(|entry| Ok(entry?.file_name().into_string().ok()))
+                .filter_map(Result::transpose)
+                .filter(|name| name.as_ref().map_or(true, |n| n != TEMP))
+                .collect()
+        });
+        let names = present(names).map_err(on("read", &self.side))?;
+        Ok(names.unwrap_or_default())
+    }
+
+    fn note_add(&mut self, key: &str, text: &str) -> Result<(), DiskError> {
+        let path = self.side.join(key);
+        self.in_side(|| symlink(text, &path)).map_err(on("create", &path))
+    }
+
+    fn note_remove(&mut self, key: &str) -> Result<(), DiskError> {
+        let path = self.side.join(key);
+        let removed = present(fs::remove_file(&path));
+        removed.map(|_| ()).map_err(on("remove", &path))
+    }
+
+    fn boot_id(&self) -> Option<String> {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(id.trim().to_owned()).filter(|id| !id.is_empty())
+    }
+
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
+/// `None` for what is not there.
+fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+fn on(
+    action: &'static str,
+    path: &Path,
+) -> impl FnOnce(io::Error) -> DiskError {
+    let path = path.to_owned();
+    move |source| DiskError { action, path, source }
+}
+
+fn make_dir(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(mode).create(path)
+}
+
+/// Seconds and nanoseconds since the epoch; negative before it.
+pub(super) fn since_epoch(time: SystemTime) -> i128 {
+    let nanos = |d: Duration| i128::try_from(d.as_nanos()).unwrap_or(i128::MAX);
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(after) => nanos(after),
+        Err(before) => -nanos(before.duration()),
+    }
+}

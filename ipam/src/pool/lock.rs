@@ -1,0 +1,58 @@
+//! The lock of one network, shared with Go's host-local (HL-27).
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::Instant;
+
+/// The lock file's name in the network's folder.
+pub(super) const NAME: &str = "lock";
+
+/// Takes the whole-file `flock` on `path` and returns the file that holds it,
+/// or `None` when `deadline` came first. Missing folders are not made.
+pub(super) fn take(path: &Path, deadline: Instant) -> io::Result<Option<File>> {
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(nix::libc::O_CREAT)
+            .mode(0o750)
+            .open(path)?;
+        let file = match file.try_lock() {
+            Ok(()) => Some(file),
+            Err(TryLockError::WouldBlock) => wait(file, deadline)?,
+            Err(TryLockError::Error(e)) => return Err(e),
+        };
+        let Some(file) = file else { return Ok(None) };
+        // Whoever removed the file while we waited has left us with a lock
+        // that the next process does not see.
+        if file.metadata()?.nlink() > 0 {
+            return Ok(Some(file));
+        }
+    }
+}
+
+/// Waits in the kernel's queue, so that nobody overtakes us, on a thread,
+/// so that the wait can be given up: the kernel knows no time limit here.
+/// A lock that arrives too late is dropped with its file.
+fn wait(file: File, deadline: Instant) -> io::Result<Option<File>> {
+    let (tx, rx) = mpsc::channel();
+    std::thread::Builder::new()
+        .name("pool-lock".to_owned())
+        .stack_size(64 * 1024)
+        .spawn(move || {
+            let locked = loop {
+                match file.lock() {
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                    other => break other,
+                }
+            };
+            // The receiver may be gone: then nobody waits any more.
+            let _ = tx.send(locked.map(|()| file));
+        })?;
+    match rx.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        Ok(locked) => locked.map(Some),
+        Err(_) => Ok(None),
+    }
+}
