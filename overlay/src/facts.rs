@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use ipam::{PerFamily, Subnet};
+use ipam::PerFamily;
+use ipam::lease::SubnetKey;
 
 use crate::{IfName, Mac};
 
@@ -48,7 +49,7 @@ pub struct Caps {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
     /// Its subnets: the lease it holds.
-    pub subnets: PerFamily<Subnet>,
+    pub key: SubnetKey,
     /// The addresses it publishes.
     pub public: PerFamily<IpAddr>,
 }

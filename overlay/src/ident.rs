@@ -58,6 +58,51 @@ impl fmt::Debug for IfName {
 
 // === impl Mac ===
 
+impl Mac {
+    /// Reads an address in any form that Go's `net.ParseMAC` takes for six
+    /// bytes (E-17): `02:00:5e:10:00:01`, `02-00-5E-10-00-01` or
+    /// `0200.5e10.0001`, in either case.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (separator, group) = match text.as_bytes().get(2)? {
+            b':' => (':', 2),
+            b'-' => ('-', 2),
+            _ => ('.', 4),
+        };
+        let mut digits = String::with_capacity(12);
+        for part in text.split(separator) {
+            if part.len() != group
+                || !part.bytes().all(|b| b.is_ascii_hexdigit())
+            {
+                return None;
+            }
+            digits.push_str(part);
+        }
+        if digits.len() != 12 {
+            return None;
+        }
+        let bits = u64::from_str_radix(&digits, 16).ok()?;
+        let [_, _, bytes @ ..] = bits.to_be_bytes();
+        Some(Self(bytes))
+    }
+
+    /// Whether it can be one device's address: neither zero nor a group's.
+    #[must_use]
+    pub const fn is_unicast(self) -> bool {
+        let [first, ..] = self.0;
+        first & 1 == 0 && !matches!(self.0, [0, 0, 0, 0, 0, 0])
+    }
+
+    /// Turns any six bytes into an address that a node may give itself:
+    /// locally administered, not a group's (B-22).
+    #[must_use]
+    pub const fn local(mut bytes: [u8; 6]) -> Self {
+        let [first, ..] = &mut bytes;
+        *first = *first & !1 | 2;
+        Self(bytes)
+    }
+}
+
 impl fmt::Display for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
@@ -68,5 +113,53 @@ impl fmt::Display for Mac {
 impl fmt::Debug for Mac {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_kernel_would_refuse() {
+        for bad in ["", ".", "..", "a/b", "a b", "a:b", "flannel-v6.10000"] {
+            assert_eq!(IfName::new(bad), None, "{bad}");
+        }
+        assert_eq!(IfName::new("flannel-v6.1000").unwrap().as_str().len(), 15);
+    }
+
+    #[test]
+    fn macs_in_each_form_of_go_e_17() {
+        let mac = Mac([0x02, 0, 0x5e, 0x10, 0, 0xff]);
+        for text in ["02:00:5e:10:00:ff", "02-00-5E-10-00-FF", "0200.5e10.00fF"]
+        {
+            assert_eq!(Mac::parse(text), Some(mac), "{text}");
+        }
+        assert_eq!(mac.to_string(), "02:00:5e:10:00:ff");
+        for bad in [
+            "",
+            "2:0:5e:10:0:ff",
+            "02:00:5e:10:00",
+            "02:00:5e:10:00:ff:00",
+            "02:00-5e:10:00:ff",
+            "02005e1000ff",
+            "0200.5e10",
+            "02:00:5e:10:00:fg",
+            "02:00:5e:10:00:+f",
+            "02:00:00:00:fe:80:00:00",
+        ] {
+            assert_eq!(Mac::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn local_macs_are_local_and_unicast_b_22() {
+        for bytes in [[0; 6], [0xff; 6], [1, 2, 3, 4, 5, 6]] {
+            let mac = Mac::local(bytes);
+            assert_eq!(mac.0[0] & 3, 2);
+            assert!(mac.is_unicast());
+        }
+        assert!(!Mac([0; 6]).is_unicast());
+        assert!(!Mac([1, 0, 0x5e, 0, 0, 1]).is_unicast());
     }
 }

@@ -7,15 +7,20 @@
 #![forbid(unsafe_code)]
 
 mod change;
+mod diff;
 mod facts;
 mod ident;
 pub mod nexthop;
+mod plan;
 mod state;
+pub mod vxlan;
 mod world;
 
 pub use change::Change;
+pub use diff::diff;
 pub use facts::{Caps, Facts, Node, Uplink};
 pub use ident::{IfName, Mac};
+pub use plan::{Plan, PlanError, SkipReason, Skipped};
 pub use state::{
     Addr, Desired, Fdb, FdbKey, Key, Link, LinkKind, Neigh, NeighKey, Nexthop,
     Observed, Route, RouteKey, Vxlan,

@@ -285,6 +285,66 @@ impl Desired {
         keys.extend(changed(&self.routes, &to.routes).map(Key::Route));
         keys
     }
+
+    /// Everything that should stand on `link`, and the link.
+    pub fn on_link(&self, link: IfName) -> impl Iterator<Item = Key> {
+        let links = self.links.contains_key(&link).then_some(Key::Link(link));
+        let addrs = self.addrs.iter().filter(move |(l, _)| *l == link);
+        let fdb = self.fdb.keys().filter(move |key| key.link == link);
+        let neighs = self.neighs.keys().filter(move |key| key.link == link);
+        let nexthops =
+            self.nexthops.iter().filter(move |(_, n)| n.link == Some(link));
+        let routes =
+            self.routes.iter().filter(move |(_, r)| r.link == Some(link));
+        links
+            .into_iter()
+            .chain(addrs.map(|(l, addr)| Key::Addr(*l, *addr)))
+            .chain(fdb.copied().map(Key::Fdb))
+            .chain(neighs.copied().map(Key::Neigh))
+            .chain(nexthops.map(|(id, _)| Key::Nexthop(*id)))
+            .chain(routes.map(|(key, _)| Key::Route(*key)))
+    }
+
+    /// `keys` with all that the kernel may have dropped together with them,
+    /// mostly without a word: with a device or an address of it everything on
+    /// the device, with a nexthop object its routes. A device that is not
+    /// ours carries the routes without a tunnel. With a route comes its
+    /// nexthop object, which tells whether it can be used.
+    #[must_use]
+    pub fn closure(&self, keys: &BTreeSet<Key>) -> BTreeSet<Key> {
+        let mut out = keys.clone();
+        let mut nexthops = BTreeSet::new();
+        let mut links = BTreeSet::new();
+        for key in keys {
+            match key {
+                Key::Link(link) | Key::Addr(link, _) => {
+                    links.insert(*link);
+                }
+                Key::Nexthop(id) => {
+                    nexthops.insert(*id);
+                }
+                Key::Route(key) => {
+                    let route = self.routes.get(key);
+                    out.extend(route.and_then(|r| r.nexthop).map(Key::Nexthop));
+                }
+                Key::Fdb(_) | Key::Neigh(_) => {}
+            }
+        }
+        for link in &links {
+            out.extend(self.on_link(*link));
+        }
+        if links.iter().any(|link| !self.links.contains_key(link)) {
+            let direct = self.routes.iter().filter(|(_, r)| r.link.is_none());
+            out.extend(direct.map(|(key, _)| Key::Route(*key)));
+        }
+        if !nexthops.is_empty() {
+            let used =
+                |r: &Route| r.nexthop.is_some_and(|id| nexthops.contains(&id));
+            let users = self.routes.iter().filter(|(_, route)| used(route));
+            out.extend(users.map(|(key, _)| Key::Route(*key)));
+        }
+        out
+    }
 }
 
 fn changed<'a, K: Ord + Copy, V: PartialEq>(
