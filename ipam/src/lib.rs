@@ -3,12 +3,14 @@
 //! node's parts hand to each other. [`pool`] alone touches the disk.
 #![forbid(unsafe_code)]
 
+pub mod daemon_state;
 mod family;
 pub mod gojson;
 pub mod lease;
 pub mod netconf;
 pub mod pool;
 mod subnet;
+pub mod subnet_env;
 
 pub use family::{Family, PerFamily};
 pub use subnet::{Subnet, SubnetError};

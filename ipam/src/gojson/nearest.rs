@@ -3,7 +3,7 @@
 /// The name of `known` that resembles `key` most, if any does: within half
 /// of the key's length in edits, or one contained in the other.
 #[must_use]
-pub fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+pub fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     let lower = key.to_ascii_lowercase();
     // a hostile key of a megabyte has no neighbour
     if lower.len() > 64 {
