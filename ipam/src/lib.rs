@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod daemon_state;
+pub mod choose;
 mod family;
 pub mod gojson;
 pub mod lease;
