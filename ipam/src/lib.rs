@@ -3,8 +3,8 @@
 //! node's parts hand to each other. [`pool`] alone touches the disk.
 #![forbid(unsafe_code)]
 
-pub mod daemon_state;
 pub mod choose;
+pub mod daemon_state;
 mod family;
 pub mod gojson;
 pub mod lease;
