@@ -1,0 +1,250 @@
+//! Network namespaces: opening, comparing, entering.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns};
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
+
+/// The calling thread's own namespace. `/proc/self` would be the main
+/// thread's.
+const OWN: &str = "/proc/thread-self/ns/net";
+
+/// An open network namespace. It exists at least as long as this value and
+/// its clones do.
+#[derive(Clone, Debug)]
+pub struct NetNs {
+    file: Arc<File>,
+    path: Arc<Path>,
+}
+
+/// Why a path is not an open network namespace, or why one could not be
+/// entered.
+#[derive(Debug, thiserror::Error)]
+pub enum NetNsError {
+    /// Nothing is at the path: the pod's sandbox is gone.
+    #[error("network namespace {0} does not exist")]
+    Missing(PathBuf),
+    /// Something else is at the path, such as the empty file that a reboot
+    /// leaves of a bind mount (BR-45).
+    #[error(
+        "{path} is not a network namespace but {what}; after a reboot the \
+         file is a leftover and can be removed"
+    )]
+    NotANamespace {
+        /// The path that was opened.
+        path: PathBuf,
+        /// What is there.
+        what: String,
+    },
+    /// No permission to open or enter it.
+    #[error("network namespace {path}: {operation} not permitted; needs root")]
+    Denied {
+        /// The path that was opened.
+        path: PathBuf,
+        /// `open` or `setns`.
+        operation: &'static str,
+    },
+    /// Anything else.
+    #[error("network namespace {path}: {operation}: {source}")]
+    Io {
+        /// The path that was opened.
+        path: PathBuf,
+        /// The system call.
+        operation: &'static str,
+        /// What it answered.
+        source: io::Error,
+    },
+}
+
+/// Takes the thread back when dropped, also by a panic.
+struct Return {
+    home: File,
+}
+
+// === impl NetNs ===
+
+impl NetNs {
+    /// The namespace bound or linked at `path`, such as `/run/netns/x` or
+    /// `/proc/<pid>/ns/net`.
+    ///
+    /// # Errors
+    /// [`NetNsError`] says what is there instead.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, NetNsError> {
+        let path = path.as_ref();
+        // Not to wait for a writer, should a pipe be there.
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(OFlag::O_NONBLOCK.bits())
+            .open(path)
+            .map_err(|source| NetNsError::new(path, "open", source))?;
+        let fs = fstatfs(&file)
+            .map_err(|e| NetNsError::new(path, "statfs", e.into()))?;
+        if fs.filesystem_type() != NSFS_MAGIC {
+            let kind = file.metadata().ok().map(|m| m.file_type());
+            let what = match kind {
+                Some(k) if k.is_dir() => "a directory",
+                Some(k) if k.is_file() => "a regular file",
+                _ => "something else",
+            };
+            return Err(NetNsError::NotANamespace {
+                path: path.to_owned(),
+                what: what.to_owned(),
+            });
+        }
+        // Namespaces of all kinds are on that filesystem; the link's text
+        // (`net:[inode]`) tells them apart. Without /proc setns will tell.
+        let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+        if let Ok(text) = std::fs::read_link(link) {
+            let text = text.to_string_lossy();
+            // A bind mount's text is its path.
+            let other = text
+                .split_once(":[")
+                .is_some_and(|(kind, _)| kind != "net" && !kind.contains('/'));
+            if other {
+                return Err(NetNsError::NotANamespace {
+                    path: path.to_owned(),
+                    what: format!("the namespace {text}"),
+                });
+            }
+        }
+        Ok(Self { file: Arc::new(file), path: path.into() })
+    }
+
+    /// The calling thread's namespace.
+    ///
+    /// # Errors
+    /// When `/proc` is not there.
+    pub fn current() -> Result<Self, NetNsError> {
+        Self::open(OWN)
+    }
+
+    /// Whether both are the same namespace, whatever their paths.
+    ///
+    /// # Errors
+    /// When one of them cannot be looked at.
+    pub fn same_as(&self, other: &Self) -> Result<bool, NetNsError> {
+        Ok(self.identity()? == other.identity()?)
+    }
+
+    /// Device and inode number: equal only for the same namespace.
+    fn identity(&self) -> Result<(u64, u64), NetNsError> {
+        let meta = self
+            .file
+            .metadata()
+            .map_err(|source| NetNsError::new(&self.path, "stat", source))?;
+        Ok((meta.dev(), meta.ino()))
+    }
+
+    /// The path it was opened by, for messages.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The descriptor as netlink attributes carry it.
+    pub(crate) fn fd_number(&self) -> u32 {
+        self.file.as_raw_fd().cast_unsigned()
+    }
+
+    pub(crate) fn name(&self) -> std::path::Display<'_> {
+        self.path.display()
+    }
+
+    /// Runs `f` with the calling thread inside the namespace and returns to
+    /// where the thread was, also when `f` panics. Other threads stay where
+    /// they are; threads `f` starts are inside, and remain there.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered; `f` has not run then.
+    ///
+    /// # Aborts
+    /// The process, when the thread cannot return: going on would change the
+    /// wrong namespace.
+    pub fn enter<T>(&self, f: impl FnOnce() -> T) -> Result<T, NetNsError> {
+        let home = File::open(OWN)
+            .map_err(|source| NetNsError::new(OWN.as_ref(), "open", source))?;
+        setns(&self.file, CloneFlags::CLONE_NEWNET)
+            .map_err(|e| NetNsError::new(&self.path, "setns", e.into()))?;
+        let _return = Return { home };
+        Ok(f())
+    }
+
+    /// Runs `f` on a thread of its own inside the namespace and waits for it.
+    /// For callers whose own thread must never be elsewhere.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered or no thread can be started.
+    pub fn run<T: Send>(
+        &self,
+        f: impl FnOnce() -> T + Send,
+    ) -> Result<T, NetNsError> {
+        let body = || {
+            setns(&self.file, CloneFlags::CLONE_NEWNET)
+                .map_err(|e| NetNsError::new(&self.path, "setns", e.into()))?;
+            Ok(f())
+        };
+        std::thread::scope(|scope| {
+            std::thread::Builder::new()
+                .spawn_scoped(scope, body)
+                .map_err(|source| {
+                    NetNsError::new(&self.path, "thread", source)
+                })?
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
+
+impl AsFd for NetNs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+// === impl NetNsError ===
+
+impl NetNsError {
+    fn new(path: &Path, operation: &'static str, source: io::Error) -> Self {
+        use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+        let path = path.to_owned();
+        let kind = source.kind();
+        if matches!(kind, NotFound | NotADirectory) {
+            Self::Missing(path)
+        } else if kind == PermissionDenied {
+            Self::Denied { path, operation }
+        } else if operation == "setns" && kind == io::ErrorKind::InvalidInput {
+            let what = "a namespace of another kind".to_owned();
+            Self::NotANamespace { path, what }
+        } else {
+            Self::Io { path, operation, source }
+        }
+    }
+
+    /// Nothing is at the path.
+    #[must_use]
+    pub const fn is_missing(&self) -> bool {
+        matches!(self, Self::Missing(_))
+    }
+
+    /// The path holds something that is no network namespace.
+    #[must_use]
+    pub const fn is_not_a_namespace(&self) -> bool {
+        matches!(self, Self::NotANamespace { .. })
+    }
+}
+
+// === impl Return ===
+
+impl Drop for Return {
+    fn drop(&mut self) {
+        if setns(&self.home, CloneFlags::CLONE_NEWNET).is_err() {
+            std::process::abort();
+        }
+    }
+}
