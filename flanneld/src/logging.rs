@@ -89,6 +89,7 @@ impl<W: Write> Write for OneLineWriter<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
     use std::sync::{Arc, Mutex};
 
     use super::*;
@@ -98,7 +99,8 @@ mod tests {
 
     impl Write for Buffer {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().extend_from_slice(bytes);
+            let mut buffer = self.0.lock().map_err(|_| ErrorKind::Other)?;
+            buffer.extend_from_slice(bytes);
             Ok(bytes.len())
         }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use super::nearest::nearest;
+use ipam::gojson::nearest;
 
 /// What the command line says.
 #[derive(Debug, PartialEq, Eq)]
@@ -122,8 +122,9 @@ fn stray_word(word: &str) -> String {
 }
 
 fn unknown_flag(command: &clap::Command, flag: &str) -> String {
-    let known = command.get_arguments().filter_map(clap::Arg::get_long);
-    let hint = nearest(flag, known)
+    let known: Vec<&str> =
+        command.get_arguments().filter_map(clap::Arg::get_long).collect();
+    let hint = nearest(flag, &known)
         .map(|near| format!(" (did you mean -{near}?)"))
         .unwrap_or_default();
     format!("flag provided but not defined: -{flag}{hint}")

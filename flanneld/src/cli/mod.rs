@@ -8,7 +8,6 @@
 
 mod flags;
 mod fold;
-mod nearest;
 mod options;
 mod refuse;
 mod value;
@@ -24,7 +23,7 @@ use flags::Flags;
 use fold::{Folded, Word};
 
 pub use options::{Credentials, EtcdOptions, Note, Options};
-pub use refuse::{BACKENDS, backend, netconf_notes};
+pub use refuse::{BACKENDS, netconf};
 pub use value::Secret;
 
 /// The version this binary reports (C-140): `FLANNEL_VERSION` of the build,

@@ -3,34 +3,37 @@
 //! A flag that asks for a function which is absent refuses the start; one
 //! that only tunes such a function, or the form of log lines, gets a note.
 
+use ipam::netconf::NetConf;
+
 use super::flags::Flags;
 use super::options::Note;
 
 /// The backend types of this version, as the net-conf names them.
 pub const BACKENDS: [&str; 1] = ["vxlan"];
 
-/// Whether this version has the backend of that type name (compared without
-/// case, N-22).
+/// Whether this version can do what a network configuration asks for, and
+/// what to tell the user about it if so.
 ///
 /// # Errors
 /// The line for the log.
-pub fn backend(type_name: &str) -> Result<(), String> {
-    if BACKENDS.iter().any(|known| known.eq_ignore_ascii_case(type_name)) {
-        return Ok(());
+pub fn netconf(conf: &NetConf) -> Result<Vec<Note>, String> {
+    let backend = conf.backend.type_name();
+    if !BACKENDS.contains(&backend) {
+        return Err(format!(
+            "the network configuration asks for backend {backend}, which \
+             this version does not have: set Backend.Type to {}",
+            BACKENDS.join(" or ")
+        ));
     }
-    Err(format!(
-        "the network configuration asks for backend {type_name:?}, which this \
-         version does not have: set Backend.Type to {}",
-        BACKENDS.join(" or ")
-    ))
-}
-
-/// What to say about a network configuration that is usable.
-#[must_use]
-pub fn netconf_notes(nftables: bool) -> Vec<Note> {
-    let note = "EnableNFTables has no effect: this version manages no packet \
-                filter rules";
-    nftables.then(|| Note::Info(note.to_owned())).into_iter().collect()
+    let mut notes = Vec::new();
+    if conf.nftables {
+        notes.push(Note::Info(
+            "EnableNFTables has no effect: this version manages no packet \
+             filter rules"
+                .to_owned(),
+        ));
+    }
+    Ok(notes)
 }
 
 /// The flags that ask for what is absent, one line each.

@@ -1,0 +1,19 @@
+//! What the daemon keeps on disk.
+//!
+//! | file | for whom | module |
+//! |---|---|---|
+//! | `/run/flannel/subnet.env` | the CNI plugin, Docker, scripts | [`SubnetFile`] |
+//! | `/run/flannel/state.json` | the CNI plugin's and flannelctl's messages | [`StateFile`] |
+//! | `/run/flannel/subnet.env.lock` | a second daemon | [`InstanceLock`] |
+//! | `/var/lib/flannel/*.json` | the daemon itself after a restart | [`StateDir`] |
+//!
+//! Several daemons on one host have different subnet files (D-80); all other
+//! names follow from that one.
+
+mod atomic;
+mod lock;
+mod state_dir;
+
+pub use atomic::WriteError;
+pub use lock::{InstanceLock, LockError};
+pub use state_dir::{Saved, SavedLease, StateDir};

@@ -1,0 +1,204 @@
+//! What the daemon remembers over a restart and a reboot.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use ipam::PerFamily;
+use ipam::lease::SubnetKey;
+use overlay::Mac;
+use serde::{Deserialize, Serialize};
+
+use super::atomic;
+
+/// The form of [`Saved`] this version writes, and the only one it reads.
+const VERSION: u32 = 1;
+/// A file beyond this size is not ours.
+const LONGEST: u64 = 1 << 20;
+
+/// The file in `--state-dir` that belongs to this daemon's subnet file.
+#[derive(Debug)]
+pub struct StateDir {
+    file: PathBuf,
+    written: Option<Vec<u8>>,
+    complained: bool,
+}
+
+/// What is remembered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// The text of the network configuration last used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<String>,
+    /// The lease this node holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<SavedLease>,
+    /// The Ethernet address of each family's tunnel device.
+    #[serde(default, with = "macs")]
+    pub macs: PerFamily<Mac>,
+}
+
+/// The own lease as the store last confirmed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedLease {
+    /// Its subnets.
+    pub key: SubnetKey,
+    /// The id of the etcd lease the key is bound to: tells a changed address
+    /// of our own from a stranger (design.md §4).
+    pub etcd_lease: i64,
+    /// The revision of the key's last change by us.
+    pub mod_revision: i64,
+    /// When it ends by wall clock, in seconds since 1970; not used after
+    /// that.
+    pub expires: u64,
+}
+
+#[derive(Serialize)]
+struct FileRef<'a> {
+    version: u32,
+    #[serde(flatten)]
+    saved: &'a Saved,
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+// === impl StateDir ===
+
+impl StateDir {
+    /// The state under `dir` of the daemon that serves `subnet_file`. Nothing
+    /// is touched yet.
+    ///
+    /// # Errors
+    /// The kernel's, when `subnet_file` is relative and the current directory
+    /// is gone.
+    pub fn new(dir: &Path, subnet_file: &Path) -> io::Result<Self> {
+        let absolute = std::path::absolute(subnet_file)?;
+        let file = dir.join(format!("{}.json", slug(&absolute)));
+        Ok(Self { file, written: None, complained: false })
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// What was saved; nothing if there is nothing. A file that cannot be
+    /// used is named in a warning and otherwise ignored: everything in it can
+    /// be had again.
+    pub fn load(&mut self) -> Saved {
+        match read(&self.file) {
+            Ok(None) => Saved::default(),
+            Ok(Some((bytes, saved))) => {
+                self.written = Some(bytes);
+                saved
+            }
+            Err(reason) => {
+                tracing::warn!("{} is ignored: {reason}", self.file.display());
+                Saved::default()
+            }
+        }
+    }
+
+    /// Saves, unless the file says so already. A failure is said once, not
+    /// again until a write has worked, and has no other consequence.
+    pub fn save(&mut self, saved: &Saved) {
+        let state = FileRef { version: VERSION, saved };
+        let Ok(bytes) = serde_json::to_vec_pretty(&state) else {
+            return;
+        };
+        if self.written.as_ref() == Some(&bytes) {
+            return;
+        }
+        match atomic::write(&self.file, &bytes, 0o600) {
+            Ok(()) => {
+                self.written = Some(bytes);
+                self.complained = false;
+            }
+            Err(error) if !self.complained => {
+                self.complained = true;
+                self.written = None;
+                tracing::warn!(
+                    "after a restart this node may get another subnet: \
+                     {error} (see --state-dir)"
+                );
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// The content of `file`, if there is one.
+fn read(file: &Path) -> Result<Option<(Vec<u8>, Saved)>, String> {
+    match fs::metadata(file) {
+        Ok(meta) if meta.len() > LONGEST => {
+            return Err("it is too long to be the daemon's".to_owned());
+        }
+        Ok(_) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e.to_string()),
+    }
+    let bytes = fs::read(file).map_err(|e| e.to_string())?;
+    let Versioned { version } =
+        serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    if version != VERSION {
+        return Err(format!(
+            "it has version {version}, this daemon writes {VERSION}"
+        ));
+    }
+    let saved = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    Ok(Some((bytes, saved)))
+}
+
+/// A file name for a path, another one for each path: slashes become `-`;
+/// what is neither letter, digit nor `.` becomes `_` and its code.
+fn slug(path: &Path) -> String {
+    let mut slug = String::new();
+    for byte in path.as_os_str().as_encoded_bytes() {
+        match byte {
+            b'/' if slug.is_empty() => {}
+            b'/' => slug.push('-'),
+            b if b.is_ascii_alphanumeric() || *b == b'.' => {
+                slug.push(char::from(*b));
+            }
+            b => slug.push_str(&format!("_{b:02x}")),
+        }
+    }
+    slug
+}
+
+/// Ethernet addresses as text.
+mod macs {
+    use ipam::PerFamily;
+    use overlay::Mac;
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(
+        macs: &PerFamily<Mac>,
+        out: S,
+    ) -> Result<S::Ok, S::Error> {
+        macs.map(|_, mac| mac.to_string()).serialize(out)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<PerFamily<Mac>, D::Error> {
+        PerFamily::<String>::deserialize(from)?
+            .iter()
+            .map(|(family, text)| {
+                let mac = Mac::parse(text).ok_or_else(|| {
+                    D::Error::custom(format!("{text:?} is no MAC address"))
+                })?;
+                Ok((family, mac))
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+#[path = "state_dir_tests.rs"]
+mod tests;
