@@ -344,13 +344,12 @@ impl Differ<'_> {
     /// Whether a route that is not desired is to be removed. One on a device
     /// that is deleted goes with it.
     fn is_leftover(&self, key: RouteKey, route: &Route) -> bool {
-        let asked_for = self.keys.is_some();
         let in_our_networks =
             || self.desired.networks.iter().any(|n| n.covers(&key.dst));
         match route.link {
             Some(link) if self.is_ours(link) => true,
             Some(link) if self.links.dropped.contains(&link) => false,
-            _ => route.ours && (asked_for || in_our_networks()),
+            _ => route.ours && in_our_networks(),
         }
     }
 

@@ -263,9 +263,7 @@ impl<'a> Planner<'a> {
         {
             return Err(SkipReason::OwnAddress(public));
         }
-        let mac = if self.options.direct_routing
-            && self.facts.direct.contains(&public)
-        {
+        let mac = if self.is_direct(subnet, public) {
             None
         } else {
             let data = attrs.data.get(family).ok_or(SkipReason::NoMac)?;
@@ -287,6 +285,16 @@ impl<'a> Planner<'a> {
             None => self.add_direct_route(subnet, public),
         }
         Ok(())
+    }
+
+    /// Whether the peer is reached without the tunnel (B-31). Not with a
+    /// subnet outside the networks: its route, on a device of others, could
+    /// not be told from another daemon's once the lease is gone.
+    fn is_direct(&self, subnet: Subnet, public: IpAddr) -> bool {
+        let networks = &self.plan.desired.networks;
+        self.options.direct_routing
+            && self.facts.direct.contains(&public)
+            && networks.iter().any(|network| network.covers(&subnet))
     }
 
     /// Refuses a peer whose objects are another one's with other contents:
