@@ -1,0 +1,909 @@
+//! The node's own lease as a state machine without I/O (design.md §3.7).
+//!
+//! ```text
+//!            created, or taken over            checked against
+//!  Acquire ─────────────────────────> Confirm ──────────────────> Hold <─┐
+//!    ^  ^         an earlier lease       │    the watch            │ │   │
+//!    │  └────────────────────────────────┘                         │ └───┘
+//!    └─────────────────────────────────────────────────────────────┘ renewed,
+//!            expired, deleted, taken by another node                 published
+//! ```
+//!
+//! It is fed with the entries of the store, answers to its commands, and the
+//! time; [`OwnLease::next`] says what to do. It never gives up: each failure
+//! is a reason in [`OwnLease::reason`] and another attempt.
+//!
+//! - Each write is a transaction guarded by what was last seen of the key, so
+//!   nothing of another node is ever overwritten (W-5, fencing of design.md
+//!   §4), and one whose answer was lost can be repeated.
+//! - Each write grants an etcd lease of its own, a reservation excepted
+//!   (W-6). A key on an etcd lease granted here is ours whatever its value;
+//!   leases granted in vain, or left by a renewal, are revoked once it is
+//!   known that the key does not hang on them.
+//! - A create is confirmed when the watch shows it: by then every earlier
+//!   lease is known, and one that shares a subnet (which the key alone cannot
+//!   tell in dual stack) is given way to.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipam::choose::{Choice, How, Wishes, choose, earlier};
+use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
+use ipam::netconf::SubnetRange;
+use ipam::{Family, PerFamily, Subnet};
+
+use crate::store::{Entries, Entry, Held, LossReason};
+
+#[cfg(test)]
+mod tests;
+
+/// Lifetime asked of etcd for a lease (E-25).
+pub const LEASE_TTL: Duration = Duration::from_secs(86_400);
+/// Pause after a failed renewal (E-32).
+const RETRY: Duration = Duration::from_secs(60);
+/// Longest pause while acquiring.
+const ACQUIRE_RETRY_MAX: Duration = Duration::from_secs(30);
+/// Longest pause after another node was faster.
+const RACE_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Pause before looking again whether a subnet has become free.
+const EXHAUSTED_RETRY: Duration = Duration::from_secs(10);
+/// Least time between writes that answer a foreign hand, so that two daemons
+/// with one public address do not chase each other.
+const REPAIR_PAUSE: Duration = Duration::from_secs(60);
+/// Lost races in a row after which a person is told.
+const RACES_TOLD: u32 = 10;
+
+/// What the lease is to be.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// Where subnets of each enabled family come from.
+    pub ranges: PerFamily<SubnetRange>,
+    /// What is published.
+    pub attrs: LeaseAttrs,
+    /// The subnets of the previous run, from subnet.env (E-23).
+    pub previous: PerFamily<Subnet>,
+    /// Key and etcd lease of the previous run, from the state directory:
+    /// recognises the own lease although the public address changed.
+    pub recorded: Option<(SubnetKey, i64)>,
+    /// How long before its expiry the lease is renewed (C-14).
+    pub margin: Duration,
+    /// Lifetime asked of etcd: [`LEASE_TTL`] but in tests.
+    pub ttl: Duration,
+}
+
+/// What is to be done with the store. One at a time; each is answered by an
+/// [`Answer`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Write the lease if the key is as expected.
+    Write(Write),
+    /// Read one key.
+    Read(SubnetKey),
+    /// Delete a key if it is at this revision.
+    Delete {
+        /// The key.
+        key: SubnetKey,
+        /// Its expected mod revision.
+        mod_revision: i64,
+    },
+}
+
+/// A guarded write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// The key and value.
+    pub lease: Lease,
+    /// The mod revision the key must have; 0 = it must not exist.
+    pub expect: i64,
+    /// Lifetime of the etcd lease to grant and hang it on; `None` = none.
+    pub ttl: Option<Duration>,
+}
+
+/// The outcome of a [`Command`]. Entries of keys it tells of have been taken
+/// into [`Entries`] before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The write is done.
+    Written {
+        /// The revision it was done at.
+        revision: i64,
+        /// The etcd lease it hangs on and its lifetime; 0 without one.
+        granted: Granted,
+    },
+    /// The guard of a write or deletion did not hold.
+    Unexpected {
+        /// What is there instead.
+        current: Option<Entry>,
+        /// The etcd lease granted in vain; 0 for none.
+        granted: i64,
+    },
+    /// The key was read.
+    Read {
+        /// What is there.
+        current: Option<Entry>,
+    },
+    /// The key was deleted.
+    Deleted,
+    /// It failed.
+    Failed {
+        /// Why, and what to do.
+        reason: String,
+        /// It may have been carried out all the same.
+        ambiguous: bool,
+        /// The etcd lease granted for it.
+        granted: Granted,
+    },
+}
+
+/// An etcd lease granted for a write. Its id is 0 if there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    /// The id.
+    pub id: i64,
+    /// The lifetime that etcd granted.
+    pub ttl: Duration,
+}
+
+/// What there is to do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Carry this out.
+    Do(Command),
+    /// Nothing before that time; `None` = until something happens.
+    Wait(Option<Duration>),
+}
+
+/// What happened to the lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It is held, or was renewed or changed.
+    Held(Held),
+    /// It is not ours any more.
+    Lost {
+        /// The subnets.
+        key: SubnetKey,
+        /// What happened.
+        why: LossReason,
+    },
+    /// Something a person may want to know.
+    Notice(String),
+}
+
+/// The state machine.
+pub struct OwnLease {
+    params: Params,
+    random: Box<dyn FnMut(u64) -> u64 + Send>,
+    state: State,
+    /// The command under way and when it was given.
+    asked: Option<(Command, Duration)>,
+    /// What was heard of the own key while a command was under way.
+    heard: Option<(Option<Entry>, i64)>,
+    /// etcd leases that are ours, with the time they end.
+    grants: BTreeMap<i64, Duration>,
+    revoke: Vec<i64>,
+    events: VecDeque<Event>,
+    reason: Option<String>,
+    told: BTreeSet<String>,
+    /// The key last said to be held.
+    announced: Option<SubnetKey>,
+}
+
+#[derive(Debug)]
+enum State {
+    /// A lease is looked for.
+    Acquire(Acquire),
+    /// A write of a new key got no answer: is it there?
+    Doubt { key: SubnetKey, at: Duration, failures: u32 },
+    /// Created, and not yet seen by the watch.
+    Confirm { hold: Hold },
+    /// Held.
+    Hold(Hold),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Acquire {
+    /// Not before.
+    at: Duration,
+    /// Failed attempts in a row.
+    failures: u32,
+    /// Attempts in a row in which another node was faster.
+    races: u32,
+    /// Nothing was free.
+    exhausted: bool,
+    /// An own key to be deleted first, at this revision.
+    give_up: Option<(SubnetKey, i64)>,
+}
+
+#[derive(Clone, Debug)]
+struct Hold {
+    key: SubnetKey,
+    /// What is in the store.
+    attrs: LeaseAttrs,
+    lease_id: i64,
+    mod_revision: i64,
+    expires: Option<Duration>,
+    /// When to write again.
+    next: Option<Duration>,
+    /// The last write got no answer: read before writing.
+    doubt: bool,
+    /// The last own write.
+    written: Duration,
+}
+
+/// Whose an entry is.
+enum Whose {
+    /// On an etcd lease of ours.
+    Ours,
+    /// With our public address, written by someone else; or unreadable.
+    Alike,
+    /// Another node's.
+    Theirs(LeaseAttrs),
+}
+
+// === impl OwnLease ===
+
+impl OwnLease {
+    /// A machine that holds nothing yet. `random` returns a number below its
+    /// argument, each as likely as the others.
+    pub fn new(
+        params: Params,
+        random: impl FnMut(u64) -> u64 + Send + 'static,
+    ) -> Self {
+        // when it ends is not recorded: it is replaced at once
+        let grants = params
+            .recorded
+            .filter(|(_, id)| *id != 0)
+            .map(|(_, id)| (id, Duration::ZERO));
+        Self {
+            params,
+            random: Box::new(random),
+            state: State::Acquire(Acquire::default()),
+            asked: None,
+            heard: None,
+            grants: grants.into_iter().collect(),
+            revoke: Vec::new(),
+            events: VecDeque::new(),
+            reason: None,
+            told: BTreeSet::new(),
+            announced: None,
+        }
+    }
+
+    /// The key that is held, or may be: also while its first write is under
+    /// way.
+    #[must_use]
+    pub const fn key(&self) -> Option<SubnetKey> {
+        match (&self.state, &self.asked) {
+            (State::Acquire(_), Some((Command::Write(write), _))) => {
+                Some(write.lease.key)
+            }
+            (State::Acquire(_), _) => None,
+            (State::Doubt { key, .. }, _) => Some(*key),
+            (State::Confirm { hold } | State::Hold(hold), _) => Some(hold.key),
+        }
+    }
+
+    /// The key that is held for sure.
+    #[must_use]
+    pub const fn held(&self) -> Option<SubnetKey> {
+        match &self.state {
+            State::Hold(hold) => Some(hold.key),
+            State::Acquire(_) | State::Doubt { .. } | State::Confirm { .. } => {
+                None
+            }
+        }
+    }
+
+    /// Why the lease is not held, or could not be renewed.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// The next thing that happened to the lease.
+    pub fn event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// etcd leases to revoke, at leisure and without regard to the outcome:
+    /// no key of ours hangs on them.
+    pub fn revocations(&mut self) -> Vec<i64> {
+        std::mem::take(&mut self.revoke)
+    }
+
+    /// What is to be done at `now`.
+    pub fn next(&mut self, now: Duration, entries: &Entries) -> Next {
+        if self.asked.is_some() {
+            return Next::Wait(None);
+        }
+        self.confirm(now, entries);
+        let next = match &self.state {
+            State::Acquire(_) if !entries.synced() => Next::Wait(None),
+            State::Acquire(Acquire { at, .. }) | State::Doubt { at, .. }
+                if *at > now =>
+            {
+                Next::Wait(Some(*at))
+            }
+            State::Acquire(acquire) => match acquire.give_up {
+                Some((key, mod_revision)) => {
+                    Next::Do(Command::Delete { key, mod_revision })
+                }
+                None => self.acquire(now, entries),
+            },
+            State::Doubt { key, .. } => Next::Do(Command::Read(*key)),
+            State::Confirm { .. } => Next::Wait(None),
+            State::Hold(hold) => match hold.next {
+                Some(at) if at <= now => Next::Do(if hold.doubt {
+                    Command::Read(hold.key)
+                } else {
+                    let reservation = hold.lease_id == 0;
+                    Command::Write(self.write(
+                        hold.key,
+                        hold.mod_revision,
+                        reservation,
+                    ))
+                }),
+                at => Next::Wait(at),
+            },
+        };
+        if let Next::Do(command) = &next {
+            self.asked = Some((command.clone(), now));
+        }
+        next
+    }
+
+    /// The answer to the command under way.
+    pub fn answer(&mut self, now: Duration, answer: Answer) {
+        let Some((command, asked_at)) = self.asked.take() else {
+            return;
+        };
+        match answer {
+            Answer::Written { revision, granted } => {
+                if let Command::Write(write) = command {
+                    self.written(now, asked_at, write, revision, granted);
+                }
+            }
+            Answer::Unexpected { current, granted } => {
+                if granted != 0 {
+                    self.revoke.push(granted);
+                }
+                match command {
+                    Command::Write(write) => {
+                        self.unexpected(now, &write, current);
+                    }
+                    Command::Delete { .. } | Command::Read(_) => {
+                        self.lost_race(now);
+                    }
+                }
+            }
+            Answer::Read { current } => self.read(now, current),
+            Answer::Deleted => self.acquire_at(now),
+            Answer::Failed { reason, ambiguous, granted } => {
+                if granted.id != 0 {
+                    if ambiguous {
+                        let ends = asked_at + granted.ttl;
+                        self.grants.insert(granted.id, ends);
+                    } else {
+                        self.revoke.push(granted.id);
+                    }
+                }
+                self.failed(now, &command, reason, ambiguous);
+            }
+        }
+        if let Some((entry, revision)) = self.heard.take() {
+            self.observe(now, entry.as_ref(), revision, false);
+        }
+    }
+
+    /// What the watch, or a list, says about the key of [`Self::key`] at
+    /// `revision`. After a `reset` of the store its revisions begin anew.
+    pub fn observe(
+        &mut self,
+        now: Duration,
+        entry: Option<&Entry>,
+        revision: i64,
+        reset: bool,
+    ) {
+        if reset {
+            match &mut self.state {
+                State::Hold(hold) | State::Confirm { hold } => {
+                    hold.mod_revision = 0;
+                }
+                State::Acquire(acquire) => acquire.give_up = None,
+                State::Doubt { .. } => {}
+            }
+        }
+        if self.asked.is_some() {
+            let newer = self.heard.as_ref().is_none_or(|h| h.1 <= revision);
+            if reset || newer {
+                self.heard = Some((entry.cloned(), revision));
+            }
+            return;
+        }
+        let (State::Hold(hold) | State::Confirm { hold }) = &self.state else {
+            return;
+        };
+        let gone = entry.is_none_or(|e| e.missing_until.is_some());
+        // an unconfirmed lease that is there waits for all entries
+        let look = gone || matches!(self.state, State::Hold(_));
+        if hold.mod_revision < revision && look {
+            let hold = hold.clone();
+            self.compare(now, hold, entry);
+        }
+    }
+
+    /// Other attributes are to be published from now on.
+    pub fn publish(&mut self, now: Duration, attrs: LeaseAttrs) {
+        self.params.attrs = attrs;
+        if let State::Hold(hold) = &mut self.state
+            && hold.attrs != self.params.attrs
+        {
+            hold.next = Some(now);
+        }
+    }
+
+    /// The store can be reached again: what failed is tried soon.
+    pub fn reachable(&mut self, now: Duration) {
+        let soon = now + self.jitter(Duration::from_secs(1));
+        let failing = self.reason.is_some();
+        match &mut self.state {
+            State::Acquire(acquire) if acquire.failures > 0 => {
+                acquire.at = soon.min(acquire.at);
+            }
+            State::Doubt { at, .. } => *at = soon.min(*at),
+            State::Hold(hold) if failing || hold.doubt => {
+                hold.next = hold.next.map(|at| at.min(soon));
+            }
+            State::Acquire(_) | State::Confirm { .. } | State::Hold(_) => {}
+        }
+    }
+
+    /// A lease has gone: its subnets may be free.
+    pub fn freed(&mut self, now: Duration) {
+        let soon = now + self.jitter(Duration::from_secs(1));
+        if let State::Acquire(acquire) = &mut self.state
+            && acquire.exhausted
+        {
+            acquire.at = soon.min(acquire.at);
+        }
+    }
+}
+
+// Acquiring.
+impl OwnLease {
+    fn acquire(&mut self, now: Duration, entries: &Entries) -> Next {
+        let wishes = Wishes {
+            public: self.params.attrs.public,
+            previous: self.params.previous,
+            recorded: self.params.recorded,
+        };
+        let chosen = choose(
+            &self.params.ranges,
+            &entries.listed(),
+            &entries.occupied(),
+            &wishes,
+            &mut self.random,
+        );
+        let choice = match chosen {
+            Ok(choice) => choice,
+            Err(error) => {
+                self.reason = Some(error.to_string());
+                let retry = now + EXHAUSTED_RETRY;
+                if let State::Acquire(acquire) = &mut self.state {
+                    acquire.at = retry;
+                    acquire.exhausted = true;
+                }
+                return Next::Wait(Some(retry));
+            }
+        };
+        self.tell(&choice);
+        // what a store that went back lacks is created anew
+        let revision = |key| {
+            let entry = entries.get(key);
+            entry
+                .filter(|e| e.missing_until.is_none())
+                .map_or(0, |e| e.mod_revision)
+        };
+        if let Some((key, _)) = choice.release.first() {
+            return Next::Do(Command::Delete {
+                key: *key,
+                mod_revision: revision(key),
+            });
+        }
+        Next::Do(Command::Write(match choice.how {
+            How::Create { .. } => self.write(choice.key, 0, false),
+            How::Reuse { reservation } => {
+                self.write(choice.key, revision(&choice.key), reservation)
+            }
+        }))
+    }
+
+    fn write(&self, key: SubnetKey, expect: i64, reservation: bool) -> Write {
+        Write {
+            lease: Lease { key, attrs: self.params.attrs.clone() },
+            expect,
+            ttl: (!reservation).then_some(self.params.ttl),
+        }
+    }
+
+    /// Says why wishes were not granted, each once.
+    fn tell(&mut self, choice: &Choice) {
+        let released = choice
+            .release
+            .iter()
+            .map(|(key, why)| format!("own lease {key} is deleted: {why}"));
+        let unfit = choice.unfit_reservations.iter().map(|(key, why)| {
+            format!("reservation {key} for this node is not used: {why}")
+        });
+        let refused = choice.refused.iter().map(|(subnet, why)| {
+            format!("the previous subnet {subnet} is not kept: {why}")
+        });
+        for text in released.chain(unfit).chain(refused) {
+            if self.told.insert(text.clone()) {
+                self.events.push_back(Event::Notice(text));
+            }
+        }
+    }
+
+    /// Somebody else was faster: again, a little later.
+    fn lost_race(&mut self, now: Duration) {
+        let (races, failures) = match &self.state {
+            State::Acquire(a) => (a.races + 1, a.failures),
+            State::Doubt { .. } | State::Confirm { .. } | State::Hold(_) => {
+                (1, 0)
+            }
+        };
+        if races >= RACES_TOLD {
+            self.reason = Some(format!(
+                "other nodes were faster {races} times in a row; going on"
+            ));
+        }
+        let spread = Duration::from_millis(20)
+            .saturating_mul(1 << races.min(8))
+            .min(RACE_PAUSE_MAX);
+        let at = now + self.jitter(spread);
+        let acquire = Acquire { at, failures, races, ..Acquire::default() };
+        self.state = State::Acquire(acquire);
+    }
+
+    fn acquire_at(&mut self, at: Duration) {
+        self.state = State::Acquire(Acquire { at, ..Acquire::default() });
+    }
+
+    /// Whether a lease that was created is ours alone, as soon as the watch
+    /// has come so far.
+    fn confirm(&mut self, now: Duration, entries: &Entries) {
+        let State::Confirm { hold } = &self.state else {
+            return;
+        };
+        let seen = entries.get(&hold.key).filter(|entry| {
+            entry.missing_until.is_none()
+                && entry.mod_revision >= hold.mod_revision
+        });
+        let Some(entry) = seen else {
+            return;
+        };
+        let mut hold = hold.clone();
+        let list = entries.listed();
+        if let Some(first) = earlier(&hold.key, entry.create_revision, &list) {
+            self.events.push_back(Event::Notice(format!(
+                "lease {} is given up: {} shares a subnet and was first",
+                hold.key, first.key
+            )));
+            self.revoke_all();
+            self.lost_race(now);
+            if let State::Acquire(acquire) = &mut self.state {
+                acquire.give_up = Some((hold.key, entry.mod_revision));
+            }
+        } else if entry.mod_revision > hold.mod_revision {
+            self.compare(now, hold, Some(entry));
+        } else {
+            if hold.attrs != self.params.attrs {
+                hold.next = Some(now);
+            }
+            self.hold(hold);
+        }
+    }
+}
+
+// Holding.
+impl OwnLease {
+    fn written(
+        &mut self,
+        now: Duration,
+        asked_at: Duration,
+        write: Write,
+        revision: i64,
+        granted: Granted,
+    ) {
+        let expires = (granted.id != 0).then(|| asked_at + granted.ttl);
+        self.revoke.extend(self.grants.keys().filter(|id| **id != granted.id));
+        self.grants.clear();
+        if let Some(expires) = expires {
+            self.grants.insert(granted.id, expires);
+        }
+        let created = write.expect == 0;
+        let current = write.lease.attrs == self.params.attrs;
+        let next = self.renewal(asked_at, expires);
+        let hold = Hold {
+            key: write.lease.key,
+            attrs: write.lease.attrs,
+            lease_id: granted.id,
+            mod_revision: revision,
+            expires,
+            next: if current { next } else { Some(now) },
+            doubt: false,
+            written: now,
+        };
+        self.reason = None;
+        if created {
+            self.state = State::Confirm { hold };
+        } else {
+            self.hold(hold);
+        }
+    }
+
+    /// Enters or stays in `Hold`, and says so.
+    fn hold(&mut self, hold: Hold) {
+        self.announced = Some(hold.key);
+        self.params.previous = *hold.key.subnets();
+        self.params.recorded = Some((hold.key, hold.lease_id));
+        self.events.push_back(Event::Held(Held {
+            lease: Lease { key: hold.key, attrs: hold.attrs.clone() },
+            lease_id: hold.lease_id,
+            mod_revision: hold.mod_revision,
+            expires: hold.expires,
+        }));
+        self.state = State::Hold(hold);
+    }
+
+    /// When a lease that ends at `expires` is renewed: at the margin, or
+    /// after a third of a lifetime shorter than the margin; somewhat earlier
+    /// by chance, so that nodes that started together spread.
+    fn renewal(
+        &mut self,
+        from: Duration,
+        expires: Option<Duration>,
+    ) -> Option<Duration> {
+        let life = expires?.saturating_sub(from);
+        let wait = match life.checked_sub(self.params.margin) {
+            Some(wait) if !wait.is_zero() => wait,
+            _ => life / 3,
+        };
+        let wait = wait.max(Duration::from_secs(1));
+        Some(from + wait - self.jitter(wait / 20))
+    }
+
+    /// The guard of a write did not hold.
+    fn unexpected(
+        &mut self,
+        now: Duration,
+        write: &Write,
+        current: Option<Entry>,
+    ) {
+        if let State::Hold(hold) = &self.state {
+            let hold = hold.clone();
+            return self.compare(now, hold, current.as_ref());
+        }
+        match current {
+            // an earlier attempt of ours, whose answer was lost
+            Some(entry) if self.granted(&entry) => {
+                self.take_over(now, write.lease.key, &entry);
+            }
+            _ => self.lost_race(now),
+        }
+    }
+
+    fn read(&mut self, now: Duration, current: Option<Entry>) {
+        match &self.state {
+            State::Hold(hold) => {
+                let mut hold = hold.clone();
+                hold.doubt = false;
+                match current {
+                    // not carried out: write again
+                    Some(entry) if entry.mod_revision <= hold.mod_revision => {
+                        hold.next = Some(now);
+                        self.state = State::Hold(hold);
+                    }
+                    current => self.compare(now, hold, current.as_ref()),
+                }
+            }
+            State::Doubt { key, .. } => {
+                let key = *key;
+                match current {
+                    Some(entry) if self.granted(&entry) => {
+                        self.take_over(now, key, &entry);
+                    }
+                    // Not there (yet): the same key is tried again, so that
+                    // of two transactions under way one at most succeeds.
+                    None => {
+                        self.params.previous = *key.subnets();
+                        self.acquire_at(now);
+                    }
+                    Some(_) => self.lost_race(now),
+                }
+            }
+            State::Acquire(_) | State::Confirm { .. } => {}
+        }
+    }
+
+    fn granted(&self, entry: &Entry) -> bool {
+        entry.lease_id != 0 && self.grants.contains_key(&entry.lease_id)
+    }
+
+    /// A create is found to have succeeded.
+    fn take_over(&mut self, now: Duration, key: SubnetKey, entry: &Entry) {
+        let expires = self.grants.get(&entry.lease_id).copied();
+        let others: Vec<i64> = self
+            .grants
+            .keys()
+            .copied()
+            .filter(|id| *id != entry.lease_id)
+            .collect();
+        self.grants.retain(|id, _| *id == entry.lease_id);
+        self.revoke.extend(others);
+        let attrs =
+            entry.attrs.clone().unwrap_or_else(|| self.params.attrs.clone());
+        let next = self.renewal(now, expires);
+        self.reason = None;
+        self.state = State::Confirm {
+            hold: Hold {
+                key,
+                attrs,
+                lease_id: entry.lease_id,
+                mod_revision: entry.mod_revision,
+                expires,
+                next,
+                doubt: false,
+                written: now,
+            },
+        };
+    }
+
+    /// Compares the lease with what the store has under its key.
+    fn compare(
+        &mut self,
+        now: Duration,
+        mut hold: Hold,
+        current: Option<&Entry>,
+    ) {
+        let Some(entry) = current.filter(|e| e.missing_until.is_none()) else {
+            let expired = hold.expires.is_some_and(|at| at <= now);
+            let why =
+                if expired { LossReason::Expired } else { LossReason::Deleted };
+            return self.lost(now, hold.key, why);
+        };
+        if entry.mod_revision == hold.mod_revision {
+            return;
+        }
+        let whose = self.whose(entry, &hold);
+        if let Whose::Theirs(by) = whose {
+            let why = LossReason::Taken { by: Box::new(by) };
+            return self.lost(now, hold.key, why);
+        }
+        hold.doubt = false;
+        hold.mod_revision = entry.mod_revision;
+        hold.lease_id = entry.lease_id;
+        if let Some(attrs) = &entry.attrs {
+            hold.attrs = attrs.clone();
+        }
+        let repair = Some(now.max(hold.written + REPAIR_PAUSE));
+        if matches!(whose, Whose::Ours) {
+            hold.expires = self.grants.get(&entry.lease_id).copied();
+            hold.next = self.renewal(now, hold.expires);
+            self.reason = None;
+        } else if entry.lease_id == 0 {
+            // somebody made it a reservation
+            hold.expires = None;
+            hold.next = None;
+        } else {
+            // when that etcd lease ends is not known
+            hold.expires = Some(now);
+            hold.next = repair;
+        }
+        if !entry.readable || hold.attrs != self.params.attrs {
+            hold.next = repair;
+        }
+        self.hold(hold);
+    }
+
+    fn whose(&self, entry: &Entry, hold: &Hold) -> Whose {
+        if self.granted(entry) {
+            return Whose::Ours;
+        }
+        let attrs = match &entry.attrs {
+            Some(attrs) if entry.readable => attrs,
+            _ => return Whose::Alike,
+        };
+        let alike = [&self.params.attrs, &hold.attrs]
+            .iter()
+            .any(|own| same_node(&own.public, &attrs.public));
+        if alike { Whose::Alike } else { Whose::Theirs(attrs.clone()) }
+    }
+
+    fn lost(&mut self, now: Duration, key: SubnetKey, why: LossReason) {
+        self.reason = Some(format!("lease {key} is lost: {why}"));
+        if self.announced.take().is_some() {
+            self.events.push_back(Event::Lost { key, why });
+        }
+        self.revoke_all();
+        let at = now + self.jitter(Duration::from_millis(200));
+        self.acquire_at(at);
+    }
+
+    /// Nothing of ours hangs on any etcd lease granted so far, or is to.
+    fn revoke_all(&mut self) {
+        self.revoke.extend(self.grants.keys());
+        self.grants.clear();
+        self.params.recorded = None;
+    }
+
+    fn failed(
+        &mut self,
+        now: Duration,
+        command: &Command,
+        reason: String,
+        ambiguous: bool,
+    ) {
+        let pause = match &self.state {
+            State::Acquire(Acquire { failures, .. })
+            | State::Doubt { failures, .. } => {
+                Duration::from_secs(1 << (*failures).min(5))
+                    .min(ACQUIRE_RETRY_MAX)
+            }
+            State::Confirm { .. } | State::Hold(_) => RETRY,
+        };
+        // half to one and a half of it
+        let at = now + pause / 2 + self.jitter(pause);
+        match &mut self.state {
+            State::Acquire(Acquire { at: again, failures, .. })
+            | State::Doubt { at: again, failures, .. } => {
+                self.reason = Some(format!("cannot get a lease: {reason}"));
+                *again = at;
+                *failures += 1;
+                if let Command::Write(write) = command
+                    && ambiguous
+                    && write.expect == 0
+                {
+                    self.state = State::Doubt {
+                        key: write.lease.key,
+                        at: now + pause / 2,
+                        failures: 0,
+                    };
+                }
+            }
+            State::Hold(hold) => {
+                let until = match hold.expires {
+                    Some(at) if at <= now => "its time is over",
+                    _ => "it is still valid",
+                };
+                self.reason = Some(format!(
+                    "cannot renew lease {} ({until}): {reason}",
+                    hold.key
+                ));
+                hold.next = Some(at);
+                hold.doubt |= ambiguous;
+            }
+            State::Confirm { .. } => {}
+        }
+    }
+
+    /// A duration below `limit`.
+    fn jitter(&mut self, limit: Duration) -> Duration {
+        let micros = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+        match micros {
+            0 => Duration::ZERO,
+            n => Duration::from_micros((self.random)(n)),
+        }
+    }
+}
+
+/// Whether two published addresses are of one node: decided by the first
+/// family that both have.
+fn same_node(a: &PerFamily<IpAddr>, b: &PerFamily<IpAddr>) -> bool {
+    Family::ALL
+        .into_iter()
+        .find_map(|family| Some(a.get(family)? == b.get(family)?))
+        .unwrap_or(false)
+}

@@ -1,0 +1,283 @@
+//! What the store holds below the prefix of leases, as last heard.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use ipam::PerFamily;
+use ipam::choose::Listed;
+use ipam::lease::{
+    KeyError, Lease, LeaseAttrs, LeaseError, SubnetKey, Undecodable,
+};
+
+/// One entry of the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kv {
+    /// The key after the prefix of leases.
+    pub key: String,
+    /// The value.
+    pub value: Vec<u8>,
+    /// The revision of its creation.
+    pub create_revision: i64,
+    /// The revision of its last change.
+    pub mod_revision: i64,
+    /// The etcd lease it hangs on; 0 = none, it never expires.
+    pub lease_id: i64,
+}
+
+/// A lease in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What it last said that could be read.
+    pub attrs: Option<LeaseAttrs>,
+    /// Whether what it says now can be read.
+    pub readable: bool,
+    /// The revision of its creation.
+    pub create_revision: i64,
+    /// The revision of its last change.
+    pub mod_revision: i64,
+    /// The etcd lease it hangs on; 0 = none, it is a reservation (W-6).
+    pub lease_id: i64,
+    /// It is missing in a store that has gone back in time. It counts until
+    /// then, as nobody deleted it.
+    pub missing_until: Option<Duration>,
+}
+
+/// A change that peers of the lease may have to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delta {
+    /// New, or other attributes.
+    Upsert(Lease),
+    /// Gone.
+    Remove(SubnetKey),
+}
+
+/// All entries. One that cannot be read hides only itself, and is reported
+/// once (W-1).
+#[derive(Clone, Debug, Default)]
+pub struct Entries {
+    synced: bool,
+    leases: BTreeMap<SubnetKey, Entry>,
+    /// Unreadable keys that name subnets all the same.
+    occupied: BTreeMap<String, SubnetKey>,
+    unreadable: Undecodable,
+}
+
+// === impl Entries ===
+
+impl Entries {
+    /// Whether the store has been listed.
+    #[must_use]
+    pub const fn synced(&self) -> bool {
+        self.synced
+    }
+
+    /// The lease of that key.
+    #[must_use]
+    pub fn get(&self, key: &SubnetKey) -> Option<&Entry> {
+        self.leases.get(key)
+    }
+
+    /// The leases but `own`, with attributes.
+    #[must_use]
+    pub fn peers(
+        &self,
+        own: Option<&SubnetKey>,
+    ) -> BTreeMap<SubnetKey, LeaseAttrs> {
+        self.leases
+            .iter()
+            .filter(|(key, _)| Some(*key) != own)
+            .filter_map(|(key, e)| Some((*key, e.attrs.clone()?)))
+            .collect()
+    }
+
+    /// The leases as [`choose`](ipam::choose) wants them.
+    #[must_use]
+    pub fn listed(&self) -> Vec<Listed> {
+        self.leases
+            .iter()
+            .map(|(key, entry)| Listed {
+                key: *key,
+                public: entry
+                    .attrs
+                    .as_ref()
+                    .map_or_else(PerFamily::default, |a| a.public),
+                lease_id: entry.lease_id,
+                created: entry.create_revision,
+            })
+            .collect()
+    }
+
+    /// Subnets that are taken by something that is no lease.
+    #[must_use]
+    pub fn occupied(&self) -> BTreeSet<SubnetKey> {
+        self.occupied.values().copied().collect()
+    }
+
+    /// Takes in a complete list. After a `reset` of the store what is missing
+    /// in it is kept until `keep_until`, unless another lease is in its place.
+    pub fn replace(
+        &mut self,
+        list: Vec<Kv>,
+        reset: bool,
+        keep_until: Duration,
+    ) {
+        self.synced = true;
+        let names: BTreeSet<String> =
+            list.iter().map(|kv| kv.key.clone()).collect();
+        self.unreadable.retain(|key| names.contains(key));
+        self.occupied.retain(|key, _| names.contains(key));
+
+        let old = std::mem::take(&mut self.leases);
+        for kv in list {
+            self.take(kv, &old);
+        }
+        for (key, mut entry) in old {
+            if self.leases.contains_key(&key) {
+                continue;
+            }
+            if reset && entry.missing_until.is_none() {
+                entry.missing_until = Some(keep_until);
+            }
+            if entry.missing_until.is_some()
+                && !self.leases.keys().any(|k| k.overlaps(&key))
+            {
+                self.leases.insert(key, entry);
+            }
+        }
+    }
+
+    /// Takes in that an entry was written.
+    pub fn put(&mut self, kv: Kv) -> Vec<Delta> {
+        let known = SubnetKey::parse(&kv.key)
+            .ok()
+            .and_then(|key| Some((key, self.leases.get(&key)?.clone())));
+        if let Some((_, entry)) = &known
+            && entry.missing_until.is_none()
+            && entry.mod_revision >= kv.mod_revision
+        {
+            return Vec::new();
+        }
+        let before = known.into_iter().collect();
+        let Some(key) = self.take(kv, &before) else {
+            return Vec::new();
+        };
+        let mut deltas =
+            self.drop_missing(|k, _| *k != key && k.overlaps(&key));
+        let attrs = self.leases.get(&key).and_then(|e| e.attrs.clone());
+        let old = before.get(&key).and_then(|e| e.attrs.as_ref());
+        if let Some(attrs) = attrs
+            && old != Some(&attrs)
+        {
+            deltas.push(Delta::Upsert(Lease { key, attrs }));
+        }
+        deltas
+    }
+
+    /// Takes in that an entry was deleted at `revision`.
+    pub fn delete(&mut self, name: &str, revision: i64) -> Vec<Delta> {
+        self.unreadable.forget(name);
+        self.occupied.remove(name);
+        let Ok(key) = parse(name) else {
+            return Vec::new();
+        };
+        match self.leases.get(&key) {
+            Some(e)
+                if e.missing_until.is_some() || e.mod_revision < revision => {}
+            _ => return Vec::new(),
+        }
+        let had_attrs =
+            self.leases.remove(&key).is_some_and(|e| e.attrs.is_some());
+        had_attrs.then_some(Delta::Remove(key)).into_iter().collect()
+    }
+
+    /// Drops what has been missing for long enough.
+    pub fn expire_missing(&mut self, now: Duration) -> Vec<Delta> {
+        self.drop_missing(|_, until| until <= now)
+    }
+
+    /// When [`Self::expire_missing`] has something to do next.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<Duration> {
+        self.leases.values().filter_map(|e| e.missing_until).min()
+    }
+
+    fn drop_missing(
+        &mut self,
+        which: impl Fn(&SubnetKey, Duration) -> bool,
+    ) -> Vec<Delta> {
+        let gone: Vec<SubnetKey> = self
+            .leases
+            .iter()
+            .filter(|(key, e)| e.missing_until.is_some_and(|t| which(key, t)))
+            .map(|(key, _)| *key)
+            .collect();
+        for key in &gone {
+            self.leases.remove(key);
+        }
+        gone.into_iter().map(Delta::Remove).collect()
+    }
+
+    /// Stores one entry; the key if it is a lease's.
+    fn take(
+        &mut self,
+        kv: Kv,
+        before: &BTreeMap<SubnetKey, Entry>,
+    ) -> Option<SubnetKey> {
+        let (key, attrs) = match decode(&kv) {
+            Ok(lease) => {
+                self.unreadable.forget(&kv.key);
+                (lease.key, Some(lease.attrs))
+            }
+            Err(error) => {
+                if self.unreadable.note(&kv.key, &kv.value) {
+                    tracing::warn!(
+                        "entry {:?} below the leases is skipped: {error}",
+                        kv.key
+                    );
+                }
+                match error {
+                    LeaseError::Attrs { key, .. } => (key, None),
+                    LeaseError::Key(_) => {
+                        if let Some(taken) = error.occupies() {
+                            self.occupied.insert(kv.key, taken);
+                        }
+                        return None;
+                    }
+                }
+            }
+        };
+        let readable = attrs.is_some();
+        let attrs =
+            attrs.or_else(|| before.get(&key).and_then(|e| e.attrs.clone()));
+        self.leases.insert(
+            key,
+            Entry {
+                attrs,
+                readable,
+                create_revision: kv.create_revision,
+                mod_revision: kv.mod_revision,
+                lease_id: kv.lease_id,
+                missing_until: None,
+            },
+        );
+        Some(key)
+    }
+}
+
+/// The entry as a lease. One in a sub-folder is none, though its last part
+/// may look like a key.
+fn decode(kv: &Kv) -> Result<Lease, LeaseError> {
+    parse(&kv.key)?;
+    Lease::decode(&kv.key, &kv.value)
+}
+
+fn parse(name: &str) -> Result<SubnetKey, KeyError> {
+    let key = SubnetKey::parse(name)?;
+    if name.contains('/') {
+        return Err(KeyError::Spelling { text: name.to_owned(), key });
+    }
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+use super::*;
+
+const KEEP: Duration = Duration::from_secs(100);
+
+fn kv(key: &str, public: &str, revision: i64) -> Kv {
+    Kv {
+        key: key.into(),
+        value: format!(r#"{{"PublicIP":"{public}","PublicIPv6":null}}"#)
+            .into_bytes(),
+        create_revision: revision,
+        mod_revision: revision,
+        lease_id: 7,
+    }
+}
+
+fn garbage(key: &str, revision: i64) -> Kv {
+    Kv { value: b"{".to_vec(), ..kv(key, "", revision) }
+}
+
+fn keys(entries: &Entries) -> Vec<String> {
+    entries.peers(None).keys().map(SubnetKey::to_string).collect()
+}
+
+fn key(text: &str) -> SubnetKey {
+    text.parse().unwrap()
+}
+
+#[test]
+fn changes_are_whole_value_differences() {
+    let mut entries = Entries::default();
+    assert_eq!(entries.put(kv("10.5.1.0-24", "1.1.1.1", 2)).len(), 1);
+    assert_eq!(entries.put(kv("10.5.1.0-24", "1.1.1.1", 3)), []);
+    assert_eq!(entries.put(kv("10.5.1.0-24", "1.1.1.2", 4)).len(), 1);
+    assert_eq!(entries.put(kv("10.5.1.0-24", "1.1.1.3", 4)), [], "stale");
+    assert_eq!(entries.delete("10.5.1.0-24", 3), [], "stale");
+    assert_eq!(
+        entries.delete("10.5.1.0-24", 5),
+        [Delta::Remove(key("10.5.1.0-24"))]
+    );
+    assert_eq!(entries.delete("10.5.1.0-24", 5), []);
+}
+
+/// W-1: neither a bad key nor a bad value touches anything else, and a lease
+/// whose value becomes unreadable keeps what was known.
+#[test]
+fn one_bad_entry_hides_only_itself() {
+    let mut entries = Entries::default();
+    entries.replace(
+        vec![
+            kv("10.5.1.0-24", "1.1.1.1", 2),
+            kv("10.5.2.0-24", "1.1.1.2", 3),
+            garbage("10.5.3.0-24", 4),
+            kv("x", "1.1.1.4", 5),
+        ],
+        false,
+        KEEP,
+    );
+    assert_eq!(keys(&entries), ["10.5.1.0-24", "10.5.2.0-24"]);
+    assert_eq!(entries.listed().len(), 3, "the bad value occupies its key");
+    assert_eq!(entries.put(garbage("10.5.2.0-24", 6)), []);
+    assert_eq!(keys(&entries), ["10.5.1.0-24", "10.5.2.0-24"]);
+    let entry = entries.get(&key("10.5.2.0-24")).unwrap();
+    assert!(!entry.readable);
+    assert_eq!(entry.mod_revision, 6);
+    let list = vec![kv("10.5.1.0-24", "1.1.1.1", 2), garbage("10.5.2.0-24", 6)];
+    entries.replace(list, false, KEEP);
+    assert_eq!(keys(&entries), ["10.5.1.0-24", "10.5.2.0-24"]);
+}
+
+#[test]
+fn sub_folders_and_odd_spellings_are_no_leases_but_occupy() {
+    let mut entries = Entries::default();
+    assert_eq!(entries.put(kv("x/10.5.1.0-24", "1.1.1.1", 2)), []);
+    assert_eq!(entries.put(kv("10.5.2.7-24", "1.1.1.1", 3)), []);
+    let occupied: Vec<SubnetKey> = entries.occupied().into_iter().collect();
+    assert_eq!(occupied, [key("10.5.1.0-24"), key("10.5.2.0-24")]);
+    assert_eq!(entries.delete("x/10.5.1.0-24", 4), []);
+    assert_eq!(entries.occupied().len(), 1);
+    entries.replace(Vec::new(), false, KEEP);
+    assert!(entries.occupied().is_empty());
+}
+
+#[test]
+fn a_list_removes_what_is_not_in_it() {
+    let mut entries = Entries::default();
+    entries.put(kv("10.5.1.0-24", "1.1.1.1", 2));
+    entries.put(kv("10.5.2.0-24", "1.1.1.2", 3));
+    entries.replace(vec![kv("10.5.2.0-24", "1.1.1.2", 3)], false, KEEP);
+    assert_eq!(keys(&entries), ["10.5.2.0-24"]);
+}
+
+#[test]
+fn a_store_that_went_back_removes_nothing_for_a_while() {
+    let mut entries = Entries::default();
+    entries.put(kv("10.5.1.0-24", "1.1.1.1", 20));
+    entries.put(kv("10.5.2.0-24", "1.1.1.2", 30));
+    entries.put(kv("10.5.4.0-24", "1.1.1.4", 31));
+    entries.replace(Vec::new(), true, KEEP);
+    assert_eq!(keys(&entries).len(), 3);
+    assert_eq!(entries.next_expiry(), Some(KEEP));
+    // its node registers again, with a lower revision
+    assert_eq!(entries.put(kv("10.5.1.0-24", "1.1.1.1", 2)), []);
+    // another one takes the subnets of a missing one
+    let deltas = entries.put(kv("10.5.2.0-23", "1.1.1.3", 3));
+    assert_eq!(deltas.len(), 2, "{deltas:?}");
+    assert_eq!(deltas.first(), Some(&Delta::Remove(key("10.5.2.0-24"))));
+    // an ordinary list does not end the wait
+    let list = vec![kv("10.5.1.0-24", "1.1.1.1", 2)];
+    entries.replace(list, false, KEEP * 2);
+    assert_eq!(keys(&entries), ["10.5.1.0-24", "10.5.4.0-24"]);
+    assert_eq!(
+        entries.expire_missing(KEEP),
+        [Delta::Remove(key("10.5.4.0-24"))]
+    );
+    assert_eq!(entries.next_expiry(), None);
+}

@@ -1,0 +1,72 @@
+//! The network configuration in etcd (E-1): read again and again until one
+//! is there that can be used.
+
+use std::time::Duration;
+
+use ipam::PerFamily;
+use ipam::netconf::{NetConf, SubnetRange};
+use tokio::time::sleep;
+
+use super::client::{CALL_LIMIT, Client, kv};
+use crate::store::StatusSender;
+
+/// Pause between two reads (C-65).
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A usable network configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// As it is stored.
+    pub text: String,
+    /// As it is understood.
+    pub netconf: NetConf,
+    /// Where the subnets of each enabled family come from.
+    pub ranges: PerFamily<SubnetRange>,
+    /// The revision of its last change.
+    pub revision: i64,
+}
+
+/// Waits for a usable configuration; says in `status` what is missing.
+pub(super) async fn wait(client: &Client, status: &StatusSender) -> Config {
+    loop {
+        match read(client).await {
+            Ok(config) => {
+                status.config(None);
+                return config;
+            }
+            Err(reason) => status.config(Some(reason)),
+        }
+        sleep(RETRY).await;
+    }
+}
+
+/// Reads the configuration once; the error says what a person should do.
+async fn read(client: &Client) -> Result<Config, String> {
+    let key = client.keys().config();
+    let mut answer = client
+        .repeatable(
+            CALL_LIMIT,
+            |etcd| async move { kv(&etcd).get(key, None).await },
+        )
+        .await
+        .map_err(|e| format!("cannot read the network config: {e}"))?;
+    let Some(entry) = answer.take_kvs().pop() else {
+        return Err(format!(
+            "key {key} does not exist in etcd at {}: put the network config \
+             there: etcdctl put {key} '{{\"Network\": \"10.5.0.0/16\", \
+             \"Backend\": {{\"Type\": \"vxlan\"}}}}'",
+            client.endpoints()
+        ));
+    };
+    let revision = entry.mod_revision();
+    let (_, value) = entry.into_key_value();
+    let text = String::from_utf8(value)
+        .map_err(|_| format!("the network config in {key} is not UTF-8"))?;
+    let refused = |e| format!("the network config in {key}: {e}");
+    let (netconf, warnings) = NetConf::parse(&text).map_err(refused)?;
+    let ranges = netconf.ranges().map_err(refused)?;
+    for warning in warnings {
+        tracing::warn!("the network config in {key}: {warning}");
+    }
+    Ok(Config { text, netconf, ranges, revision })
+}

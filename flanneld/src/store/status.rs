@@ -1,0 +1,104 @@
+//! What the store is waiting for, in words for people.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+/// What is wrong with the store at the moment, part by part.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreStatus {
+    /// Why there is no network configuration yet.
+    pub config: Option<Arc<str>>,
+    /// Why the other nodes' leases cannot be followed.
+    pub watch: Option<Arc<str>>,
+    /// Why the own lease is not held or could not be renewed.
+    pub lease: Option<Arc<str>>,
+}
+
+/// Keeps a [`StoreStatus`] and logs its changes: once each, not each attempt.
+#[derive(Clone, Debug)]
+pub struct StatusSender(watch::Sender<StoreStatus>);
+
+// === impl StoreStatus ===
+
+impl StoreStatus {
+    /// All that is wrong in one line; `None` when nothing is.
+    #[must_use]
+    pub fn reason(&self) -> Option<String> {
+        let mut parts: Vec<&str> = Vec::new();
+        for part in [&self.config, &self.lease, &self.watch] {
+            if let Some(text) = part.as_deref()
+                && !parts.contains(&text)
+            {
+                parts.push(text);
+            }
+        }
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+}
+
+// === impl StatusSender ===
+
+impl StatusSender {
+    /// A status in which nothing is wrong yet.
+    #[must_use]
+    pub fn new() -> (Self, watch::Receiver<StoreStatus>) {
+        let (sender, receiver) = watch::channel(StoreStatus::default());
+        (Self(sender), receiver)
+    }
+
+    /// Sets [`StoreStatus::config`].
+    pub fn config(&self, reason: Option<String>) {
+        self.set("network config", reason, |s| &mut s.config);
+    }
+
+    /// Sets [`StoreStatus::watch`].
+    pub fn watch(&self, reason: Option<String>) {
+        self.set("peers' leases", reason, |s| &mut s.watch);
+    }
+
+    /// Sets [`StoreStatus::lease`].
+    pub fn lease(&self, reason: Option<String>) {
+        self.set("own lease", reason, |s| &mut s.lease);
+    }
+
+    fn set(
+        &self,
+        what: &str,
+        reason: Option<String>,
+        part: impl Fn(&mut StoreStatus) -> &mut Option<Arc<str>>,
+    ) {
+        self.0.send_if_modified(|status| {
+            let slot = part(status);
+            if slot.as_deref() == reason.as_deref() {
+                return false;
+            }
+            match &reason {
+                Some(reason) => tracing::warn!("{what}: {reason}"),
+                None => tracing::info!("{what}: all right again"),
+            }
+            *slot = reason.map(Arc::from);
+            true
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn same_reason_is_not_news() {
+        let (sender, mut receiver) = StatusSender::new();
+        sender.config(Some("no key".into()));
+        assert!(receiver.has_changed().unwrap());
+        receiver.mark_unchanged();
+        sender.config(Some("no key".into()));
+        assert!(!receiver.has_changed().unwrap());
+        sender.lease(Some("full".into()));
+        assert_eq!(receiver.borrow().reason().as_deref(), Some("no key; full"));
+        sender.config(None);
+        sender.lease(None);
+        assert_eq!(receiver.borrow().reason(), None);
+    }
+}
