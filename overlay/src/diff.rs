@@ -21,7 +21,8 @@ mod tests;
 /// **Order.** Links; addresses; forwarding entries, neighbours, nexthops,
 /// routes. Then what is left over, in reverse. So at every moment in between
 /// a peer that is in both is reached either as before or as it will be. Only
-/// a leftover device in the way of a new one goes first.
+/// what the kernel does not have beside something new goes before that: a
+/// device with the same tunnel, an address that is to be a gateway.
 ///
 /// **One pass is enough.** What stands on a device that is created anew, or
 /// comes up, is written again even outside `scope`: the kernel drops it
@@ -177,8 +178,9 @@ impl Differ<'_> {
                 (None, Some(Link { kind: LinkKind::Other(_), .. })) => {}
                 (None, Some(before)) => {
                     links.dropped.insert(name);
-                    let blocks = desired.links.values();
-                    let blocks = blocks.into_iter().any(|l| clash(l, &before));
+                    let blocks =
+                        desired.links.values().any(|l| clash(l, &before))
+                            || holds_gateway(desired, observed, name);
                     let change = Change::DeleteLink { name, before };
                     if blocks {
                         in_the_way.push(change);
@@ -212,13 +214,21 @@ impl Differ<'_> {
     fn addrs(&self) -> Changes {
         let Self { desired, observed, keys, links } = self;
         let mut out = Changes::default();
+        let mut in_the_way = Vec::new();
         let mut look = |link: IfName, addr: Addr| {
             let have = observed.addrs.contains(&(link, addr))
                 && !links.fresh.contains(&link);
             match (desired.addrs.contains(&(link, addr)), have) {
                 (true, false) => out.set.push(Change::AddAddr { link, addr }),
                 (false, true) if self.is_stray(link, addr) => {
-                    out.delete.push(Change::DeleteAddr { link, addr });
+                    let change = Change::DeleteAddr { link, addr };
+                    // a local address cannot be a gateway
+                    let neigh = NeighKey { link, ip: addr.ip };
+                    if desired.neighs.contains_key(&neigh) {
+                        in_the_way.push(change);
+                    } else {
+                        out.delete.push(change);
+                    }
                 }
                 _ => {}
             }
@@ -230,6 +240,7 @@ impl Differ<'_> {
                 .union(&observed.addrs)
                 .for_each(|(link, addr)| look(*link, *addr)),
         }
+        out.set.extend(in_the_way);
         out
     }
 
@@ -424,6 +435,14 @@ fn clash(a: &Link, b: &Link) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a device has an address that is to be a gateway: the kernel takes
+/// no local address for one.
+fn holds_gateway(desired: &Desired, observed: &Observed, link: IfName) -> bool {
+    let here = observed.addrs.iter().filter(|(l, _)| *l == link);
+    let ips: BTreeSet<_> = here.map(|(_, addr)| addr.ip).collect();
+    desired.neighs.keys().any(|key| ips.contains(&key.ip))
 }
 
 fn same_nexthop(a: &Nexthop, b: &Nexthop) -> bool {
