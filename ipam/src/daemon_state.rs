@@ -2,6 +2,7 @@
 //! CNI plugin and flannelctl read it for their messages.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -84,6 +85,21 @@ impl DaemonState {
         }
     }
 
+    /// Where the daemon that writes `subnet_file` has this file: in the same
+    /// directory, `state.json` for a `subnet.env`. Several daemons on a host
+    /// (D-80) have other names for theirs: beside `b.env` it is
+    /// `b.env.state.json`.
+    #[must_use]
+    pub fn beside(subnet_file: &Path) -> PathBuf {
+        let name = subnet_file.file_name().unwrap_or_default();
+        if name.is_empty() || name == "subnet.env" {
+            return subnet_file.with_file_name("state.json");
+        }
+        let mut file = name.to_owned();
+        file.push(".state.json");
+        subnet_file.with_file_name(file)
+    }
+
     /// Reads the file.
     ///
     /// # Errors
@@ -139,6 +155,19 @@ mod tests {
         let text = "{\"version\":1,\"phase\":\"waiting-for-config\",\"reason\":\"no key /coreos.com/network/config in etcd: write it\",\"since\":1700000000,\"boot_id\":\"6f1e3b1c-0000-4000-8000-000000000000\",\"subnet_file\":\"/run/flannel/subnet.env\"}\n";
         assert_eq!(state.render().unwrap(), text);
         assert_eq!(DaemonState::parse(text).unwrap(), state);
+    }
+
+    #[test]
+    fn the_files_place() {
+        for (subnet_file, place) in [
+            ("/run/flannel/subnet.env", "/run/flannel/state.json"),
+            ("/run/flannel/b.env", "/run/flannel/b.env.state.json"),
+            ("/srv/b/subnet.env", "/srv/b/state.json"),
+            ("subnet.env", "state.json"),
+        ] {
+            let found = DaemonState::beside(Path::new(subnet_file));
+            assert_eq!(found, Path::new(place));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::PathTo;
+use super::{End, PathTo};
 
 /// The peers to which the kernel has exactly one path and that without a
 /// gateway (B-4). A multipath route is not direct, an address of our own is
@@ -18,7 +18,7 @@ pub fn direct<E>(
         .into_iter()
         .filter(|peer| {
             lookup(*peer).is_ok_and(|path| {
-                !path.gateway && !path.multipath && !path.local
+                !path.gateway && !path.multipath && path.end == End::Onward
             })
         })
         .collect()
@@ -34,18 +34,19 @@ mod tests {
             source: None,
             gateway: false,
             multipath: false,
-            local: false,
+            end: End::Onward,
         }
     }
 
     #[test]
     fn one_path_without_gateway_is_direct() {
         let ip = |n| IpAddr::from([10, 0, 0, n]);
-        let found = direct((1..=5).map(ip), |peer| match peer {
+        let found = direct((1..=6).map(ip), |peer| match peer {
             p if p == ip(1) => Ok(path()),
             p if p == ip(2) => Ok(PathTo { gateway: true, ..path() }),
             p if p == ip(3) => Ok(PathTo { multipath: true, ..path() }),
-            p if p == ip(4) => Ok(PathTo { local: true, ..path() }),
+            p if p == ip(4) => Ok(PathTo { end: End::Here, ..path() }),
+            p if p == ip(5) => Ok(PathTo { end: End::Nowhere, ..path() }),
             _ => Err("no route to host"),
         });
         assert_eq!(found, BTreeSet::from([ip(1)]));

@@ -1,15 +1,18 @@
 //! What this host looks like from the outside of the overlay: which interface
 //! carries traffic between nodes, and under which addresses others reach us.
 //!
-//! [`select`] is a pure function over a [`HostView`].
+//! [`select`] and [`direct`] are pure functions; [`read`] and [`path_to`] ask
+//! the kernel for what they need.
 
 mod direct;
+mod host;
 mod select;
 mod view;
 
 pub use direct::direct;
-pub use select::{SelectError, Uplink, select};
-pub use view::{Address, DefaultRoute, Hop, HostView, Link, PathTo};
+pub use host::{path_to, read};
+pub use select::{Candidate, SelectError, Uplink, select};
+pub use view::{Address, DefaultRoute, End, Hop, HostView, Link, PathTo};
 
 use std::net::IpAddr;
 

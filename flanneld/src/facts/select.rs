@@ -5,9 +5,10 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipam::{Family, PerFamily};
+use overlay::IfName;
 use regex::Regex;
 
-use super::{HostView, InterfaceOptions, Link, PathTo};
+use super::{End, HostView, InterfaceOptions, Link, PathTo};
 
 /// The chosen interface.
 ///
@@ -19,7 +20,7 @@ pub struct Uplink {
     /// Kernel index.
     pub index: u32,
     /// Name.
-    pub name: String,
+    pub name: IfName,
     /// MTU in bytes, not 0 (C-117).
     pub mtu: u32,
     /// The interface's own address of each enabled family.
@@ -123,6 +124,22 @@ pub fn select<E: fmt::Display>(
     chosen.ok_or_else(|| SelectError { tried, interfaces: view.summary() })
 }
 
+// === impl Uplink ===
+
+impl Uplink {
+    /// The interface as planners see it. With it go all addresses of the
+    /// host `view`: a peer that publishes one of them publishes ours.
+    #[must_use]
+    pub fn facts(&self, view: &HostView) -> overlay::Uplink {
+        overlay::Uplink {
+            name: self.name,
+            index: self.index,
+            mtu: self.mtu,
+            addrs: view.addresses(),
+        }
+    }
+}
+
 /// What every way of choosing needs.
 struct Chooser<'a> {
     view: &'a HostView,
@@ -187,8 +204,10 @@ impl Chooser<'_> {
     }
 
     fn by_path(&self, to: IpAddr, path: PathTo) -> Result<Uplink, String> {
-        if path.local {
-            return self.by_ip(to);
+        match path.end {
+            End::Onward => {}
+            End::Here => return self.by_ip(to),
+            End::Nowhere => return Err("no route goes there".to_owned()),
         }
         let link = path
             .link
@@ -306,6 +325,8 @@ impl Chooser<'_> {
         if link.mtu == 0 {
             return Err(format!("interface {} has an MTU of 0", link.name));
         }
+        let name = IfName::new(&link.name)
+            .ok_or_else(|| format!("{:?} is no interface name", link.name))?;
         let only_enabled = |set: PerFamily<IpAddr>| {
             PerFamily::from_fn(|f| {
                 self.enabled.get(f).and_then(|()| set.get(f)).copied()
@@ -316,13 +337,7 @@ impl Chooser<'_> {
             let own = addrs.get(f)?;
             Some(*self.public.get(f).unwrap_or(own))
         });
-        Ok(Uplink {
-            index: link.index,
-            name: link.name.clone(),
-            mtu: link.mtu,
-            addrs,
-            public,
-        })
+        Ok(Uplink { index: link.index, name, mtu: link.mtu, addrs, public })
     }
 }
 

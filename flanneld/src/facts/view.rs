@@ -1,5 +1,6 @@
 //! A snapshot of the host's links, addresses and default routes.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -37,8 +38,8 @@ pub struct Address {
     pub ip: IpAddr,
     /// Not limited in time (`IFA_F_PERMANENT`).
     pub permanent: bool,
-    /// A privacy address (`IFA_F_TEMPORARY`; IPv6 only, where the same bit
-    /// means "secondary" in IPv4).
+    /// A privacy address (IPv6), or one behind another of the same network
+    /// (IPv4: "secondary", the same bit).
     pub temporary: bool,
     /// Not to be used for new traffic: deprecated, or a duplicate of another
     /// host's.
@@ -72,13 +73,30 @@ pub struct PathTo {
     pub gateway: bool,
     /// Over one of several hops.
     pub multipath: bool,
-    /// The address is this host's own.
-    pub local: bool,
+    /// What becomes of packets to there.
+    pub end: End,
+}
+
+/// Where a path leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Out of an interface.
+    Onward,
+    /// To this host itself.
+    Here,
+    /// Nowhere: the route says "unreachable", "prohibit" or the like.
+    Nowhere,
 }
 
 // === impl HostView ===
 
 impl HostView {
+    /// Every address of this host, of all its links.
+    #[must_use]
+    pub fn addresses(&self) -> BTreeSet<IpAddr> {
+        self.links.iter().flat_map(|l| &l.addrs).map(|a| a.ip).collect()
+    }
+
     /// The link of that index.
     #[must_use]
     pub fn link(&self, index: u32) -> Option<&Link> {

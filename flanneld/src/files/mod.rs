@@ -13,7 +13,11 @@
 mod atomic;
 mod lock;
 mod state_dir;
+mod state_file;
+mod subnet_file;
 
 pub use atomic::WriteError;
 pub use lock::{InstanceLock, LockError};
 pub use state_dir::{Saved, SavedLease, StateDir};
+pub use state_file::StateFile;
+pub use subnet_file::SubnetFile;

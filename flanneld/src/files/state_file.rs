@@ -1,0 +1,138 @@
+//! `state.json`: what the daemon says about itself (design.md §3.10).
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ipam::daemon_state::{DaemonState, Phase};
+
+use super::atomic;
+
+/// Where the kernel tells one start of the machine from another.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The state file beside one subnet file.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+    subnet_file: String,
+    boot_id: String,
+    /// What was written last.
+    last: Option<DaemonState>,
+    complained: bool,
+}
+
+// === impl StateFile ===
+
+impl StateFile {
+    /// The file that belongs to `subnet_file`; nothing is touched yet.
+    #[must_use]
+    pub fn new(subnet_file: &Path) -> Self {
+        let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        Self {
+            path: DaemonState::beside(subnet_file),
+            subnet_file: subnet_file.display().to_string(),
+            boot_id: boot_id.trim().to_owned(),
+            last: None,
+            complained: false,
+        }
+    }
+
+    /// Says that the daemon is in `phase`, for `reason` (see
+    /// [`DaemonState::reason`]). Does nothing when the file says so already.
+    /// A failure is said once, not again until a write has worked, and has
+    /// no other consequence.
+    pub fn set(&mut self, phase: Phase, reason: &str, now: SystemTime) {
+        let began = match &self.last {
+            Some(last) if last.phase == phase && last.reason == reason => {
+                return;
+            }
+            Some(last) if last.phase == phase => last.since,
+            _ => now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
+        };
+        let state = DaemonState::new(
+            phase,
+            reason,
+            began,
+            self.boot_id.as_str(),
+            self.subnet_file.as_str(),
+        );
+        let Ok(text) = state.render() else { return };
+        match atomic::write(&self.path, text.as_bytes(), 0o644) {
+            Ok(()) => {
+                self.last = Some(state);
+                self.complained = false;
+            }
+            Err(error) => {
+                if !self.complained {
+                    tracing::warn!(
+                        "others cannot be told what the daemon does: {error}"
+                    );
+                }
+                self.complained = true;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    fn read(path: &Path) -> DaemonState {
+        DaemonState::parse(&fs::read_to_string(path).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_phase_keeps_its_beginning() {
+        let root = tempfile::tempdir().unwrap();
+        let subnet_file = root.path().join("flannel/subnet.env");
+        let path = root.path().join("flannel/state.json");
+        let mut file = StateFile::new(&subnet_file);
+
+        file.set(Phase::WaitingForStore, "no answer", at(10));
+        let state = read(&path);
+        assert_eq!((state.phase, state.since), (Phase::WaitingForStore, 10));
+        assert_eq!(state.subnet_file, subnet_file.display().to_string());
+        assert!(!state.boot_id.is_empty());
+
+        file.set(Phase::WaitingForStore, "refused", at(20));
+        let state = read(&path);
+        assert_eq!((state.reason.as_str(), state.since), ("refused", 10));
+
+        file.set(Phase::Ready, "", at(30));
+        assert_eq!(read(&path).since, 30);
+    }
+
+    #[test]
+    fn an_equal_state_is_not_written_again() {
+        let root = tempfile::tempdir().unwrap();
+        let mut file = StateFile::new(&root.path().join("b.env"));
+        let path = root.path().join("b.env.state.json");
+        file.set(Phase::Ready, "", at(1));
+        fs::remove_file(&path).unwrap();
+        file.set(Phase::Ready, "", at(2));
+        assert!(!path.exists());
+        file.set(Phase::Stopping, "", at(3));
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn failure_is_retried() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("dir");
+        fs::write(&dir, "in the way").unwrap();
+        let mut file = StateFile::new(&dir.join("subnet.env"));
+        file.set(Phase::Ready, "", at(1));
+        assert!(file.complained);
+        fs::remove_file(&dir).unwrap();
+        file.set(Phase::Ready, "", at(1));
+        assert_eq!(read(&dir.join("state.json")).phase, Phase::Ready);
+    }
+}
