@@ -16,11 +16,11 @@ use crate::request::Request;
 use crate::socket::{Dump, Socket};
 use crate::wire::Message;
 use crate::wire::uapi::{
-    AF_UNSPEC, IFF_LOWER_UP, IFF_UP, IFLA_ADDRESS, IFLA_BRPORT_ISOLATED,
-    IFLA_BRPORT_MODE, IFLA_EXT_MASK, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_KIND,
-    IFLA_INFO_SLAVE_DATA, IFLA_INFO_SLAVE_KIND, IFLA_LINKINFO, IFLA_MASTER,
-    IFLA_MTU, IFLA_NET_NS_FD, IFLA_TXQLEN, RTEXT_FILTER_SKIP_STATS,
-    RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK,
+    AF_UNSPEC, IFF_LOWER_UP, IFF_PROMISC, IFF_UP, IFLA_ADDRESS,
+    IFLA_BRPORT_ISOLATED, IFLA_BRPORT_MODE, IFLA_EXT_MASK, IFLA_IFALIAS,
+    IFLA_IFNAME, IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA, IFLA_INFO_SLAVE_KIND,
+    IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, IFLA_NET_NS_FD, IFLA_TXQLEN,
+    RTEXT_FILTER_SKIP_STATS, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK,
 };
 
 /// An Ethernet address.
@@ -239,6 +239,14 @@ impl Set {
     pub const fn down(mut self) -> Self {
         self.flags &= !IFF_UP;
         self.changed |= IFF_UP;
+        self
+    }
+
+    /// Promiscuous: takes frames for any address. Counted by the kernel, so
+    /// nothing here switches it off.
+    pub const fn promiscuous(mut self) -> Self {
+        self.flags |= IFF_PROMISC;
+        self.changed |= IFF_PROMISC;
         self
     }
 
