@@ -1,0 +1,268 @@
+//! CHECK (BR-59..BR-61): what differs from what ADD made.
+
+use std::path::Path;
+
+use ::ipam::gojson::Object;
+use ::ipam::{Family, PerFamily};
+use netlink::link::LinkInfo;
+use netlink::route::{self, RouteInfo, TABLE_MAIN};
+use netlink::{Dump, NetNs, Socket, addr, link};
+
+use super::conf::{Conf, parse_mac};
+use super::ipam::Ipam;
+use super::{host, pod};
+use crate::protocol::{Call, CniError, code};
+use crate::result::{CniResult, Interface, Route};
+
+/// Compares the attachment with `previous`, the result of its ADD.
+///
+/// # Errors
+/// Code 100 and the first difference.
+pub(crate) fn check(
+    call: &Call,
+    text: &str,
+    previous: &CniResult,
+) -> Result<(), CniError> {
+    let object = Object::parse(text)?;
+    let conf = Conf::read(&object, &call.args()?)?;
+    Ipam::of(call, &object, text, &conf.ipam).check(call, previous)?;
+    let netns = NetNs::open(Path::new(&call.env.netns))
+        .map_err(|e| CniError::new(code::NETNS, e.to_string()))?;
+    let mut inside = Socket::open_in(&netns).map_err(CniError::internal)?;
+    let pod = check_pod(call, &mut inside, previous)?;
+    let mut outside = Socket::open().map_err(CniError::internal)?;
+    let bridge = check_bridge(&conf, &mut outside, previous)?;
+    check_port(&conf, &mut outside, &bridge, &pod)?;
+    if conf.gateway {
+        check_gateways(&mut outside, &bridge, previous)?;
+    }
+    Ok(())
+}
+
+/// The pod's interface, its addresses and its routes.
+fn check_pod(
+    call: &Call,
+    socket: &mut Socket,
+    previous: &CniResult,
+) -> Result<LinkInfo, CniError> {
+    let ifname = &call.env.ifname;
+    let named = previous
+        .interfaces
+        .iter()
+        .position(|i| i.name == *ifname && i.sandbox == call.env.netns);
+    let Some(at) = named else {
+        return differs(format_args!(
+            "prevResult has no interface {ifname} in {}",
+            call.env.netns
+        ));
+    };
+    let pod = find(socket, ifname)?;
+    if pod.kind.as_deref() != Some("veth") {
+        return differs(format_args!(
+            "interface {ifname} is of kind {:?}, but was made as veth",
+            pod.kind.as_deref().unwrap_or("none")
+        ));
+    }
+    check_mac(previous.interfaces.get(at), &pod)?;
+    if !pod.up {
+        return differs(format_args!("interface {ifname} is down"));
+    }
+    let addresses = addr::list(socket, None, Some(pod.index))
+        .and_then(Dump::complete)
+        .map_err(CniError::internal)?;
+    let at = i64::try_from(at).ok();
+    let own = previous.ips.iter();
+    for ip in own.filter(|ip| ip.interface.is_none() || ip.interface == at) {
+        let want = ip.address;
+        let found =
+            addresses.iter().any(|a| a.ip == want.ip && a.len == want.len);
+        if !found {
+            return differs(format_args!(
+                "interface {ifname} lacks the address {want}"
+            ));
+        }
+    }
+    check_routes(socket, &pod, previous)?;
+    Ok(pod)
+}
+
+fn check_routes(
+    socket: &mut Socket,
+    pod: &LinkInfo,
+    previous: &CniResult,
+) -> Result<(), CniError> {
+    let mut tables = PerFamily::<Vec<RouteInfo>>::default();
+    for want in &previous.routes {
+        let family = want.dst.family();
+        if tables.get(family).is_none() {
+            tables.set(family, Some(routes(socket, family)?));
+        }
+        let there = tables.get(family).map(Vec::as_slice);
+        let gateway = pod::gateway_of(&previous.ips, want);
+        let found = there.unwrap_or_default().iter().any(|route| {
+            // another plugin may lead the default route elsewhere (S-62)
+            matches(route, want)
+                && (want.dst.is_any()
+                    || gateway.is_none()
+                    || route.gateway == gateway
+                    || route.multipath.iter().any(|h| h.gateway == gateway))
+        });
+        if !found {
+            let via = gateway.map(|gw| format!(" via {gw}"));
+            return differs(format_args!(
+                "namespace of {} lacks the route to {}{}",
+                pod.name,
+                want.dst,
+                via.unwrap_or_default()
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn matches(route: &RouteInfo, want: &Route) -> bool {
+    let table = match want.table {
+        None | Some(0) => i64::from(TABLE_MAIN),
+        Some(table) => table,
+    };
+    want.dst.network() == Some(route.dst) && i64::from(route.table) == table
+}
+
+fn routes(
+    socket: &mut Socket,
+    family: Family,
+) -> Result<Vec<RouteInfo>, CniError> {
+    let all = route::Filter { family, table: None, oif: None, protocol: None };
+    route::list(socket, all)
+        .and_then(Dump::complete)
+        .map_err(CniError::internal)
+}
+
+fn check_bridge(
+    conf: &Conf,
+    socket: &mut Socket,
+    previous: &CniResult,
+) -> Result<LinkInfo, CniError> {
+    let name = &conf.bridge;
+    let named = previous
+        .interfaces
+        .iter()
+        .find(|i| i.name == *name && i.sandbox.is_empty());
+    if named.is_none() {
+        return differs(format_args!("prevResult has no bridge {name}"));
+    }
+    let bridge = find(socket, name)?;
+    if bridge.kind.as_deref() != Some("bridge") {
+        return differs(format_args!("{name} is not a bridge"));
+    }
+    check_mac(named, &bridge)?;
+    if !bridge.up {
+        return differs(format_args!("bridge {name} is down"));
+    }
+    Ok(bridge)
+}
+
+/// The host's end of the pair. It is found by its index, which only the pod's
+/// end tells for sure.
+fn check_port(
+    conf: &Conf,
+    socket: &mut Socket,
+    bridge: &LinkInfo,
+    pod: &LinkInfo,
+) -> Result<(), CniError> {
+    let Some(index) = pod.peer else {
+        return differs(format_args!("{} has no peer", pod.name));
+    };
+    let port = match link::by_index(socket, index) {
+        Err(e) if e.is_not_found() => {
+            return differs(format_args!(
+                "the peer of {} is not on this host",
+                pod.name
+            ));
+        }
+        other => other.map_err(CniError::internal)?,
+    };
+    if port.kind.as_deref() != Some("veth") || port.peer != Some(pod.index) {
+        return differs(format_args!(
+            "{} is not the peer of {}",
+            port.name, pod.name
+        ));
+    }
+    if port.master != Some(bridge.index) {
+        return differs(format_args!(
+            "{} is not a port of bridge {}",
+            port.name, bridge.name
+        ));
+    }
+    if !port.up {
+        return differs(format_args!("port {} is down", port.name));
+    }
+    let flags = port.port.unwrap_or_default();
+    for (what, is, should) in [
+        ("hairpin mode", flags.hairpin, conf.hairpin),
+        ("isolation", flags.isolated, conf.isolated),
+    ] {
+        if is != should {
+            return differs(format_args!(
+                "port {} has {what} {}, but should have it {}",
+                port.name,
+                on(is),
+                on(should)
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn check_gateways(
+    socket: &mut Socket,
+    bridge: &LinkInfo,
+    previous: &CniResult,
+) -> Result<(), CniError> {
+    let addresses = addr::list(socket, None, Some(bridge.index))
+        .and_then(Dump::complete)
+        .map_err(CniError::internal)?;
+    for gateway in previous.ips.iter().filter_map(|ip| ip.gateway) {
+        if !addresses.iter().any(|a| a.ip == gateway) {
+            return differs(format_args!(
+                "bridge {} lacks the gateway {gateway}",
+                bridge.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn find(socket: &mut Socket, name: &str) -> Result<LinkInfo, CniError> {
+    match link::by_name(socket, name) {
+        Err(e) if e.is_not_found() => {
+            differs(format_args!("interface {name} is missing"))
+        }
+        other => other.map_err(CniError::internal),
+    }
+}
+
+fn check_mac(
+    want: Option<&Interface>,
+    link: &LinkInfo,
+) -> Result<(), CniError> {
+    let want = want.map_or("", |i| i.mac.as_str());
+    let same = want.is_empty()
+        || parse_mac(want).is_none_or(|mac| link.mac == Some(mac));
+    if same {
+        return Ok(());
+    }
+    differs(format_args!(
+        "interface {} has address {}, but prevResult says {want}",
+        link.name,
+        host::mac_text(link.mac)
+    ))
+}
+
+fn differs<T>(msg: std::fmt::Arguments<'_>) -> Result<T, CniError> {
+    Err(CniError::new(code::DIFFERS, msg.to_string()))
+}
+
+const fn on(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}

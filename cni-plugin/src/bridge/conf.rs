@@ -1,0 +1,292 @@
+//! The configuration of type `bridge` (BR-1..BR-19).
+
+use ipam::gojson::Object;
+
+use crate::protocol::{Args, CniError, code};
+use crate::result::Dns;
+
+/// The bridge made when none is named.
+const BRIDGE: &str = "cni0";
+/// The highest VLAN id.
+const VLAN_MAX: i64 = 4094;
+
+/// What the configuration says, contradictions ruled out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Conf {
+    /// The bridge's name.
+    pub(super) bridge: String,
+    /// Put the gateways on the bridge and forward.
+    pub(super) gateway: bool,
+    /// Give the pod a default route in each family.
+    pub(super) default_gateway: bool,
+    /// Replace a conflicting address of the bridge.
+    pub(super) force_address: bool,
+    /// MTU of a new bridge and the veth pair in bytes; `None` for the
+    /// kernel's default.
+    pub(super) mtu: Option<u32>,
+    /// Let packets out of the port they came in by.
+    pub(super) hairpin: bool,
+    /// Make the bridge promiscuous.
+    pub(super) promiscuous: bool,
+    /// Keep ports from talking to each other.
+    pub(super) isolated: bool,
+    /// Keep IPv6 duplicate address detection inside the pod.
+    pub(super) detect_duplicates: bool,
+    /// The pod interface's link-layer address.
+    pub(super) mac: Option<[u8; 6]>,
+    /// Replaces what IPAM says about name resolution.
+    pub(super) dns: Option<Dns>,
+    /// The plugin that gives addresses.
+    pub(super) ipam: String,
+}
+
+// === impl Conf ===
+
+impl Conf {
+    /// Reads and judges a configuration for ADD or CHECK.
+    ///
+    /// # Errors
+    /// Code 7 for what is wrong in itself, code 2 for what this build does
+    /// not have.
+    pub(super) fn read(
+        conf: &Object<'_>,
+        args: &Args,
+    ) -> Result<Self, CniError> {
+        let flag = |key| conf.bool(key).map(Option::unwrap_or_default);
+        refuse_unbuilt(conf)?;
+        let out = Self {
+            bridge: bridge_name(conf)?,
+            gateway: flag("isGateway")? || flag("isDefaultGateway")?,
+            default_gateway: flag("isDefaultGateway")?,
+            force_address: flag("forceAddress")?,
+            mtu: conf.integer::<u32>("mtu")?.filter(|mtu| *mtu != 0),
+            hairpin: flag("hairpinMode")?,
+            promiscuous: flag("promiscMode")?,
+            isolated: flag("portIsolation")?,
+            detect_duplicates: flag("enabledad")?,
+            mac: mac(conf, args)?,
+            dns: dns(conf)?,
+            ipam: ipam_kind(conf)?,
+        };
+        if out.hairpin && out.promiscuous {
+            return Err(CniError::config(
+                "cannot set hairpin mode and promiscuous mode at the same time",
+            ));
+        }
+        if flag("disableContainerInterface")? {
+            return Err(CniError::config(
+                "cannot use IPAM when DisableContainerInterface flag is set",
+            ));
+        }
+        Ok(out)
+    }
+}
+
+/// The plugin that gives addresses.
+///
+/// # Errors
+/// Code 2 when there is none: a bridge without addresses is not built.
+pub(super) fn ipam_kind(conf: &Object<'_>) -> Result<String, CniError> {
+    let kind = match conf.object("ipam")? {
+        Some(ipam) => ipam.string("type")?.unwrap_or_default(),
+        None => String::new(),
+    };
+    if kind.is_empty() {
+        return Err(CniError::new(
+            code::UNSUPPORTED,
+            "ipam.type \"\" is not supported: this build attaches pods with \
+             an address only; name an IPAM plugin, such as host-local",
+        ));
+    }
+    Ok(kind)
+}
+
+/// Options that change what a pod can reach, and that this build would have
+/// to ignore.
+fn refuse_unbuilt(conf: &Object<'_>) -> Result<(), CniError> {
+    let vlan = conf.int("vlan")?.unwrap_or_default();
+    if !(0..=VLAN_MAX).contains(&vlan) {
+        return Err(CniError::config(format!(
+            "invalid VLAN ID {vlan} (must be between 0 and {VLAN_MAX})"
+        )));
+    }
+    let refuse = |key: &str, value: &str, remedy: &str| {
+        Err(CniError::new(
+            code::UNSUPPORTED,
+            format!("{key}: {value} is not supported by this build; {remedy}"),
+        ))
+    };
+    if conf.bool("ipMasq")? == Some(true) {
+        return refuse(
+            "ipMasq",
+            "true",
+            "it sets no masquerade rules: say \"ipMasq\": false in the \
+             delegate and masquerade by other means",
+        );
+    }
+    if conf.bool("macspoofchk")? == Some(true) {
+        return refuse("macspoofchk", "true", "leave it out of the delegate");
+    }
+    if vlan != 0 {
+        let vlan = vlan.to_string();
+        return refuse("vlan", &vlan, "leave it out of the delegate");
+    }
+    if let Some(trunk) = conf.array("vlanTrunk")?
+        && !trunk.is_empty()
+    {
+        let shown = conf.value("vlanTrunk").map(|v| v.compact());
+        return refuse(
+            "vlanTrunk",
+            &shown.unwrap_or_default(),
+            "leave it out of the delegate",
+        );
+    }
+    Ok(())
+}
+
+/// The bridge's name.
+///
+/// # Errors
+/// Code 7 when it is no string.
+pub(super) fn bridge_name(conf: &Object<'_>) -> Result<String, CniError> {
+    let name = conf.string("bridge")?.filter(|name| !name.is_empty());
+    Ok(name.unwrap_or_else(|| BRIDGE.to_owned()))
+}
+
+/// CNI_ARGS, over it `args.cni`, over it `runtimeConfig` (BR-19).
+fn mac(conf: &Object<'_>, args: &Args) -> Result<Option<[u8; 6]>, CniError> {
+    let in_args = match conf.object("args")? {
+        Some(args) => args.object("cni")?,
+        None => None,
+    };
+    let mut text = args.mac.clone();
+    for place in [in_args, conf.object("runtimeConfig")?].iter().flatten() {
+        let given = place.string("mac")?.filter(|mac| !mac.is_empty());
+        text = given.or(text);
+    }
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    parse_mac(&text).map(Some).ok_or_else(|| {
+        CniError::config(format!(
+            "mac is {text:?}, but must be an address such as \
+             0a:58:0a:f4:01:02"
+        ))
+    })
+}
+
+/// Six bytes in hex with `:` or `-` between.
+pub(super) fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let separator = if text.contains('-') { '-' } else { ':' };
+    let mut out = [0; 6];
+    let mut parts = text.split(separator);
+    for (slot, part) in out.iter_mut().zip(&mut parts) {
+        if part.len() != 2 || part.starts_with('+') {
+            return None;
+        }
+        *slot = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(out).filter(|_| text.len() == 17)
+}
+
+/// `dns` counts as soon as any of its members is there, even an empty list
+/// (BR-18).
+fn dns(conf: &Object<'_>) -> Result<Option<Dns>, CniError> {
+    let Some(dns) = conf.object("dns")? else { return Ok(None) };
+    let members = ["nameservers", "domain", "search", "options"];
+    if members.iter().all(|key| dns.value(key).is_none()) {
+        return Ok(None);
+    }
+    Dns::read(&dns).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str, args: &str) -> Result<Conf, CniError> {
+        Conf::read(&Object::parse(text)?, &Args::parse(args)?)
+    }
+
+    fn with(members: &str) -> Result<Conf, CniError> {
+        read(&format!(r#"{{"ipam":{{"type":"host-local"}},{members}}}"#), "")
+    }
+
+    #[test]
+    fn defaults() {
+        let conf = with(r#""mtu":0"#).unwrap();
+        assert_eq!(conf.bridge, "cni0");
+        assert_eq!((conf.mtu, conf.mac, conf.dns), (None, None, None));
+        assert!(!conf.gateway && !conf.hairpin && !conf.isolated);
+    }
+
+    #[test]
+    fn a_default_gateway_is_a_gateway() {
+        let conf = with(r#""ISDEFAULTGATEWAY":true,"Mtu":1450"#).unwrap();
+        assert!(conf.gateway && conf.default_gateway);
+        assert_eq!(conf.mtu, Some(1450));
+    }
+
+    #[test]
+    fn what_is_not_built_is_named() {
+        for (members, code, text) in [
+            (r#""ipMasq":true"#, 2, "ipMasq: true is not supported"),
+            (r#""macspoofchk":true"#, 2, "macspoofchk: true"),
+            (r#""vlan":7"#, 2, "vlan: 7 is not supported"),
+            (r#""vlanTrunk":[{"id":5}]"#, 2, r#"vlanTrunk: [{"id":5}]"#),
+            (
+                r#""vlan":5000"#,
+                7,
+                "invalid VLAN ID 5000 (must be between 0 and 4094)",
+            ),
+            (
+                r#""hairpinMode":true,"promiscMode":true"#,
+                7,
+                "cannot set hairpin mode and promiscuous mode at the same time",
+            ),
+            (
+                r#""disableContainerInterface":true"#,
+                7,
+                "cannot use IPAM when DisableContainerInterface flag is set",
+            ),
+            (r#""mtu":"1400""#, 7, "mtu is \"1400\""),
+            (r#""mtu":-1"#, 7, "mtu is -1"),
+        ] {
+            let error = with(members).unwrap_err();
+            assert_eq!(error.code, code, "{members}");
+            assert!(error.msg.contains(text), "{members}: {}", error.msg);
+        }
+        assert!(with(r#""vlanTrunk":[],"preserveDefaultVlan":true"#).is_ok());
+        assert_eq!(read("{}", "").unwrap_err().code, 2);
+    }
+
+    #[test]
+    fn the_nearest_mac_counts() {
+        let mac = |members: &str| {
+            let text =
+                format!(r#"{{"ipam":{{"type":"host-local"}}{members}}}"#);
+            read(&text, "MAC=02:00:00:00:00:01").unwrap().mac.unwrap()[5]
+        };
+        let in_args = r#","args":{"cni":{"mac":"02-00-00-00-00-02"}}"#;
+        let runtime = r#","runtimeConfig":{"MAC":"02:00:00:00:00:03"}"#;
+        assert_eq!(mac(""), 1);
+        assert_eq!(mac(in_args), 2);
+        assert_eq!(mac(&format!("{runtime}{in_args}")), 3);
+        for bad in [
+            "02:00:00:00:00",
+            "02:00:00:00:00:01:02",
+            "zz:00:00:00:00:00",
+            "2:00:00:00:00:001",
+        ] {
+            assert_eq!(parse_mac(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn any_dns_member_replaces_ipam_s() {
+        let dns = |text: &str| with(&format!(r#""dns":{text}"#)).unwrap().dns;
+        assert_eq!(dns("{}"), None);
+        assert_eq!(dns(r#"{"domain":null}"#), None);
+        assert_eq!(dns(r#"{"search":[]}"#), Some(Dns::default()));
+    }
+}

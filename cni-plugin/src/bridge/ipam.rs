@@ -1,0 +1,87 @@
+//! Where addresses come from: host-local in this process, anything else
+//! executed.
+
+use ipam::gojson::Object;
+
+use crate::exec;
+use crate::hostlocal::{self, HostLocal};
+use crate::protocol::{Call, CniError};
+use crate::result::CniResult;
+
+/// The address manager of a configuration.
+#[derive(Debug)]
+pub(super) enum Ipam<'a> {
+    /// In this process.
+    HostLocal {
+        /// The attachment's pool.
+        pool: HostLocal,
+        /// The whole configuration.
+        conf: &'a Object<'a>,
+    },
+    /// A plugin of CNI_PATH.
+    Plugin {
+        /// Its name.
+        kind: String,
+        /// The whole configuration.
+        text: &'a str,
+    },
+}
+
+// === impl Ipam ===
+
+impl<'a> Ipam<'a> {
+    /// The address manager `kind` of the configuration `conf`, whose text is
+    /// `text`.
+    pub(super) fn of(
+        call: &Call,
+        conf: &'a Object<'a>,
+        text: &'a str,
+        kind: &str,
+    ) -> Self {
+        if kind != hostlocal::TYPE {
+            return Self::Plugin { kind: kind.to_owned(), text };
+        }
+        let pool = HostLocal::of(conf, &call.name, call);
+        Self::HostLocal { pool, conf }
+    }
+
+    /// Addresses for the attachment.
+    pub(super) fn add(&self, call: &Call) -> Result<CniResult, CniError> {
+        match self {
+            Self::HostLocal { pool, conf } => pool.add(conf, call),
+            Self::Plugin { kind, text } => exec::add(call, kind, text),
+        }
+    }
+
+    /// Gives them back.
+    pub(super) fn del(&self, call: &Call) -> Result<(), CniError> {
+        match self {
+            Self::HostLocal { pool, .. } => pool.release(),
+            Self::Plugin { kind, text } => exec::other(call, "DEL", kind, text),
+        }
+    }
+
+    /// Whether they are still the attachment's.
+    pub(super) fn check(
+        &self,
+        call: &Call,
+        previous: &CniResult,
+    ) -> Result<(), CniError> {
+        match self {
+            Self::HostLocal { pool, .. } => pool.check(call, previous),
+            Self::Plugin { kind, text } => {
+                exec::other(call, "CHECK", kind, text)
+            }
+        }
+    }
+
+    /// Whether it can give addresses.
+    pub(super) fn status(&self, call: &Call) -> Result<(), CniError> {
+        match self {
+            Self::HostLocal { .. } => Ok(()),
+            Self::Plugin { kind, text } => {
+                exec::other(call, "STATUS", kind, text)
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Type `bridge`: a veth pair between the pod and a Linux bridge, addresses
+//! from IPAM (BR ids).
+//!
+//! The steps are upstream's; what differs is said where it happens. Whatever
+//! ADD made for its attachment it removes again when it fails (CW-4). The
+//! bridge itself, its gateway addresses and the forwarding switches are the
+//! node's: they stay, as other pods may use them already (BR-48).
+
+mod add;
+mod check;
+mod conf;
+mod host;
+mod ipam;
+mod pod;
+
+use std::path::Path;
+
+use ::ipam::gojson::Object;
+use netlink::{NetNs, Socket, link};
+
+use self::conf::{Conf, ipam_kind};
+use self::ipam::Ipam;
+use crate::protocol::{Args, Call, CniError, code, log};
+
+pub(crate) use self::add::add;
+pub(crate) use self::check::check;
+
+/// Detaches by the configuration `text`: the link, then the address. A
+/// namespace that is gone, or whose path holds something else (CW-3), took
+/// the link with it.
+///
+/// # Errors
+/// Code 11 while the link is there and cannot be removed: its address stays
+/// reserved. Otherwise what hindered the release of the address.
+pub(crate) fn del(call: &Call, text: &str) -> Result<(), CniError> {
+    let conf = Object::parse(text)?;
+    let ipam = Ipam::of(call, &conf, text, &ipam_kind(&conf)?);
+    if let Some(netns) = open_living(call)? {
+        call.refuse_own(&netns)?;
+        del_link(&netns, &call.env.ifname)?;
+    }
+    ipam.del(call)
+}
+
+/// Whether ADD could be served with the configuration `text`.
+///
+/// # Errors
+/// Code 50, or what the IPAM plugin says.
+pub(crate) fn status(call: &Call, text: &str) -> Result<(), CniError> {
+    let conf = Object::parse(text)?;
+    let read = Conf::read(&conf, &Args::default())
+        .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })?;
+    Ipam::of(call, &conf, text, &read.ipam).status(call)
+}
+
+/// The container's namespace; `None` when there is none any more.
+pub(crate) fn open_living(call: &Call) -> Result<Option<NetNs>, CniError> {
+    if call.env.netns.is_empty() {
+        return Ok(None);
+    }
+    match NetNs::open(Path::new(&call.env.netns)) {
+        Ok(netns) => Ok(Some(netns)),
+        Err(e) if e.is_missing() => Ok(None),
+        Err(e) if e.is_not_a_namespace() => {
+            log(format_args!("DEL: taken as gone: {e}"));
+            Ok(None)
+        }
+        Err(e) => Err(CniError::new(code::NETNS, e.to_string())),
+    }
+}
+
+fn del_link(netns: &NetNs, ifname: &str) -> Result<(), CniError> {
+    let removed = Socket::open_in(netns)
+        .and_then(|mut socket| socket.request(&link::delete_by_name(ifname)));
+    match removed {
+        Err(e) if !e.is_not_found() => Err(CniError::new(
+            code::TRY_AGAIN,
+            format!(
+                "{e}: {ifname} is still there, so its address stays reserved"
+            ),
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,212 @@
+//! Running another plugin (S-5, S-57, S-67, P-27, P-28).
+
+use std::fs;
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use ipam::gojson::Object;
+
+use crate::protocol::{Call, CniError, code};
+use crate::result::CniResult;
+
+/// Starts of a binary that is just being replaced, in all.
+const ATTEMPTS: u32 = 6;
+/// Time between two of them.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Runs ADD of the plugin `kind` with the configuration `conf`.
+///
+/// # Errors
+/// The plugin's own error, or why it could not be run or understood.
+pub(crate) fn add(
+    call: &Call,
+    kind: &str,
+    conf: &str,
+) -> Result<CniResult, CniError> {
+    let stdout = run(call, "ADD", kind, conf)?;
+    if stdout.trim().is_empty() {
+        return Ok(CniResult::default());
+    }
+    Object::parse(&stdout)
+        .map_err(CniError::from)
+        .and_then(|from| CniResult::read(&from, call.version))
+        .map_err(|e| {
+            CniError { code: code::DECODE, ..e }
+                .context(format!("result of plugin {kind:?}"))
+        })
+}
+
+/// Runs another verb of the plugin `kind`.
+///
+/// # Errors
+/// As [`add`].
+pub(crate) fn other(
+    call: &Call,
+    verb: &str,
+    kind: &str,
+    conf: &str,
+) -> Result<(), CniError> {
+    run(call, verb, kind, conf).map(drop)
+}
+
+/// The plugin's stdout. The environment is inherited but for the command;
+/// its stderr is ours.
+fn run(
+    call: &Call,
+    verb: &str,
+    kind: &str,
+    conf: &str,
+) -> Result<String, CniError> {
+    let path = find(kind, &call.env.path)?;
+    let failed = |doing: &str, e: &std::io::Error| {
+        CniError::new(
+            code::IO,
+            format!("plugin {}: {doing}: {e}", path.display()),
+        )
+    };
+    let mut command = Command::new(&path);
+    command
+        .env("CNI_COMMAND", verb)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut child =
+        spawn(&mut command).map_err(|e| failed("cannot be started", &e))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        match stdin.write_all(conf.as_bytes()) {
+            // a plugin need not read its configuration
+            Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+                return Err(failed("writing its configuration", &e));
+            }
+            _ => {}
+        }
+    }
+    let out = child
+        .wait_with_output()
+        .map_err(|e| failed("reading its answer", &e))?;
+    let stdout = String::from_utf8_lossy(&out.stdout).into_owned();
+    if out.status.success() {
+        return Ok(stdout);
+    }
+    Err(reported(&stdout).unwrap_or_else(|| {
+        let msg = format!("plugin {kind:?} failed with {}", out.status);
+        match stdout.trim().is_empty() {
+            true => CniError::internal(msg)
+                .details("it gave no error on stdout; see its stderr"),
+            false => CniError::internal(format!(
+                "{msg} and an answer that is no CNI error"
+            ))
+            .details(stdout),
+        }
+    }))
+}
+
+fn spawn(command: &mut Command) -> std::io::Result<Child> {
+    let mut attempt = 1;
+    loop {
+        match command.spawn() {
+            Err(e)
+                if e.kind() == ErrorKind::ExecutableFileBusy
+                    && attempt < ATTEMPTS =>
+            {
+                attempt += 1;
+                std::thread::sleep(PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// The first regular file called `kind` in the colon list `path` (S-5).
+fn find(kind: &str, path: &str) -> Result<PathBuf, CniError> {
+    if kind.is_empty() {
+        return Err(CniError::config("no plugin name provided"));
+    }
+    if kind.contains('/') {
+        return Err(CniError::config(format!(
+            "invalid plugin name: {kind} (a plugin is named by its file name \
+             in CNI_PATH)"
+        )));
+    }
+    if path.is_empty() {
+        return Err(CniError::new(
+            code::ENVIRONMENT,
+            format!(
+                "required env variables [CNI_PATH] missing: plugin {kind:?} \
+                 is to be executed"
+            ),
+        ));
+    }
+    path.split(':')
+        .filter(|folder| !folder.is_empty())
+        .map(|folder| PathBuf::from(folder).join(kind))
+        .find(|file| fs::metadata(file).is_ok_and(|m| m.is_file()))
+        .ok_or_else(|| {
+            CniError::new(
+                code::ENVIRONMENT,
+                format!(
+                    "failed to find plugin {kind:?} in path [{}]",
+                    path.replace(':', " ")
+                ),
+            )
+        })
+}
+
+/// The error a plugin printed.
+fn reported(stdout: &str) -> Option<CniError> {
+    let error = Object::parse(stdout).ok()?;
+    let text = |key| error.string(key).ok().map(Option::unwrap_or_default);
+    Some(CniError {
+        code: error.value("code")?.integer().ok()?,
+        msg: text("msg")?,
+        details: text("details")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_are_regular_files_in_the_path() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        for d in [&a, &b] {
+            fs::create_dir(d).unwrap();
+        }
+        // a folder of that name does not count
+        fs::create_dir(a.join("dhcp")).unwrap();
+        fs::write(b.join("dhcp"), "").unwrap();
+        let path = format!("{}::{}", a.display(), b.display());
+        assert_eq!(find("dhcp", &path).unwrap(), b.join("dhcp"));
+        let shown = format!("[{}  {}]", a.display(), b.display());
+        assert_eq!(
+            find("static", &path).unwrap_err().msg,
+            format!("failed to find plugin \"static\" in path {shown}")
+        );
+    }
+
+    #[test]
+    fn names_that_are_none() {
+        assert_eq!(find("", "/x").unwrap_err().msg, "no plugin name provided");
+        assert!(
+            find("../x", "/x")
+                .unwrap_err()
+                .msg
+                .starts_with("invalid plugin name")
+        );
+        assert_eq!(find("x", "").unwrap_err().code, 4);
+    }
+
+    #[test]
+    fn errors_are_taken_over() {
+        let error =
+            reported(r#"{"Code":11,"msg":"busy","details":"d"}"#).unwrap();
+        assert_eq!((error.code, error.msg.as_str()), (11, "busy"));
+        assert_eq!(error.details, "d");
+        for text in ["", "null", "{}", r#"{"code":"x"}"#, "oops"] {
+            assert_eq!(reported(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! What flanneld says about itself (design.md §3.10).
+
+use std::fs;
+use std::path::Path;
+
+use ipam::daemon_state::DaemonState;
+
+/// The daemon's file, beside subnet.env.
+const STATE: &str = "state.json";
+/// Where the kernel tells one start of the machine from another.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// A sentence for the end of a message, with a space in front; empty when
+/// there is no such file, as with upstream's daemon.
+pub(super) fn says(subnet_file: &Path) -> String {
+    let Ok(text) = fs::read_to_string(subnet_file.with_file_name(STATE)) else {
+        return String::new();
+    };
+    let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default();
+    match DaemonState::parse(&text) {
+        Ok(state) => sentence(&state, boot_id.trim(), subnet_file),
+        Err(_) => String::new(),
+    }
+}
+
+fn sentence(state: &DaemonState, boot_id: &str, file: &Path) -> String {
+    if !boot_id.is_empty() && state.boot_id != boot_id {
+        return " flanneld has not run since this machine started.".to_owned();
+    }
+    let mut out = format!(" flanneld says: {}", state.phase);
+    if !state.reason.is_empty() {
+        out.push_str(": ");
+        out.push_str(&state.reason);
+    }
+    if Path::new(&state.subnet_file) != file {
+        out.push_str("; it writes ");
+        out.push_str(&state.subnet_file);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use ipam::daemon_state::Phase;
+
+    use super::*;
+
+    #[test]
+    fn the_reason_is_passed_on() {
+        let file = Path::new("/run/flannel/subnet.env");
+        let state = DaemonState::new(
+            Phase::WaitingForStore,
+            "etcd at 10.0.0.1:2379 refuses connections",
+            1,
+            "b",
+            "/run/flannel/subnet.env",
+        );
+        assert_eq!(
+            sentence(&state, "b", file),
+            " flanneld says: waiting for the store: etcd at 10.0.0.1:2379 \
+             refuses connections"
+        );
+        assert!(sentence(&state, "other", file).contains("has not run since"));
+        assert!(
+            sentence(&state, "b", Path::new("/x"))
+                .ends_with("; it writes /run/flannel/subnet.env")
+        );
+    }
+}

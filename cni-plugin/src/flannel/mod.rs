@@ -1,0 +1,182 @@
+//! Type `flannel`: completes a delegate's configuration by what flanneld
+//! wrote for this node, and runs the delegate (section 8 of the flannel
+//! spec, FL ids).
+//!
+//! The delegate `bridge` is done in this process; any other is executed.
+
+mod conf;
+mod daemon;
+mod delegate;
+mod gomap;
+mod scratch;
+#[cfg(test)]
+mod tests;
+
+use self::conf::Conf;
+use self::delegate::{Delegate, read_env};
+use self::scratch::{Kept, Scratch};
+use crate::protocol::{Call, CniError, Plugin, code, log};
+use crate::result::CniResult;
+use crate::{bridge, exec};
+
+/// The plugin.
+#[derive(Debug)]
+pub(crate) struct Flannel;
+
+impl Plugin for Flannel {
+    fn name(&self) -> &'static str {
+        "flannel"
+    }
+
+    fn add(&self, call: &Call) -> Result<CniResult, CniError> {
+        let conf = Conf::read(call)?;
+        conf.check_delegate()?;
+        let env = read_env(&conf.subnet_file)?;
+        let delegate = Delegate::derive(&conf, &call.name, Some(&env))?;
+        let scratch = Scratch::new(&conf.data_dir, call);
+        let before = scratch.bytes()?;
+        scratch.write(delegate.text.as_bytes())?;
+        let result = add(call, &delegate, before.is_none());
+        if result.is_err()
+            && let Err(e) = scratch.restore(before.as_deref())
+        {
+            log(format_args!("flannel: undoing a failed ADD: {e}"));
+        }
+        result
+    }
+
+    fn del(&self, call: &Call) -> Result<(), CniError> {
+        let conf = Conf::read(call)?;
+        let scratch = Scratch::new(&conf.data_dir, call);
+        let kept = scratch.kept(&call.name)?;
+        match &kept {
+            Kept::Ours(text) => del(call, &Delegate::kept(text.clone())?)?,
+            // W-40, W-41: our own configuration says what to undo
+            Kept::Nothing | Kept::Others | Kept::Unusable => {
+                del_derived(call, &conf)?;
+            }
+        }
+        match kept {
+            Kept::Ours(_) | Kept::Unusable => scratch.remove(),
+            Kept::Nothing | Kept::Others => Ok(()),
+        }
+    }
+
+    fn check(&self, call: &Call) -> Result<(), CniError> {
+        let conf = Conf::read(call)?;
+        let own = call.conf()?;
+        let previous = CniResult::previous(&own, call.version)?
+            .ok_or_else(|| CniError::config("Required prevResult missing"))?;
+        let kept = Scratch::new(&conf.data_dir, call).kept(&call.name)?;
+        let delegate = match kept {
+            Kept::Ours(text) => Delegate::kept(text)?,
+            Kept::Nothing | Kept::Others | Kept::Unusable => {
+                let env = read_env(&conf.subnet_file)?;
+                Delegate::derive(&conf, &call.name, Some(&env))?
+            }
+        };
+        // a kept configuration holds upstream's ipMasq, which this build
+        // neither sets nor checks
+        let previous_json = own.value("prevResult").map(|v| v.compact());
+        let previous_json = previous_json.unwrap_or_default();
+        let mut values = vec![("prevResult", previous_json.as_str())];
+        if delegate.is_native() {
+            values.push(("ipMasq", "false"));
+        }
+        let text = delegate.with(&values)?;
+        if delegate.is_native() {
+            return bridge::check(call, &text, &previous);
+        }
+        exec::other(call, "CHECK", &delegate.kind, &text)
+    }
+
+    /// Not built: attachments are removed by DEL only. Success would tell
+    /// the runtime that nothing is left over.
+    fn gc(&self, _call: &Call) -> Result<(), CniError> {
+        Err(CniError::new(
+            code::UNSUPPORTED,
+            "CNI_COMMAND GC is not supported by this build of flannel: \
+             attachments are removed by DEL; set \"disableGC\": true in the \
+             network configuration list",
+        ))
+    }
+
+    fn status(&self, call: &Call) -> Result<(), CniError> {
+        let conf = Conf::read(call)?;
+        conf.check_delegate()?;
+        let env = read_env(&conf.subnet_file)
+            .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })?;
+        let delegate = Delegate::derive(&conf, &call.name, Some(&env))?;
+        if delegate.is_native() {
+            return bridge::status(call, &delegate.native()?);
+        }
+        exec::other(call, "STATUS", &delegate.kind, &delegate.text)
+    }
+}
+
+/// Runs the delegate's ADD; when it fails, nothing of it is left. `first`
+/// tells that nothing was attached before under this container.
+fn add(
+    call: &Call,
+    delegate: &Delegate,
+    first: bool,
+) -> Result<CniResult, CniError> {
+    if delegate.is_native() {
+        if delegate.default_masquerade {
+            log(format_args!(
+                "flannel: container {}: nobody masquerades \
+                 (FLANNEL_IPMASQ=false and this build sets no rules): what \
+                 leaves the flannel network keeps the pod's address",
+                call.env.container_id
+            ));
+        }
+        return bridge::add(call, &delegate.native()?);
+    }
+    refuse_self(delegate)?;
+    let result = exec::add(call, &delegate.kind, &delegate.text);
+    // S-61; but an attachment that was there before must live on
+    if result.is_err()
+        && first
+        && let Err(e) = exec::other(call, "DEL", &delegate.kind, &delegate.text)
+    {
+        log(format_args!("flannel: undoing a failed ADD: {e}"));
+    }
+    result
+}
+
+fn del(call: &Call, delegate: &Delegate) -> Result<(), CniError> {
+    if delegate.is_native() {
+        return bridge::del(call, &delegate.text);
+    }
+    refuse_self(delegate)?;
+    exec::other(call, "DEL", &delegate.kind, &delegate.text)
+}
+
+/// DEL without the file that ADD left. What our own delegates need is in the
+/// configuration; others may need what flanneld wrote, and when that is gone
+/// too there is nothing that upstream could do either.
+fn del_derived(call: &Call, conf: &Conf) -> Result<(), CniError> {
+    let env = read_env(&conf.subnet_file);
+    let delegate = Delegate::derive(conf, &call.name, env.as_ref().ok())?;
+    match env {
+        Err(e) if !delegate.is_native() => {
+            log(format_args!(
+                "flannel: container {}: nothing is kept about its \
+                 attachment, so delegate {:?} is not run: {e}",
+                call.env.container_id, delegate.kind
+            ));
+            Ok(())
+        }
+        _ => del(call, &delegate),
+    }
+}
+
+/// A delegate that delegates to itself would never end.
+fn refuse_self(delegate: &Delegate) -> Result<(), CniError> {
+    match delegate.kind.as_str() {
+        "flannel" => Err(CniError::config(
+            "delegate.type is \"flannel\", but must be another plugin",
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,148 @@
+//! The delegate's configuration, kept from ADD to DEL (FL-6, FL-7, P-26,
+//! P-30).
+//!
+//! Upstream's DEL needs this file and nothing else; ours can do without it.
+//! It is written so that either can undo the other's ADD. Its name lacks the
+//! interface, so two attachments of one container share it (W-41): it counts
+//! only while it names the network in question.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use ipam::gojson::Object;
+
+use crate::protocol::{Call, CniError, code, log};
+
+/// One container's file.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    folder: PathBuf,
+    path: PathBuf,
+    container: String,
+}
+
+/// What the file holds for a network.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// There is no file.
+    Nothing,
+    /// The configuration that the network's delegate was called with.
+    Ours(String),
+    /// The configuration of another network's attachment (W-41).
+    Others,
+    /// A file that is cut off or no configuration.
+    Unusable,
+}
+
+// === impl Scratch ===
+
+impl Scratch {
+    /// The file of the call's container in `folder`.
+    pub(super) fn new(folder: &Path, call: &Call) -> Self {
+        let container = call.env.container_id.clone();
+        let path = folder.join(&container);
+        Self { folder: folder.to_owned(), path, container }
+    }
+
+    /// What is there, byte for byte.
+    ///
+    /// # Errors
+    /// Code 5 for anything but its absence.
+    pub(super) fn bytes(&self) -> Result<Option<Vec<u8>>, CniError> {
+        match fs::read(&self.path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(self.failed("read", &e)),
+        }
+    }
+
+    /// What is kept for `network`.
+    ///
+    /// # Errors
+    /// As [`Scratch::bytes`].
+    pub(super) fn kept(&self, network: &str) -> Result<Kept, CniError> {
+        let Some(bytes) = self.bytes()? else { return Ok(Kept::Nothing) };
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let name = Object::parse(&text).and_then(|c| c.string("name"));
+        Ok(match name {
+            Ok(Some(name)) if name == network => Kept::Ours(text),
+            Ok(Some(_)) => Kept::Others,
+            Ok(None) | Err(_) => {
+                log(format_args!(
+                    "flannel: {} holds no configuration and is not used",
+                    self.path.display()
+                ));
+                Kept::Unusable
+            }
+        })
+    }
+
+    /// Writes `bytes`: complete and on the disk, or not at all.
+    ///
+    /// # Errors
+    /// Code 5.
+    pub(super) fn write(&self, bytes: &[u8]) -> Result<(), CniError> {
+        // no container id starts with a dot
+        let temporary = self.folder.join(format!(
+            ".{}.{}",
+            self.container,
+            std::process::id()
+        ));
+        let written = self.write_by(&temporary, bytes);
+        if written.is_err() {
+            // what is left of it, if anything
+            let _ = fs::remove_file(&temporary);
+        }
+        written.map_err(|e| self.failed("write", &e))
+    }
+
+    fn write_by(&self, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(temporary)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(temporary, &self.path)?;
+        File::open(&self.folder)?.sync_all()
+    }
+
+    /// Puts back what was there before a failed ADD.
+    ///
+    /// # Errors
+    /// Code 5.
+    pub(super) fn restore(
+        &self,
+        before: Option<&[u8]>,
+    ) -> Result<(), CniError> {
+        match before {
+            Some(bytes) => self.write(bytes),
+            None => self.remove(),
+        }
+    }
+
+    /// Removes it, if it is there.
+    ///
+    /// # Errors
+    /// Code 5.
+    pub(super) fn remove(&self) -> Result<(), CniError> {
+        match fs::remove_file(&self.path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                Err(self.failed("remove", &e))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&self, doing: &str, e: &io::Error) -> CniError {
+        CniError::new(
+            code::IO,
+            format!("cannot {doing} {}: {e}", self.path.display()),
+        )
+    }
+}

@@ -1,0 +1,169 @@
+//! IPAM of type `host-local`, done in this process (HL ids). The pool and its
+//! files are [`ipam::pool`]'s; this is its configuration and its result.
+
+mod conf;
+mod resolvconf;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use ipam::gojson::Object;
+use ipam::pool::{
+    AllocateError, Allocated, Attachment, DEFAULT_DATA_DIR, Pool, PoolError,
+};
+
+use crate::cidr::Cidr;
+use crate::protocol::{Call, CniError, code};
+use crate::result::{CniResult, IpConfig};
+
+use conf::Conf;
+
+/// The `type` it is known by.
+pub(crate) const TYPE: &str = "host-local";
+/// How long to wait for the pool's lock; other pods hold it for milliseconds.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
+
+/// One attachment's view of its network's pool.
+#[derive(Debug)]
+pub(crate) struct HostLocal {
+    network: String,
+    data_dir: PathBuf,
+    attachment: Attachment,
+}
+
+// === impl HostLocal ===
+
+impl HostLocal {
+    /// The pool that `conf` names. Nothing else of `conf` is looked at, so
+    /// that an address can be released whatever became of the rest (HL-38).
+    pub(crate) fn of(conf: &Object<'_>, network: &str, call: &Call) -> Self {
+        let data_dir = conf
+            .object("ipam")
+            .ok()
+            .flatten()
+            .and_then(|ipam| ipam.string("dataDir").ok().flatten())
+            .filter(|dir| !dir.is_empty());
+        Self {
+            network: network.to_owned(),
+            data_dir: data_dir
+                .unwrap_or_else(|| DEFAULT_DATA_DIR.to_owned())
+                .into(),
+            attachment: Attachment::new(
+                &call.env.container_id,
+                &call.env.ifname,
+            ),
+        }
+    }
+
+    /// Reserves an address of each range set; all or none.
+    ///
+    /// # Errors
+    /// Code 7 for a configuration that is wrong, code 11 when no address is
+    /// free or the pool is busy.
+    pub(crate) fn add(
+        &self,
+        conf: &Object<'_>,
+        call: &Call,
+    ) -> Result<CniResult, CniError> {
+        let conf = Conf::read(conf, call)?;
+        let deadline = Instant::now() + LOCK_WAIT;
+        let taken = Pool::open(&self.data_dir, &self.network, deadline)
+            .and_then(|mut pool| {
+                pool.allocate(&self.attachment, &conf.sets, &conf.requested)
+            })
+            .map_err(|e| failed(&e))?;
+        Ok(CniResult {
+            interfaces: Vec::new(),
+            ips: taken.iter().map(ip_config).collect(),
+            routes: conf.routes,
+            dns: conf.dns,
+        })
+    }
+
+    /// Gives the attachment's addresses back; none is no error.
+    ///
+    /// # Errors
+    /// Code 5 or 11; it may be called again.
+    pub(crate) fn release(&self) -> Result<(), CniError> {
+        let deadline = Instant::now() + LOCK_WAIT;
+        let pool = Pool::open_existing(&self.data_dir, &self.network, deadline)
+            .map_err(|e| failed(&e))?;
+        match pool {
+            Some(mut pool) => {
+                pool.release(&self.attachment).map(drop).map_err(|e| failed(&e))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Checks that the attachment has a reservation (HL-39) and, beyond
+    /// host-local, that it is for the addresses of `previous`.
+    ///
+    /// # Errors
+    /// Code 100 when it has not.
+    pub(crate) fn check(
+        &self,
+        call: &Call,
+        previous: &CniResult,
+    ) -> Result<(), CniError> {
+        let deadline = Instant::now() + LOCK_WAIT;
+        let pool = Pool::open_existing(&self.data_dir, &self.network, deadline)
+            .map_err(|e| failed(&e))?;
+        let held = match pool {
+            Some(mut pool) => {
+                pool.find(&self.attachment).map_err(|e| failed(&e))?
+            }
+            None => Vec::new(),
+        };
+        if held.is_empty() {
+            return Err(CniError::new(
+                code::DIFFERS,
+                format!(
+                    "host-local: Failed to find address added by container {}",
+                    call.env.container_id
+                ),
+            ));
+        }
+        for ip in &previous.ips {
+            if !held.contains(&ip.address.ip) {
+                return Err(CniError::new(
+                    code::DIFFERS,
+                    format!(
+                        "host-local: {} is not reserved for container {} \
+                         interface {}, which has {held:?}",
+                        ip.address.ip, call.env.container_id, call.env.ifname
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn ip_config(from: &Allocated) -> IpConfig {
+    IpConfig {
+        interface: None,
+        address: Cidr { ip: from.ip, len: from.prefix_len },
+        gateway: Some(from.gateway),
+    }
+}
+
+fn failed(e: &PoolError) -> CniError {
+    let code = match e {
+        PoolError::Network(_) => code::CONFIG,
+        PoolError::Disk(_) => code::IO,
+        PoolError::Busy { .. }
+        | PoolError::Allocate {
+            source: AllocateError::Exhausted(_) | AllocateError::Taken { .. },
+            ..
+        } => code::TRY_AGAIN,
+        PoolError::Allocate {
+            source: AllocateError::Gateway(_) | AllocateError::Duplicate { .. },
+            ..
+        }
+        | PoolError::Requested(_) => code::INTERNAL,
+    };
+    CniError::new(code, e.to_string())
+}

@@ -1,0 +1,155 @@
+//! Errors as the runtime sees them (S-54, S-55).
+
+use serde::Serialize;
+
+/// What a plugin prints on stdout when it fails.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{msg}")]
+pub(crate) struct CniError {
+    /// One of [`code`], or whatever a delegate said.
+    pub(crate) code: u32,
+    /// What failed, on which object, and what to do about it.
+    pub(crate) msg: String,
+    /// More of it, may be empty.
+    pub(crate) details: String,
+}
+
+/// The error codes of the CNI specification (S-55) and our own.
+pub(crate) mod code {
+    /// The configuration's version is not one of ours.
+    pub(crate) const INCOMPATIBLE_VERSION: u32 = 1;
+    /// A key or verb this build cannot serve; the message holds key and value.
+    pub(crate) const UNSUPPORTED: u32 = 2;
+    /// Environment variables are missing or malformed.
+    pub(crate) const ENVIRONMENT: u32 = 4;
+    /// Reading or writing failed.
+    pub(crate) const IO: u32 = 5;
+    /// Text could not be decoded.
+    pub(crate) const DECODE: u32 = 6;
+    /// The configuration says something impossible.
+    pub(crate) const CONFIG: u32 = 7;
+    /// CNI_NETNS is no usable network namespace.
+    pub(crate) const NETNS: u32 = 8;
+    /// Passes by itself: the runtime should try again.
+    pub(crate) const TRY_AGAIN: u32 = 11;
+    /// STATUS: the plugin cannot serve ADD.
+    pub(crate) const NOT_AVAILABLE: u32 = 50;
+    /// CHECK: the attachment is not what ADD made.
+    pub(crate) const DIFFERS: u32 = 100;
+    /// The kernel or a file refused a step.
+    pub(crate) const INTERNAL: u32 = 999;
+}
+
+#[derive(Serialize)]
+struct Printed<'a> {
+    #[serde(rename = "cniVersion")]
+    version: &'a str,
+    code: u32,
+    msg: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    details: &'a str,
+}
+
+// === impl CniError ===
+
+impl CniError {
+    /// An error without details.
+    pub(crate) fn new(code: u32, msg: impl Into<String>) -> Self {
+        Self { code, msg: msg.into(), details: String::new() }
+    }
+
+    /// The same with details.
+    pub(crate) fn details(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into();
+        self
+    }
+
+    /// The same, with what was being done in front.
+    pub(crate) fn context(mut self, doing: impl std::fmt::Display) -> Self {
+        self.msg = format!("{doing}: {}", self.msg);
+        self
+    }
+
+    /// A step that a file or the kernel refused.
+    pub(crate) fn internal(msg: impl std::fmt::Display) -> Self {
+        Self::new(code::INTERNAL, msg.to_string())
+    }
+
+    /// A configuration that cannot be served.
+    pub(crate) fn config(msg: impl Into<String>) -> Self {
+        Self::new(code::CONFIG, msg)
+    }
+
+    /// What a failed DEL may say. containerd takes a DEL error that holds
+    /// "not found" for success, cri-dockerd one that holds "no such file or
+    /// directory" (R-9, R-16): then nobody would ever try again.
+    pub(crate) fn retriable(mut self) -> Self {
+        for text in [&mut self.msg, &mut self.details] {
+            for (phrase, other) in [
+                ("not found", "missing"),
+                ("no such file or directory", "path does not exist"),
+            ] {
+                replace_folded(text, phrase, other);
+            }
+        }
+        self
+    }
+
+    /// The JSON printed on stdout: four spaces a level, no newline (S-54).
+    pub(crate) fn render(&self, version: &str) -> String {
+        let printed = Printed {
+            version,
+            code: self.code,
+            msg: &self.msg,
+            details: &self.details,
+        };
+        super::pretty(&printed)
+    }
+}
+
+/// Replaces `phrase` (lower case ASCII) in any case.
+fn replace_folded(text: &mut String, phrase: &str, other: &str) {
+    // ASCII folding keeps every byte where it is
+    while let Some(at) = text.to_ascii_lowercase().find(phrase) {
+        text.replace_range(at..at + phrase.len(), other);
+    }
+}
+
+impl From<ipam::gojson::Error> for CniError {
+    fn from(e: ipam::gojson::Error) -> Self {
+        let code = match e {
+            ipam::gojson::Error::Syntax { .. } => code::DECODE,
+            ipam::gojson::Error::Type { .. } => code::CONFIG,
+        };
+        Self::new(code, format!("network configuration: {e}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn printed_with_version_and_without_empty_details() {
+        let error = CniError::config("a < b");
+        assert_eq!(
+            error.render("0.3.1"),
+            "{\n    \"cniVersion\": \"0.3.1\",\n    \"code\": 7,\n    \
+             \"msg\": \"a \\u003c b\"\n}"
+        );
+        assert!(
+            error.details("d").render("1.0.0").contains(
+                "\"msg\": \"a \\u003c b\",\n    \"details\": \"d\"\n}"
+            )
+        );
+    }
+
+    #[test]
+    fn a_failed_del_never_reads_as_success() {
+        let error = CniError::internal("link Not Found: not found")
+            .details("open x: No such file or directory")
+            .retriable();
+        assert_eq!(error.msg, "link missing: missing");
+        assert_eq!(error.details, "open x: path does not exist");
+    }
+}

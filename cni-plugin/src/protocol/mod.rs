@@ -1,0 +1,259 @@
+//! The protocol between a runtime and a plugin: environment and stdin in,
+//! result or error out (S-1..S-20). The order of checks is S-13.
+
+mod args;
+mod env;
+mod error;
+#[cfg(test)]
+mod tests;
+mod version;
+
+use std::io::{self, Read, Write};
+use std::process::ExitCode;
+
+use ipam::gojson::{self, Object};
+use netlink::NetNs;
+use serde::Serialize;
+
+pub(crate) use args::Args;
+pub(crate) use env::Env;
+pub(crate) use error::{CniError, code};
+pub(crate) use version::{Layout, Version};
+
+use crate::result::CniResult;
+
+/// One plugin: what the runtime reaches under one name.
+pub(crate) trait Plugin {
+    /// The name it is called by.
+    fn name(&self) -> &'static str;
+
+    /// Attaches; the result is printed in the configuration's version.
+    fn add(&self, call: &Call) -> Result<CniResult, CniError>;
+
+    /// Detaches: best effort, any number of times (S-60).
+    fn del(&self, call: &Call) -> Result<(), CniError>;
+
+    /// Says how an attachment differs from what ADD made (S-62).
+    fn check(&self, call: &Call) -> Result<(), CniError>;
+
+    /// Removes what belongs to no valid attachment (S-64).
+    fn gc(&self, call: &Call) -> Result<(), CniError>;
+
+    /// Whether ADD could be served (S-63).
+    fn status(&self, call: &Call) -> Result<(), CniError>;
+}
+
+/// What a runtime asks for, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// The variables.
+    pub(crate) env: Env,
+    /// The configuration as it came on stdin.
+    pub(crate) text: String,
+    /// The network's name.
+    pub(crate) name: String,
+    /// The configuration's version.
+    pub(crate) version: Version,
+}
+
+/// What is printed and the exit status that goes with it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// For stdout, byte for byte.
+    pub(crate) stdout: String,
+    /// For stderr.
+    pub(crate) stderr: String,
+    /// Whether the status is 0.
+    pub(crate) ok: bool,
+}
+
+/// Serves one call of `plugin` and prints the answer.
+pub(crate) fn serve(plugin: &dyn Plugin) -> ExitCode {
+    let env = Env::read(|name| {
+        std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())
+    });
+    answer(plugin, env, read_stdin).print()
+}
+
+/// Works out the answer; `stdin` is read only where the command needs it.
+pub(crate) fn answer(
+    plugin: &dyn Plugin,
+    env: Env,
+    stdin: impl FnOnce() -> Result<String, CniError>,
+) -> Answer {
+    if env.command.is_empty() {
+        // a person at a terminal (S-8, P-43)
+        return Answer::about(plugin.name());
+    }
+    let verb = env.command.clone();
+    let mut version = Version::NEWEST;
+    match run(plugin, env, stdin, &mut version) {
+        Ok(stdout) => Answer { stdout, stderr: String::new(), ok: true },
+        Err(error) => {
+            let error = if verb == "DEL" { error.retriable() } else { error };
+            Answer::failed(&error, version)
+        }
+    }
+}
+
+/// `version` is the configuration's as soon as it is known.
+fn run(
+    plugin: &dyn Plugin,
+    env: Env,
+    stdin: impl FnOnce() -> Result<String, CniError>,
+    version: &mut Version,
+) -> Result<String, CniError> {
+    env.check()?;
+    if env.command == "VERSION" {
+        return Ok(Version::answer());
+    }
+    let text = stdin()?;
+    let (name, asked) = head(&text)?;
+    if let Some(known) = Version::parse(&asked) {
+        *version = known;
+    }
+    let verb = env.command.clone();
+    match verb.as_str() {
+        "CHECK" => version::gate(&asked, Version::V040, &verb)?,
+        "GC" | "STATUS" => version::gate(&asked, Version::V110, &verb)?,
+        "ADD" | "DEL" => {}
+        _ => {
+            return Err(CniError::new(
+                code::ENVIRONMENT,
+                format!("unknown CNI_COMMAND: {verb}"),
+            ));
+        }
+    }
+    let version = version::accept(&asked)?;
+    let call = Call { env, text, name, version };
+    match verb.as_str() {
+        "ADD" => return plugin.add(&call)?.render(version),
+        "DEL" => plugin.del(&call)?,
+        "CHECK" => plugin.check(&call)?,
+        "GC" => plugin.gc(&call)?,
+        _ => plugin.status(&call)?,
+    }
+    Ok(String::new())
+}
+
+/// The name and version of a configuration (S-12).
+fn head(text: &str) -> Result<(String, String), CniError> {
+    let conf = Object::parse(text)?;
+    let name = conf.string("name")?.unwrap_or_default();
+    if name.is_empty() {
+        return Err(CniError::config("missing network name"));
+    }
+    if !env::is_name(&name) {
+        return Err(CniError::config(
+            "invalid characters found in network name",
+        )
+        .details(name));
+    }
+    let version = conf.string("cniVersion").map_err(|e| {
+        CniError::new(code::DECODE, format!("network configuration: {e}"))
+    })?;
+    Ok((name, version.unwrap_or_default()))
+}
+
+fn read_stdin() -> Result<String, CniError> {
+    let mut bytes = Vec::new();
+    io::stdin().lock().read_to_end(&mut bytes).map_err(|e| {
+        CniError::new(code::IO, format!("error reading from stdin: {e}"))
+    })?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// JSON as Go's `MarshalIndent` with four spaces writes it (S-44).
+pub(crate) fn pretty<T: Serialize>(value: &T) -> String {
+    // the values printed here have string keys and no failing parts
+    let compact = gojson::to_string(value).unwrap_or_default();
+    gojson::indent(&compact, "    ")
+}
+
+/// Writes a line for a person who reads the runtime's log.
+pub(crate) fn log(line: impl std::fmt::Display) {
+    // without a stderr there is nobody to tell
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+// === impl Call ===
+
+impl Call {
+    /// The configuration's members.
+    ///
+    /// # Errors
+    /// None in fact: the text was read before.
+    pub(crate) fn conf(&self) -> Result<Object<'_>, CniError> {
+        Ok(Object::parse(&self.text)?)
+    }
+
+    /// CNI_ARGS taken apart.
+    ///
+    /// # Errors
+    /// See [`Args::parse`].
+    pub(crate) fn args(&self) -> Result<Args, CniError> {
+        Args::parse(&self.env.args)
+    }
+
+    /// Refuses a container that lives in the plugin's own namespace, before
+    /// anything is touched (S-18).
+    ///
+    /// # Errors
+    /// Code 8 when they are the same.
+    pub(crate) fn refuse_own(&self, netns: &NetNs) -> Result<(), CniError> {
+        if self.env.netns_override {
+            return Ok(());
+        }
+        let own = NetNs::current()
+            .map_err(|e| CniError::new(code::NETNS, e.to_string()))?;
+        let same = netns
+            .same_as(&own)
+            .map_err(|e| CniError::new(code::NETNS, e.to_string()))?;
+        if !same {
+            return Ok(());
+        }
+        Err(CniError::new(
+            code::NETNS,
+            "plugin's netns and netns from CNI_NETNS should not be the same",
+        )
+        .details(format!("CNI_NETNS is {:?}", self.env.netns)))
+    }
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// What a person sees who runs the binary by hand.
+    fn about(name: &str) -> Self {
+        let stderr = format!(
+            "CNI Plugin {name} version {} ({}/{})\n\
+             CNI protocol versions supported: {}\n",
+            env!("CARGO_PKG_VERSION"),
+            std::env::consts::OS,
+            std::env::consts::ARCH,
+            Version::list()
+        );
+        Self { stdout: String::new(), stderr, ok: true }
+    }
+
+    /// The error of a call whose configuration has `version`.
+    pub(crate) fn failed(error: &CniError, version: Version) -> Self {
+        Self {
+            stdout: error.render(version.as_str()),
+            stderr: String::new(),
+            ok: false,
+        }
+    }
+
+    /// Prints it.
+    pub(crate) fn print(&self) -> ExitCode {
+        let written = io::stdout()
+            .write_all(self.stdout.as_bytes())
+            .and_then(|()| io::stdout().flush())
+            .and_then(|()| io::stderr().write_all(self.stderr.as_bytes()));
+        match written {
+            Ok(()) if self.ok => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
