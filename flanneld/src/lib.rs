@@ -1,4 +1,5 @@
-//! flanneld
+//! The node daemon. `main.rs` is the way through it; ARCHITECTURE.md says how
+//! the parts hang together.
 
 pub mod cli;
 pub mod clock;
@@ -8,4 +9,12 @@ pub mod health;
 pub mod logging;
 pub mod notify;
 pub mod own_lease;
+pub mod pace;
+pub mod pass;
 pub mod store;
+pub mod worker;
+pub mod world;
+pub mod monitor;
+pub mod reconcile;
+pub mod report;
+pub mod daemon;

@@ -1,2 +1,90 @@
-//! The node daemon.
-fn main() {}
+//! `flanneld`, the node daemon: takes the node's pod subnet from the store,
+//! learns the other nodes' and makes the kernel carry pod traffic to them.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use flanneld::cli::{self, Env, Options};
+use flanneld::files::InstanceLock;
+use flanneld::health::{Readiness, Server};
+use flanneld::report::Reporter;
+use flanneld::{daemon, logging};
+use ipam::daemon_state::Phase;
+use tokio::signal::unix::{SignalKind, signal};
+
+fn main() -> ExitCode {
+    let options =
+        match cli::parse(std::env::args_os().skip(1), &Env::of_process()) {
+            Ok(options) => options,
+            Err(stop) => {
+                // Nobody is left to tell when stderr is gone.
+                let _ = writeln!(std::io::stderr(), "{stop}");
+                return ExitCode::from(stop.exit_code());
+            }
+        };
+    if let Err(error) = logging::init(options.log_level) {
+        let _ = writeln!(std::io::stderr(), "{error}");
+        return ExitCode::FAILURE;
+    }
+    match start(&options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(options: &Options) -> Result<()> {
+    tracing::info!("flanneld {}", cli::VERSION);
+    for note in &options.notes {
+        note.log();
+    }
+    let _lock = InstanceLock::take(&options.subnet_file)?;
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?
+        .block_on(live(options))
+}
+
+/// The daemon until a signal or an error ends it; the health server around it.
+async fn live(options: &Options) -> Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+
+    let readiness = Readiness::not_ready("it has just started");
+    let (stop_health, health_stopped) = tokio::sync::oneshot::channel::<()>();
+    let health = match options.health {
+        Some(addr) => {
+            let server = Server::bind(addr, readiness.clone()).await?;
+            let stopped = async { drop(health_stopped.await) };
+            Some(tokio::spawn(server.run(stopped)))
+        }
+        None => None,
+    };
+
+    let mut reporter = Reporter::new(&options.subnet_file, readiness);
+    let result = tokio::select! {
+        ended = daemon::run(options, &mut reporter) => ended,
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+    };
+    // What is in the kernel stays: pods keep their network.
+    match &result {
+        Ok(()) => {
+            tracing::info!("stopping; the data plane stays as it is");
+            reporter.say(
+                Phase::Stopping,
+                "it was asked to end; running pods stay connected",
+            );
+        }
+        Err(error) => reporter.say(Phase::Failed, &format!("{error:#}")),
+    }
+    drop(stop_health);
+    if let Some(health) = health {
+        health.await.context("the health server")?;
+    }
+    result
+}

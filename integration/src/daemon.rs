@@ -142,13 +142,37 @@ impl Daemon {
         Ok(())
     }
 
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.child.signal(signal)
+    }
+
+    /// Ends it with `signal`.
+    ///
+    /// # Errors
+    /// When it does not end within 10 s.
+    pub fn stop(&mut self, signal: Signal) -> Result<()> {
+        self.child.signal(signal)?;
+        self.child.wait(Duration::from_secs(10)).map(drop)
+    }
+
     /// Ends it with `signal` and starts it again, as it was started.
     ///
     /// # Errors
     /// When it does not end within 10 s.
     pub fn restart(&mut self, host: &Host, signal: Signal) -> Result<()> {
-        self.child.signal(signal)?;
-        self.child.wait(Duration::from_secs(10))?;
+        self.stop(signal)?;
+        self.start_again(host)
+    }
+
+    /// Starts it, once stopped, as it was started before.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_again(&mut self, host: &Host) -> Result<()> {
         self.child = Child::spawn(host, &self.words, &self.env, &self.log)?;
         Ok(())
     }

@@ -15,6 +15,7 @@
 //! | [`cluster`] | all of it together |
 //! | [`demo`] | the main job, shown working |
 //! | [`kernel`] | a node's kernel state as text, to compare passes |
+//! | [`upstream`] | what upstream's daemon sends to the kernel, literally |
 //! | [`probe`] | a steady stream of datagrams that counts what is lost |
 //! | [`poll`] | waiting for a condition, never a bare sleep |
 #![expect(
@@ -35,3 +36,4 @@ pub mod pod;
 pub mod poll;
 pub mod probe;
 pub mod underlay;
+pub mod upstream;

@@ -1,10 +1,11 @@
-//! Every flag (C-1…C-32) as clap sees it, after [`super::fold`].
+//! Every flag (C-1…C-32) as clap sees it, after [`super::fold`]. Holds the
+//! password in clear, hence without `Debug`.
 
 use std::net::IpAddr;
 
 use super::value::{
-    Endpoints, Secret, endpoints, go_bool, go_int, listen_ip, optional_ip,
-    optional_ipv4, optional_ipv6, secret,
+    Endpoints, endpoints, go_bool, go_int, listen_ip, optional_ip,
+    optional_ipv4, optional_ipv6,
 };
 
 /// A value that may be given empty, which means "not given". (By another
@@ -13,16 +14,17 @@ type Maybe<T> = Option<T>;
 
 /// Runs on every node: gets the node a subnet of the cluster's pod network
 /// and makes the kernel carry pod traffic to the other nodes.
-///
-/// Flags take one dash or two. Each can also be given by an environment
-/// variable: FLANNELD_ and the flag's name in upper case with _ for -, as in
-/// FLANNELD_ETCD_ENDPOINTS; the command line wins.
-#[derive(Debug, clap::Parser)]
+#[derive(clap::Parser)]
 #[command(
     name = "flanneld",
     disable_help_flag = true,
     disable_version_flag = true,
-    args_override_self = true
+    args_override_self = true,
+    after_help = "Flags take one dash or two, and their value after = or \
+                  (booleans excepted) in the next word. Each can also be \
+                  given by an environment variable: FLANNELD_ and the flag's \
+                  name in upper case, with _ for -, as in \
+                  FLANNELD_ETCD_ENDPOINTS; the command line wins."
 )]
 pub(super) struct Flags {
     /// etcd endpoints, separated by commas
@@ -59,10 +61,9 @@ pub(super) struct Flags {
         long,
         value_name = "SECRET",
         default_value = "",
-        hide_default_value = true,
-        value_parser = secret
+        hide_default_value = true
     )]
-    pub(super) etcd_password: Secret,
+    pub(super) etcd_password: String,
 
     /// Interface for traffic between nodes, by name or IP; may be repeated,
     /// the first that fits is used
@@ -122,7 +123,7 @@ pub(super) struct Flags {
     )]
     pub(super) subnet_lease_renew_margin: i64,
 
-    /// Masquerade traffic that leaves the pod network
+    /// Not in this version: masquerade traffic that leaves the pod network
     #[arg(
         long,
         value_name = "BOOL",
@@ -134,7 +135,8 @@ pub(super) struct Flags {
     )]
     pub(super) ip_masq: bool,
 
-    /// Never choose source ports fully at random when masquerading
+    /// Not in this version: never choose source ports fully at random when
+    /// masquerading
     #[arg(
         long,
         value_name = "BOOL",
@@ -146,7 +148,7 @@ pub(super) struct Flags {
     )]
     pub(super) ip_masq_fully_random_disable: bool,
 
-    /// Take subnets from the Kubernetes API instead of etcd
+    /// Not in this version: take subnets from the Kubernetes API instead of etcd
     #[arg(
         long,
         value_name = "BOOL",
@@ -158,11 +160,11 @@ pub(super) struct Flags {
     )]
     pub(super) kube_subnet_mgr: bool,
 
-    /// URL of the Kubernetes API server
+    /// Not in this version: URL of the Kubernetes API server
     #[arg(long, value_name = "URL", default_value = "")]
     pub(super) kube_api_url: String,
 
-    /// Prefix of node annotations
+    /// Not in this version: prefix of node annotations
     #[arg(
         long,
         value_name = "PREFIX",
@@ -170,7 +172,7 @@ pub(super) struct Flags {
     )]
     pub(super) kube_annotation_prefix: String,
 
-    /// kubeconfig for the Kubernetes API
+    /// Not in this version: kubeconfig for the Kubernetes API
     #[arg(long, value_name = "FILE", default_value = "")]
     pub(super) kubeconfig_file: String,
 
@@ -204,7 +206,7 @@ pub(super) struct Flags {
     )]
     pub(super) healthz_port: i64,
 
-    /// Seconds between checks of the iptables rules
+    /// Not in this version: seconds between checks of the iptables rules
     #[arg(
         long,
         value_name = "SECONDS",
@@ -213,7 +215,7 @@ pub(super) struct Flags {
     )]
     pub(super) iptables_resync: i64,
 
-    /// Accept forwarded pod traffic by rules of our own [default: true]
+    /// Not in this version: accept forwarded pod traffic by rules of our own
     #[arg(
         long,
         value_name = "BOOL",
@@ -224,7 +226,7 @@ pub(super) struct Flags {
     )]
     pub(super) iptables_forward_rules: Option<bool>,
 
-    /// Keep a blackhole route for the node's own subnet
+    /// Not in this version: keep a blackhole route for the node's own subnet
     #[arg(
         long,
         value_name = "BOOL",
@@ -236,7 +238,7 @@ pub(super) struct Flags {
     )]
     pub(super) ip_blackhole_route: bool,
 
-    /// Network configuration file (Kubernetes mode)
+    /// Not in this version: network configuration file of Kubernetes mode
     #[arg(
         long,
         value_name = "FILE",
@@ -244,7 +246,7 @@ pub(super) struct Flags {
     )]
     pub(super) net_config_path: String,
 
-    /// Clear the node's NetworkUnavailable condition (Kubernetes mode)
+    /// Not in this version: clear the node's NetworkUnavailable condition
     #[arg(
         long,
         value_name = "BOOL",

@@ -16,15 +16,16 @@ use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::ffi::OsString;
 use std::fmt;
+use std::io::{self, Write as _};
+use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};
 
 use flags::Flags;
 use fold::{Folded, Word};
 
-pub use options::{Credentials, EtcdOptions, Note, Options};
+pub use options::{Note, Options};
 pub use refuse::{BACKENDS, netconf};
-pub use value::Secret;
 
 /// The version this binary reports (C-140): `FLANNEL_VERSION` of the build,
 /// `dev` otherwise.
@@ -112,6 +113,14 @@ impl Stop {
             Self::Refused(_) => 1,
         }
     }
+
+    /// Writes the text to stderr and returns the exit status, for `main`.
+    #[must_use]
+    pub fn report(&self) -> ExitCode {
+        // A closed stderr is no reason for another status.
+        let _ = writeln!(io::stderr(), "{self}");
+        ExitCode::from(self.exit_code())
+    }
 }
 
 impl fmt::Display for Stop {
@@ -131,7 +140,10 @@ fn read_flags(
     args: impl IntoIterator<Item = OsString>,
     env: &Env,
 ) -> Result<Flags, Stop> {
-    let mut command = Flags::command();
+    let mut command = Flags::command().mut_args(|arg| {
+        let empty = arg.get_default_values().iter().all(|v| v.is_empty());
+        arg.hide_default_value(empty)
+    });
     command.build();
     let words = match fold::fold(&command, args).map_err(Stop::Usage)? {
         Folded::Help => {

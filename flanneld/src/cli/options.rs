@@ -9,15 +9,15 @@ use regex::Regex;
 use tracing::level_filters::LevelFilter;
 
 use super::flags::Flags;
-use super::value::Secret;
 use super::{Stop, refuse};
 use crate::facts::InterfaceOptions;
+use crate::store::etcd::{Credentials, EtcdConfig, TlsFiles};
 
 /// What the daemon was asked to do. `Debug` shows no secret.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The store.
-    pub etcd: EtcdOptions,
+    pub etcd: EtcdConfig,
     /// Which interface, and what is published (C-8…C-13).
     pub interface: InterfaceOptions,
     /// Where the node's subnet is written (C-11).
@@ -32,32 +32,6 @@ pub struct Options {
     pub log_level: LevelFilter,
     /// What the user should hear about these options, once logging works.
     pub notes: Vec<Note>,
-}
-
-/// How to reach etcd (C-1…C-7).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EtcdOptions {
-    /// At least one, as given.
-    pub endpoints: Vec<String>,
-    /// Root of all keys, as given (not yet cleaned of extra slashes).
-    pub prefix: String,
-    /// The client's key (C-3).
-    pub key: Option<PathBuf>,
-    /// The client's certificate (C-4).
-    pub cert: Option<PathBuf>,
-    /// The authorities that may sign the server's certificate (C-5).
-    pub ca: Option<PathBuf>,
-    /// User and password: both or neither (C-6).
-    pub credentials: Option<Credentials>,
-}
-
-/// An etcd user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credentials {
-    /// Name.
-    pub user: String,
-    /// Password.
-    pub password: Secret,
 }
 
 /// One line for the log about what an option does, or does not do.
@@ -148,11 +122,10 @@ pub(super) fn from_flags(flags: Flags) -> Result<Options, Stop> {
     })
 }
 
-fn etcd(flags: &Flags, notes: &mut Vec<Note>) -> EtcdOptions {
+fn etcd(flags: &Flags, notes: &mut Vec<Note>) -> EtcdConfig {
     let path = |text: &str| (!text.is_empty()).then(|| PathBuf::from(text));
-    let user = &flags.etcd_username;
-    let password = &flags.etcd_password;
-    let credentials = match (user.is_empty(), password.expose().is_empty()) {
+    let (user, password) = (&flags.etcd_username, &flags.etcd_password);
+    let credentials = match (user.is_empty(), password.is_empty()) {
         (false, false) => {
             Some(Credentials { user: user.clone(), password: password.clone() })
         }
@@ -167,12 +140,14 @@ fn etcd(flags: &Flags, notes: &mut Vec<Note>) -> EtcdOptions {
             None
         }
     };
-    EtcdOptions {
+    EtcdConfig {
         endpoints: flags.etcd_endpoints.0.clone(),
         prefix: flags.etcd_prefix.clone(),
-        key: path(&flags.etcd_keyfile),
-        cert: path(&flags.etcd_certfile),
-        ca: path(&flags.etcd_cafile),
+        tls: TlsFiles {
+            ca: path(&flags.etcd_cafile),
+            cert: path(&flags.etcd_certfile),
+            key: path(&flags.etcd_keyfile),
+        },
         credentials,
     }
 }

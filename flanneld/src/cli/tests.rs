@@ -112,7 +112,7 @@ fn defaults_are_upstreams() {
         ["http://127.0.0.1:4001", "http://127.0.0.1:2379"]
     );
     assert_eq!(options.etcd.prefix, "/coreos.com/network");
-    assert_eq!(options.etcd.credentials, None);
+    assert!(options.etcd.credentials.is_none());
     assert_eq!(options.subnet_file, Path::new("/run/flannel/subnet.env"));
     assert_eq!(options.state_dir, Path::new("/var/lib/flannel"));
     assert_eq!(options.renew_margin, Duration::from_secs(3600));
@@ -143,7 +143,7 @@ fn the_command_line_is_read() {
         "-state-dir=/s",
     ]);
     assert_eq!(options.etcd.endpoints, ["https://a:1", "b:2"]);
-    assert_eq!(options.etcd.ca.as_deref(), Some(Path::new("/ca.pem")));
+    assert_eq!(options.etcd.tls.ca.as_deref(), Some(Path::new("/ca.pem")));
     let interface = options.interface;
     assert_eq!(interface.names, ["eth0", "10.0.0.1"]);
     assert_eq!(interface.patterns[0].as_str(), "^10\\.");
@@ -309,7 +309,7 @@ fn verbosity_follows_klog() {
 fn no_secret_is_shown() {
     let options = options(&["-etcd-username=root", "-etcd-password=hunter2"]);
     let credentials = options.etcd.credentials.as_ref().unwrap();
-    assert_eq!(credentials.password.expose(), "hunter2");
+    assert_eq!(credentials.password, "hunter2");
     assert!(!format!("{options:?}").contains("hunter2"));
     let url = "-etcd-endpoints=http://root:hunter2@a:1";
     let env = [("FLANNELD_ETCD_ENDPOINTS", "http://root:hunter2@a:1")];

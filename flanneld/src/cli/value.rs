@@ -1,38 +1,10 @@
 //! The types of flag values and how a text becomes one.
 
-use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
-
-/// A text that must not appear in a log: `Debug` hides it, `Display` is
-/// absent.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
 
 /// The value of `--etcd-endpoints`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Endpoints(pub(super) Vec<String>);
-
-// === impl Secret ===
-
-impl Secret {
-    /// Hides `text`.
-    #[must_use]
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, for the one place that sends it.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "<none>" } else { "<secret>" })
-    }
-}
 
 /// `--etcd-endpoints` (C-1). Blanks around commas and empty members are
 /// dropped; nothing left is an error (E-55). The store looks into each.
@@ -52,11 +24,6 @@ pub(super) fn endpoints(text: &str) -> Result<Endpoints, String> {
         return Err("no endpoint is named".to_owned());
     }
     Ok(Endpoints(list))
-}
-
-/// A password.
-pub(super) fn secret(text: &str) -> Result<Secret, String> {
-    Ok(Secret::new(text))
 }
 
 /// Go's spelling of booleans.

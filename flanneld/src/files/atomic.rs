@@ -137,6 +137,31 @@ mod tests {
         assert_eq!(names(path.parent().unwrap()), ["subnet.env"]);
     }
 
+    /// What the next test's child writes, in a process with another umask.
+    const TARGET: &str = "FLANNEL_TEST_TARGET";
+
+    #[test]
+    #[ignore = "run by the next test, with a umask and a target set"]
+    fn writes_in_a_child_of_the_next_test() {
+        let target = std::env::var_os(TARGET).unwrap();
+        write(Path::new(&target), b"A=1\n", 0o644).unwrap();
+    }
+
+    #[test]
+    fn the_umask_does_not_narrow_the_mode() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("f");
+        let child = std::process::Command::new("sh")
+            .args(["-c", "umask 077 && exec \"$0\" --exact --ignored \"$1\""])
+            .arg(std::env::current_exe().unwrap())
+            .arg("files::atomic::tests::writes_in_a_child_of_the_next_test")
+            .env(TARGET, &path)
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{child:?}");
+        assert_eq!(mode(&path), 0o644);
+    }
+
     #[test]
     fn an_existing_file_keeps_its_mode() {
         let root = tempfile::tempdir().unwrap();

@@ -44,13 +44,14 @@ pub struct SavedLease {
     /// Its subnets.
     pub key: SubnetKey,
     /// The id of the etcd lease the key is bound to: tells a changed address
-    /// of our own from a stranger (design.md §4).
-    pub etcd_lease: i64,
+    /// of our own from a stranger (design.md §4). 0: none.
+    pub lease_id: i64,
     /// The revision of the key's last change by us.
     pub mod_revision: i64,
     /// When it ends by wall clock, in seconds since 1970; not used after
-    /// that.
-    pub expires: u64,
+    /// that. `None`: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<u64>,
 }
 
 #[derive(Serialize)]

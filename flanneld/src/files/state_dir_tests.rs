@@ -7,9 +7,9 @@ fn saved() -> Saved {
         config: Some(r#"{"Network":"10.5.0.0/16"}"#.to_owned()),
         lease: Some(SavedLease {
             key: "10.5.7.0-24&fd00:5:7::-64".parse().unwrap(),
-            etcd_lease: i64::MAX,
+            lease_id: i64::MAX,
             mod_revision: 42,
-            expires: 1_800_000_000,
+            expires: Some(1_800_000_000),
         }),
         macs: PerFamily { v4: Some(Mac([2, 0, 0, 0, 0, 1])), v6: None },
     }

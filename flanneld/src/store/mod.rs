@@ -6,6 +6,7 @@
 
 mod entries;
 pub mod etcd;
+mod ledger;
 mod status;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::time::Duration;
 use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
 
 pub use entries::{Delta, Entries, Entry, Kv};
+pub use ledger::{Change, Found, Ledger, Outcome};
 pub use status::{StatusSender, StoreStatus};
 
 /// News from the store. The own lease is never among the peers'.

@@ -10,30 +10,7 @@ use ipam::lease::SubnetKey;
 use super::client::{CALL_LIMIT, Client, kv};
 use super::error::Error;
 use crate::own_lease::{Command, Granted, Write};
-use crate::store::Kv;
-
-/// The outcome of a command, with the entry of its key as it was read.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// Written at this revision.
-    Written { revision: i64, granted: Granted },
-    /// The guard did not hold.
-    Unexpected { found: Found, granted: i64 },
-    /// Read.
-    Read(Found),
-    /// Deleted at this revision.
-    Deleted { key: String, revision: i64 },
-    /// Failed.
-    Failed { reason: String, ambiguous: bool, granted: Granted },
-}
-
-/// What a key held at a revision.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) key: SubnetKey,
-    pub(super) entry: Option<Kv>,
-    pub(super) revision: i64,
-}
+use crate::store::{Found, Kv, Outcome};
 
 /// Carries out `command`.
 pub(super) async fn execute(client: &Client, command: &Command) -> Outcome {
@@ -92,9 +69,7 @@ async fn write(client: &Client, write: &Write) -> Outcome {
 async fn delete(client: &Client, key: SubnetKey, mod_revision: i64) -> Outcome {
     let delete = TxnOp::delete(client.keys().lease(&key), None);
     match transact(client, key, mod_revision, delete).await {
-        Ok(Transacted::Done(revision)) => {
-            Outcome::Deleted { key: key.to_string(), revision }
-        }
+        Ok(Transacted::Done(revision)) => Outcome::Deleted { key, revision },
         Ok(Transacted::Unexpected(found)) => {
             Outcome::Unexpected { found, granted: 0 }
         }

@@ -4,21 +4,19 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use ipam::lease::{LeaseAttrs, SubnetKey};
+use ipam::lease::LeaseAttrs;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
 
 use super::client::{Client, EtcdConfig, SetupError};
 use super::config::{self, Config};
-use super::exec::{Found, Outcome, execute, revoke};
+use super::exec::{execute, revoke};
 use super::random::Random;
-use super::watch::{Change, Followed, follow};
+use super::watch::{Followed, follow};
 use crate::clock::since_boot;
-use crate::own_lease::{Answer, Event, LEASE_TTL, Next, OwnLease, Params};
-use crate::store::{
-    Delta, Entries, Entry, StatusSender, StoreEvent, StoreStatus,
-};
+use crate::own_lease::{Next, OwnLease, Params};
+use crate::store::{Ledger, Outcome, StatusSender, StoreEvent, StoreStatus};
 
 /// Longest sleep. Timers do not run while the node is suspended; so long
 /// after its wake-up at most an overdue renewal is noticed.
@@ -52,12 +50,7 @@ struct Driver {
     client: Client,
     status: StatusSender,
     out: mpsc::Sender<StoreEvent>,
-    entries: Entries,
-    own: OwnLease,
-    /// The own key, kept from the peers' events.
-    hidden: Option<SubnetKey>,
-    /// The revision of a list that is to be told.
-    listed: Option<i64>,
+    ledger: Ledger,
     tasks: JoinSet<()>,
 }
 
@@ -92,14 +85,12 @@ impl Etcd {
         let (out, events) = mpsc::channel(1024);
         let (publisher, published) = watch::channel(params.attrs.clone());
         let mut random = Random::default();
+        let own = OwnLease::new(params, move |limit| random.below(limit));
         let driver = Driver {
             client: self.client,
             status: self.status,
             out,
-            entries: Entries::default(),
-            own: OwnLease::new(params, move |limit| random.below(limit)),
-            hidden: None,
-            listed: None,
+            ledger: Ledger::new(own),
             tasks: JoinSet::new(),
         };
         let task = tokio::spawn(async move {
@@ -145,19 +136,17 @@ impl Driver {
             let wait = self.step(&mut operation).await?;
             tokio::select! {
                 message = followed.recv() => match message {
-                    Some(message) => self.heard(message).await?,
-                    None => return Ok(()),
+                    Some(message) => self.heard(message),
+                    None => return Err(Gone),
                 },
                 outcome = finished(&mut operation) => {
                     operation = None;
-                    self.answered(outcome).await?;
+                    self.ledger.answered(since_boot(), outcome);
                 }
                 changed = published.changed() => {
-                    if changed.is_err() {
-                        return Ok(());
-                    }
+                    changed.map_err(|_| Gone)?;
                     let attrs = published.borrow_and_update().clone();
-                    self.own.publish(since_boot(), attrs);
+                    self.ledger.publish(since_boot(), attrs);
                 }
                 Some(_) = self.tasks.join_next() => {}
                 () = sleep(wait) => {}
@@ -172,183 +161,46 @@ impl Driver {
         operation: &mut Option<Operation>,
     ) -> Result<Duration, Gone> {
         let now = since_boot();
-        let expired = self.entries.expire_missing(now);
-        self.tell(expired).await?;
-        let next = self.own.next(now, &self.entries);
-        let mut wake = self.entries.next_expiry();
-        match next {
+        let wake = match self.ledger.step(now) {
             Next::Do(command) => {
                 let client = self.client.clone();
                 *operation =
                     Some(Box::pin(
                         async move { execute(&client, &command).await },
                     ));
+                None
             }
-            Next::Wait(Some(at)) => {
-                wake = Some(wake.map_or(at, |wake| wake.min(at)));
-            }
-            Next::Wait(None) => {}
+            Next::Wait(at) => at,
+        };
+        while let Some(event) = self.ledger.event() {
+            self.out.send(event).await.map_err(|_| Gone)?;
         }
-        self.tell_own().await?;
-        for id in self.own.revocations() {
+        for id in self.ledger.revocations() {
             let client = self.client.clone();
             self.tasks.spawn(async move { revoke(&client, id).await });
         }
-        self.status.lease(self.own.reason().map(str::to_owned));
+        self.status.lease(self.ledger.reason().map(str::to_owned));
         let wait = wake.map_or(SLEEP_MAX, |at| at.saturating_sub(now));
         Ok(wait.min(SLEEP_MAX))
     }
 
-    /// Tells what changed about the own lease: which peer it hides first.
-    async fn tell_own(&mut self) -> Result<(), Gone> {
-        let own = self.own.key();
-        let before = std::mem::replace(&mut self.hidden, own);
-        if let Some(revision) = self.listed.take() {
-            let leases = self.entries.peers(own.as_ref());
-            self.send(StoreEvent::Synced { leases, revision }).await?;
-        } else if before != own && self.entries.synced() {
-            // somebody else's lease under the key that was, or was to be, ours
-            if let Some(key) = before
-                && let Some(attrs) =
-                    self.entries.get(&key).and_then(|e| e.attrs.clone())
-            {
-                let lease = ipam::lease::Lease { key, attrs };
-                self.send(StoreEvent::Upsert(lease)).await?;
-            }
-            if let Some(key) = own
-                && self.entries.get(&key).is_some_and(|e| e.attrs.is_some())
-            {
-                self.send(StoreEvent::Remove(key)).await?;
-            }
-        }
-        while let Some(event) = self.own.event() {
-            match event {
-                Event::Held(held) => {
-                    let kind = if held.lease_id == 0 {
-                        "reservation"
-                    } else {
-                        "lease"
-                    };
-                    tracing::info!("{kind} {} is held", held.lease.key);
-                    self.send(StoreEvent::Held(held)).await?;
-                }
-                Event::Lost { key, why } => {
-                    tracing::warn!(
-                        "lease {key} is lost: {why}; acquiring another"
-                    );
-                    self.send(StoreEvent::Lost { key, why }).await?;
-                }
-                Event::Notice(text) => tracing::warn!("{text}"),
-            }
-        }
-        Ok(())
-    }
-
-    async fn heard(&mut self, message: Followed) -> Result<(), Gone> {
+    fn heard(&mut self, message: Followed) {
         let now = since_boot();
         match message {
             Followed::Listed { entries, revision, reset } => {
-                self.entries.replace(entries, reset, now + LEASE_TTL);
-                self.listed = Some(revision);
-                let own = self.own.key();
-                let entry = own.and_then(|key| self.entries.get(&key));
-                self.own.observe(now, entry, revision, reset);
-                self.own.freed(now);
+                self.ledger.listed(now, entries, revision, reset);
             }
             Followed::Changed(changes) => {
                 for change in changes {
-                    self.take(now, change).await?;
+                    self.ledger.changed(now, change);
                 }
             }
             Followed::Trouble(reason) => self.status.watch(Some(reason)),
             Followed::Fine => {
                 self.status.watch(None);
-                self.own.reachable(now);
+                self.ledger.reachable(now);
             }
         }
-        Ok(())
-    }
-
-    async fn take(
-        &mut self,
-        now: Duration,
-        change: Change,
-    ) -> Result<(), Gone> {
-        let revision = change.revision();
-        let (name, deltas) = match change {
-            Change::Put(kv) => (kv.key.clone(), self.entries.put(kv)),
-            Change::Deleted { key, revision } => {
-                let deltas = self.entries.delete(&key, revision);
-                self.own.freed(now);
-                (key, deltas)
-            }
-        };
-        self.tell(deltas).await?;
-        if let Some(own) = self.own.key()
-            && own.to_string() == name
-        {
-            let entry = self.entries.get(&own);
-            self.own.observe(now, entry, revision, false);
-        }
-        Ok(())
-    }
-
-    /// The outcome of the operation under way, taken into the entries.
-    async fn answered(&mut self, outcome: Outcome) -> Result<(), Gone> {
-        let answer = match outcome {
-            Outcome::Written { revision, granted } => {
-                Answer::Written { revision, granted }
-            }
-            Outcome::Unexpected { found, granted } => Answer::Unexpected {
-                current: self.found(found).await?,
-                granted,
-            },
-            Outcome::Read(found) => {
-                Answer::Read { current: self.found(found).await? }
-            }
-            Outcome::Deleted { key, revision } => {
-                let deltas = self.entries.delete(&key, revision);
-                self.tell(deltas).await?;
-                Answer::Deleted
-            }
-            Outcome::Failed { reason, ambiguous, granted } => {
-                Answer::Failed { reason, ambiguous, granted }
-            }
-        };
-        self.own.answer(since_boot(), answer);
-        Ok(())
-    }
-
-    async fn found(&mut self, found: Found) -> Result<Option<Entry>, Gone> {
-        let Found { key, entry, revision } = found;
-        let present = entry.is_some();
-        let deltas = match entry {
-            Some(kv) => self.entries.put(kv),
-            None => self.entries.delete(&key.to_string(), revision),
-        };
-        self.tell(deltas).await?;
-        let entry = self.entries.get(&key).filter(|_| present);
-        Ok(entry.cloned())
-    }
-
-    /// Tells the peers' changes.
-    async fn tell(&mut self, deltas: Vec<Delta>) -> Result<(), Gone> {
-        for delta in deltas {
-            match delta {
-                Delta::Upsert(lease) if Some(lease.key) != self.own.key() => {
-                    self.send(StoreEvent::Upsert(lease)).await?;
-                }
-                Delta::Remove(key) if Some(key) != self.own.key() => {
-                    self.send(StoreEvent::Remove(key)).await?;
-                }
-                Delta::Upsert(_) | Delta::Remove(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    async fn send(&mut self, event: StoreEvent) -> Result<(), Gone> {
-        self.out.send(event).await.map_err(|_| Gone)
     }
 }
 

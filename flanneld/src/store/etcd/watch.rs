@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use super::client::{CALL_LIMIT, Client, LIST_LIMIT, Session, StoreId, kv};
 use super::error::{Class, Error, classify, describe};
-use crate::store::Kv;
+use crate::store::{Change, Kv};
 
 /// First pause before a new stream (E-44).
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
@@ -23,20 +23,6 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// etcd says each 10 to 11 minutes that a quiet watch is alive. Dead
 /// connections are noticed much earlier, by pings.
 const SILENCE: Duration = Duration::from_secs(15 * 60);
-
-/// A change of one entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Change {
-    /// Written.
-    Put(Kv),
-    /// Deleted or expired.
-    Deleted {
-        /// The key after the prefix of leases.
-        key: String,
-        /// The revision of the deletion.
-        revision: i64,
-    },
-}
 
 /// What following yields.
 #[derive(Debug)]
@@ -315,18 +301,6 @@ fn change(event: &etcd_client::Event, prefix: &str) -> Option<Change> {
     } else {
         Change::Put(Kv::new(kv.clone(), prefix))
     })
-}
-
-// === impl Change ===
-
-impl Change {
-    /// The revision it was made at.
-    pub(super) const fn revision(&self) -> i64 {
-        match self {
-            Self::Put(kv) => kv.mod_revision,
-            Self::Deleted { revision, .. } => *revision,
-        }
-    }
 }
 
 // === impl Kv ===

@@ -1,0 +1,61 @@
+//! One pass over a world: observe, compare, change what differs.
+
+use std::fmt::Display;
+
+use overlay::{Change, Desired, Observed, Scope, World, diff};
+
+/// What a pass did.
+#[derive(Debug)]
+pub struct Report<E> {
+    /// How many changes were made.
+    pub changed: usize,
+    /// Those that failed, or of which nobody knows.
+    pub failed: Vec<(Change, E)>,
+}
+
+// === impl Report ===
+
+impl<E> Report<E> {
+    /// Nothing was found to change.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.changed == 0 && self.failed.is_empty()
+    }
+}
+
+/// Runs one pass. Nothing is changed when the look fails.
+///
+/// # Errors
+/// What the world says when it cannot be looked at.
+pub fn run<W>(
+    world: &mut W,
+    desired: &Desired,
+    scope: &Scope,
+) -> Result<Report<W::Error>, W::Error>
+where
+    W: World<Scope = Scope, Observed = Observed, Change = Change>,
+    W::Error: Display,
+{
+    let observed = world.observe(scope)?;
+    let changes = diff(desired, &observed, scope);
+    for change in &changes {
+        if let Some(warning) = change.warning() {
+            tracing::warn!("{warning}");
+        }
+    }
+    let outcomes = world.apply(&changes);
+    let mut report = Report { changed: 0, failed: Vec::new() };
+    for (change, outcome) in changes.into_iter().zip(outcomes) {
+        match outcome {
+            Ok(()) => {
+                tracing::debug!("{change}");
+                report.changed += 1;
+            }
+            Err(error) => {
+                tracing::debug!("{change}: {error}");
+                report.failed.push((change, error));
+            }
+        }
+    }
+    Ok(report)
+}

@@ -1,0 +1,65 @@
+//! Says how far the daemon is, in all the places where somebody looks:
+//! `/readyz`, `state.json`, systemd, the log.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use ipam::daemon_state::Phase;
+
+use crate::files::StateFile;
+use crate::health::Readiness;
+use crate::notify;
+
+/// The one voice of the daemon.
+#[derive(Debug)]
+pub struct Reporter {
+    readiness: Readiness,
+    file: StateFile,
+    said: Option<(Phase, String)>,
+    told_ready: bool,
+}
+
+// === impl Reporter ===
+
+impl Reporter {
+    /// The daemon starts.
+    #[must_use]
+    pub fn new(subnet_file: &Path, readiness: Readiness) -> Self {
+        let file = StateFile::new(subnet_file);
+        let mut out = Self { readiness, file, said: None, told_ready: false };
+        out.say(Phase::Starting, "it has just started");
+        out
+    }
+
+    /// The daemon is in `phase`, for `reason`; what was said already is not
+    /// said again.
+    pub fn say(&mut self, phase: Phase, reason: &str) {
+        let said = (phase, reason.to_owned());
+        if self.said.as_ref() == Some(&said) {
+            return;
+        }
+        self.file.set(phase, reason, SystemTime::now());
+        if phase == Phase::Ready {
+            self.readiness.set_ready();
+            if !std::mem::replace(&mut self.told_ready, true) {
+                notify::ready("ready");
+            }
+        } else {
+            self.readiness.set_not_ready(&format!("{phase}: {reason}"));
+        }
+        if phase == Phase::Stopping {
+            notify::stopping();
+        } else if reason.is_empty() {
+            notify::status(&phase.to_string());
+        } else {
+            notify::status(&format!("{phase}: {reason}"));
+        }
+        self.said = Some(said);
+    }
+
+    /// The phase that was said last.
+    #[must_use]
+    pub fn phase(&self) -> Option<Phase> {
+        self.said.as_ref().map(|(phase, _)| *phase)
+    }
+}

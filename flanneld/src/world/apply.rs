@@ -1,0 +1,274 @@
+//! Changing the kernel.
+
+use netlink::addr::AddrSpec;
+use netlink::fdb::FdbSpec;
+use netlink::link::vxlan::{self, VxlanSpec};
+use netlink::neigh::NeighSpec;
+use netlink::nexthop::NexthopSpec;
+use netlink::route::{RouteMatch, RouteSpec};
+use netlink::{Request, addr, fdb, link, neigh, nexthop, route, sysctl};
+use overlay::{Change, IfName, Key, Link, LinkKind, Route, RouteKey};
+
+use super::{Kernel, KernelError, PROTOCOL};
+
+type Outcome = Result<(), KernelError>;
+
+/// Requests on their way to one batch, with the place of each one's outcome.
+#[derive(Default)]
+struct Batch {
+    requests: Vec<Request>,
+    places: Vec<Place>,
+}
+
+struct Place {
+    outcome: usize,
+    /// Which refusal means that the object is as wanted all the same.
+    forgive: fn(&netlink::Error) -> bool,
+}
+
+/// Applies `changes` in order; everything between two changes of a device
+/// goes in one batch.
+pub(super) fn apply(kernel: &mut Kernel, changes: &[Change]) -> Vec<Outcome> {
+    let mut outcomes: Vec<Outcome> = Vec::with_capacity(changes.len());
+    let mut batch = Batch::default();
+    for change in changes {
+        if let Key::Link(name) = change.key() {
+            batch.send(kernel, &mut outcomes);
+            outcomes.push(device(kernel, name, change));
+            continue;
+        }
+        let place = outcomes.len();
+        match request(kernel, change) {
+            Ok(request) => {
+                let forgive = if change.is_removal() {
+                    netlink::Error::is_not_found
+                } else if matches!(change, Change::AddAddr { .. }) {
+                    netlink::Error::is_exists
+                } else {
+                    |_: &netlink::Error| false
+                };
+                batch.requests.push(request);
+                batch.places.push(Place { outcome: place, forgive });
+                outcomes.push(Ok(()));
+            }
+            // What stood on a device that is gone is gone.
+            Err(KernelError::NoDevice(_)) if change.is_removal() => {
+                outcomes.push(Ok(()));
+            }
+            Err(error) => outcomes.push(Err(error)),
+        }
+    }
+    batch.send(kernel, &mut outcomes);
+    outcomes
+}
+
+// === impl Batch ===
+
+impl Batch {
+    fn send(&mut self, kernel: &mut Kernel, outcomes: &mut [Outcome]) {
+        let answers = kernel.socket.batch(&self.requests);
+        for (place, answer) in self.places.drain(..).zip(answers) {
+            let outcome = match answer {
+                Err(e) if !(place.forgive)(&e) => Err(e.into()),
+                _ => Ok(()),
+            };
+            if let Some(slot) = outcomes.get_mut(place.outcome) {
+                *slot = outcome;
+            }
+        }
+        self.requests.clear();
+    }
+}
+
+/// Carries out a change of a device.
+fn device(kernel: &mut Kernel, name: IfName, change: &Change) -> Outcome {
+    if let Change::CreateLink { after, .. } = change {
+        create(kernel, name, after)
+    } else if let Change::ReplaceLink { after, .. } = change {
+        delete(kernel, name)?;
+        create(kernel, name, after)
+    } else if let Change::ModifyLink { before, after, .. } = change {
+        modify(kernel, name, before, after)
+    } else {
+        delete(kernel, name)
+    }
+}
+
+fn create(kernel: &mut Kernel, name: IfName, link: &Link) -> Outcome {
+    let LinkKind::Vxlan(data) = &link.kind else {
+        return Err(KernelError::Kind(link.kind.to_string()));
+    };
+    let spec = VxlanSpec {
+        name: name.to_string(),
+        vni: data.vni,
+        parent: Some(data.parent),
+        local: Some(data.local),
+        port: Some(data.port),
+        learning: data.learning,
+        gbp: data.gbp,
+        mac: Some(link.mac.0),
+        mtu: Some(link.mtu),
+        txqlen: Some(0),
+        up: false,
+    };
+    kernel.socket.request(&vxlan::add(&spec))?;
+    let index = link::by_name(&mut kernel.socket, name.as_str())?.index;
+    kernel.indexes.insert(name, index);
+    // B-24: the tunnel is nobody's source of router advertisements. Where
+    // there is no IPv6 or /proc/sys is read-only, so be it.
+    let key = format!("net/ipv6/conf/{name}/accept_ra");
+    if let Err(error) = sysctl::write_if_different(&key, "0") {
+        tracing::debug!("{error}");
+    }
+    if link.up {
+        kernel.socket.request(&link::set(index).up().build())?;
+    }
+    Ok(())
+}
+
+fn modify(
+    kernel: &mut Kernel,
+    name: IfName,
+    before: &Link,
+    after: &Link,
+) -> Outcome {
+    let index = index_of(kernel, name)?;
+    if let (LinkKind::Vxlan(before), LinkKind::Vxlan(after)) =
+        (&before.kind, &after.kind)
+        && before.learning != after.learning
+    {
+        kernel.socket.request(&vxlan::set_learning(index, after.learning))?;
+    }
+    let mut set = link::set(index);
+    if before.mac != after.mac {
+        set = set.mac(after.mac.0);
+    }
+    if before.mtu != after.mtu {
+        set = set.mtu(after.mtu);
+    }
+    set = match (before.up, after.up) {
+        (false, true) => set.up(),
+        (true, false) => set.down(),
+        _ => set,
+    };
+    Ok(kernel.socket.request(&set.build())?)
+}
+
+fn delete(kernel: &mut Kernel, name: IfName) -> Outcome {
+    kernel.indexes.remove(&name);
+    match kernel.socket.request(&link::delete_by_name(name.as_str())) {
+        Err(e) if !e.is_not_found() => Err(e.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The request for a change that is not about a device.
+fn request(
+    kernel: &mut Kernel,
+    change: &Change,
+) -> Result<Request, KernelError> {
+    Ok(match change {
+        Change::AddAddr { link, addr } => addr::add(&AddrSpec {
+            index: index_of(kernel, *link)?,
+            ip: addr.ip,
+            len: addr.len,
+            // Nobody else has it: the store says so.
+            nodad: true,
+            broadcast: None,
+        }),
+        Change::DeleteAddr { link, addr } => {
+            addr::delete(index_of(kernel, *link)?, addr.ip, addr.len)
+        }
+        Change::SetFdb { key, after, .. } => fdb::set(&FdbSpec {
+            index: index_of(kernel, key.link)?,
+            mac: key.mac.0,
+            dst: after.dst,
+        }),
+        Change::DeleteFdb { key, .. } => {
+            fdb::delete(index_of(kernel, key.link)?, key.mac.0)
+        }
+        Change::SetNeigh { key, after, .. } => neigh::set(&NeighSpec {
+            index: index_of(kernel, key.link)?,
+            ip: key.ip,
+            mac: after.mac.0,
+        }),
+        Change::DeleteNeigh { key, .. } => {
+            neigh::delete(index_of(kernel, key.link)?, key.ip)
+        }
+        Change::SetNexthop { id, after, .. } => {
+            let (Some(link), Some(gateway)) = (after.link, after.gateway)
+            else {
+                return Err(KernelError::Kind(format!("nexthop {id}")));
+            };
+            nexthop::replace(&NexthopSpec {
+                id: *id,
+                oif: index_of(kernel, link)?,
+                gateway,
+                onlink: after.onlink,
+                protocol: PROTOCOL,
+            })
+        }
+        Change::DeleteNexthop { id, .. } => nexthop::delete(*id),
+        Change::SetRoute { key, after, .. } => set_route(kernel, *key, after)?,
+        Change::DeleteRoute { key, before } => {
+            delete_route(kernel, *key, before)?
+        }
+        Change::CreateLink { .. }
+        | Change::ReplaceLink { .. }
+        | Change::ModifyLink { .. }
+        | Change::DeleteLink { .. } => {
+            return Err(KernelError::Kind(change.to_string()));
+        }
+    })
+}
+
+fn set_route(
+    kernel: &mut Kernel,
+    key: RouteKey,
+    route: &Route,
+) -> Result<Request, KernelError> {
+    let mut spec = RouteSpec::to(key.dst);
+    spec.protocol = PROTOCOL;
+    spec.metric = Some(key.metric).filter(|metric| *metric != 0);
+    if route.nexthop.is_some() {
+        spec.nexthop = route.nexthop;
+    } else {
+        spec.gateway = route.gateway;
+        spec.oif = route.link.map(|link| index_of(kernel, link)).transpose()?;
+        spec.onlink = route.onlink;
+    }
+    Ok(route::replace(&spec))
+}
+
+fn delete_route(
+    kernel: &Kernel,
+    key: RouteKey,
+    route: &Route,
+) -> Result<Request, KernelError> {
+    let mut which = RouteMatch::to(key.dst);
+    which.metric = Some(key.metric).filter(|metric| *metric != 0);
+    if route.nexthop.is_some() {
+        which.nexthop = route.nexthop;
+    } else {
+        which.gateway = route.gateway;
+        // A device that is not ours was not looked at: the gateway says it.
+        which.oif =
+            route.link.and_then(|link| kernel.indexes.get(&link).copied());
+    }
+    Ok(route::delete(&which))
+}
+
+/// The index of a device: as this pass met it, else asked for.
+fn index_of(kernel: &mut Kernel, name: IfName) -> Result<u32, KernelError> {
+    if let Some(index) = kernel.indexes.get(&name) {
+        return Ok(*index);
+    }
+    match link::by_name(&mut kernel.socket, name.as_str()) {
+        Ok(info) => {
+            kernel.indexes.insert(name, info.index);
+            Ok(info.index)
+        }
+        Err(e) if e.is_not_found() => Err(KernelError::NoDevice(name)),
+        Err(e) => Err(e.into()),
+    }
+}

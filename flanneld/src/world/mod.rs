@@ -1,0 +1,118 @@
+//! The kernel's links, addresses, routes, neighbours, forwarding entries and
+//! nexthop objects as an [`overlay::World`].
+
+mod apply;
+mod observe;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use netlink::{Socket, addr, link};
+use overlay::{Change, IfName, Mac, Observed, Scope, Uplink, World};
+
+/// The number by which our routes and nexthop objects are known
+/// (`RTA_PROTOCOL`, `NHA`'s `nh_protocol`). Not assigned to anybody.
+const PROTOCOL: u8 = 241;
+
+/// One network namespace's kernel state.
+#[derive(Debug)]
+pub struct Kernel {
+    socket: Socket,
+    nexthop_objects: bool,
+    /// Indexes of the devices seen in this pass.
+    indexes: BTreeMap<IfName, u32>,
+}
+
+/// Why the kernel could not be looked at or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The kernel's or the socket's answer.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// The device that the object stands on is not there.
+    #[error("device {0} is not there")]
+    NoDevice(IfName),
+    /// The change asks for something that this world cannot make.
+    #[error("a device of this kind cannot be made: {0}")]
+    Kind(String),
+}
+
+// === impl Kernel ===
+
+impl Kernel {
+    /// Opens the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses a netlink socket.
+    pub fn open() -> Result<Self, KernelError> {
+        let mut socket = Socket::open()?;
+        let nexthop_objects = netlink::nexthop::supported(&mut socket)?;
+        Ok(Self { socket, nexthop_objects, indexes: BTreeMap::new() })
+    }
+
+    /// Whether the kernel has nexthop objects (Linux 5.3).
+    #[must_use]
+    pub const fn nexthop_objects(&self) -> bool {
+        self.nexthop_objects
+    }
+
+    /// The port by which notifications name this world's own changes.
+    #[must_use]
+    pub const fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
+    /// The socket, to look at what is not the overlay's.
+    pub const fn socket(&mut self) -> &mut Socket {
+        &mut self.socket
+    }
+
+    /// The underlay interface as it is now.
+    ///
+    /// # Errors
+    /// When it is not there or the kernel cannot be asked.
+    pub fn uplink(&mut self, name: IfName) -> Result<Uplink, KernelError> {
+        let info = link::by_name(&mut self.socket, name.as_str())?;
+        let addrs = addr::list(&mut self.socket, None, Some(info.index))?;
+        let addrs = addrs.complete()?.into_iter().map(|a| a.ip).collect();
+        Ok(Uplink { name, index: info.index, mtu: info.mtu, addrs })
+    }
+
+    /// The indexes of those of the devices that the last look or change met.
+    pub fn indexes_of<'a>(
+        &self,
+        names: impl IntoIterator<Item = &'a IfName>,
+    ) -> BTreeSet<u32> {
+        let known = names.into_iter().filter_map(|name| self.indexes.get(name));
+        known.copied().collect()
+    }
+
+    /// The Ethernet address of the vxlan device `name`, if there is one.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn vxlan_mac(
+        &mut self,
+        name: IfName,
+    ) -> Result<Option<Mac>, KernelError> {
+        match link::by_name(&mut self.socket, name.as_str()) {
+            Ok(info) => Ok(info.vxlan.and(info.mac).map(Mac)),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl World for Kernel {
+    type Scope = Scope;
+    type Observed = Observed;
+    type Change = Change;
+    type Error = KernelError;
+
+    fn observe(&mut self, scope: &Scope) -> Result<Observed, KernelError> {
+        observe::observe(self, scope)
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> Vec<Result<(), KernelError>> {
+        apply::apply(self, changes)
+    }
+}
