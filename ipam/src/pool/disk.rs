@@ -6,10 +6,10 @@
 //! `<dataDir>/.flannel-<network>`, is ours: host-local reads every file below
 //! the network's folder (HL-29), so nothing of ours may be in there, and no
 //! network can have a name with a leading dot (S-9). It holds the temporary
-//! file and the index's notes.
+//! file, the index's notes and its stamp.
 
 use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::lock;
 
 const TEMP: &str = "temp";
+const STAMP: &str = "stamp";
 
 /// A file operation that failed: what was tried, on which path, and why.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +53,9 @@ pub(super) trait Disk {
     fn list(&self) -> Result<Vec<Entry>, DiskError>;
     /// A file's content.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, DiskError>;
+    /// Writes over a file in place, making it if need be. Cut short, it
+    /// leaves anything.
+    fn rewrite(&mut self, name: &str, text: &str) -> Result<(), DiskError>;
     /// Removes a file; `false` when there was none.
     fn remove(&mut self, name: &str) -> Result<bool, DiskError>;
     /// Makes what is in the folder (not its files' content) survive a power
@@ -71,8 +75,6 @@ pub(super) trait Disk {
     /// Gives it a second name in the network's folder; `false` when that is
     /// taken.
     fn temp_link(&mut self, name: &str) -> Result<bool, DiskError>;
-    /// Moves it over `name` in the network's folder.
-    fn temp_rename(&mut self, name: &str) -> Result<(), DiskError>;
     /// Removes its temporary name, if there is one.
     fn temp_remove(&mut self) -> Result<(), DiskError>;
 
@@ -85,6 +87,12 @@ pub(super) trait Disk {
     fn note_add(&mut self, key: &str, text: &str) -> Result<(), DiskError>;
     /// Removes a note, if there is one.
     fn note_remove(&mut self, key: &str) -> Result<(), DiskError>;
+
+    /// The stamp's text.
+    fn stamp(&self) -> Result<Option<String>, DiskError>;
+    /// Writes over the stamp in place. The text is of the same length each
+    /// time, and written by one call.
+    fn stamp_write(&mut self, text: &str) -> Result<(), DiskError>;
 
     /// Identifies the time since the machine was started, if that is known.
     fn boot_id(&self) -> Option<String>;
@@ -194,7 +202,16 @@ impl Disk for Folder {
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, DiskError> {
         let path = self.network.join(name);
-        present(fs::read(&path)).map_err(on("read", &path))
+        present(read_file(&path)).map_err(on("read", &path))
+    }
+
+    fn rewrite(&mut self, name: &str, text: &str) -> Result<(), DiskError> {
+        let path = self.network.join(name);
+        let written = open_over(&path).and_then(|mut file| {
+            file.set_len(text.len() as u64)?;
+            file.write_all(text.as_bytes())
+        });
+        written.map_err(on("write", &path))
     }
 
     fn remove(&mut self, name: &str) -> Result<bool, DiskError> {
@@ -257,12 +274,6 @@ impl Disk for Folder {
         }
     }
 
-    fn temp_rename(&mut self, name: &str) -> Result<(), DiskError> {
-        let path = self.network.join(name);
-        self.temp = None;
-        fs::rename(self.temp_path(), &path).map_err(on("replace", &path))
-    }
-
     fn temp_remove(&mut self) -> Result<(), DiskError> {
         let path = self.temp_path();
         self.temp = None;
@@ -285,7 +296,6 @@ impl Disk for Folder {
             entries
                 .map(|entry| Ok(entry?.file_name().into_string().ok()))
                 .filter_map(Result::transpose)
-                .filter(|name| name.as_ref().map_or(true, |n| n != TEMP))
                 .collect()
         });
         let names = present(names).map_err(on("read", &self.side))?;
@@ -303,8 +313,23 @@ impl Disk for Folder {
         removed.map(|_| ()).map_err(on("remove", &path))
     }
 
+    fn stamp(&self) -> Result<Option<String>, DiskError> {
+        let path = self.side.join(STAMP);
+        let bytes = present(read_file(&path)).map_err(on("read", &path))?;
+        Ok(bytes.and_then(|b| String::from_utf8(b).ok()))
+    }
+
+    fn stamp_write(&mut self, text: &str) -> Result<(), DiskError> {
+        let path = self.side.join(STAMP);
+        let written = self
+            .in_side(|| open_over(&path))
+            .and_then(|mut file| file.write_all(text.as_bytes()));
+        written.map_err(on("write", &path))
+    }
+
     fn boot_id(&self) -> Option<String> {
-        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let id = read_file(Path::new("/proc/sys/kernel/random/boot_id"));
+        let id = String::from_utf8(id.ok()?).ok()?;
         Some(id.trim().to_owned()).filter(|id| !id.is_empty())
     }
 
@@ -327,6 +352,30 @@ fn on(
 ) -> impl FnOnce(io::Error) -> DiskError {
     let path = path.to_owned();
     move |source| DiskError { action, path, source }
+}
+
+/// A file's content; two calls fewer than the standard library's for a small
+/// one.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let mut content = vec![0; 4096];
+    let len = file.read(&mut content)?;
+    let full = len == content.len();
+    content.truncate(len);
+    if full {
+        file.read_to_end(&mut content)?;
+    }
+    Ok(content)
+}
+
+/// Opens a file to write over what is in it.
+fn open_over(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)
 }
 
 fn make_dir(path: &Path, mode: u32) -> io::Result<()> {

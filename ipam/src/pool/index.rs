@@ -4,8 +4,8 @@
 //! The truth is the network's folder; the index only remembers it. For each
 //! attachment there is a note `<container id>@<ifname>` with its addresses
 //! (`<container id>@` for legacy reservations, HL-28), so that neither a
-//! look-up nor a change costs more when there are more of them. The note
-//! `stamp` says for which state of the folder all the others are right:
+//! look-up nor a change costs more when there are more of them. The stamp
+//! says for which state of the folder all of them are right:
 //!
 //! * the folder's device, inode and **time of last change**. After each
 //!   change of ours, still under the lock, that time is set to
@@ -30,7 +30,6 @@ use std::time::Duration;
 use super::disk::{Disk, DiskError, Stat, since_epoch};
 use super::{Attachment, Held};
 
-const STAMP: &str = "stamp";
 /// Raised when the notes' meaning changes.
 const VERSION: u32 = 1;
 /// How far back the marker lies: more than any tick, and more than the
@@ -38,6 +37,8 @@ const VERSION: u32 = 1;
 const BEHIND: Duration = Duration::from_secs(10);
 /// Longest file name of Linux's file systems, in bytes.
 const NAME_MAX: usize = 255;
+/// The stamp's length in bytes: more than its longest text.
+const STAMP_LEN: usize = 160;
 
 /// The index and whether it is known to be right.
 #[derive(Debug)]
@@ -67,8 +68,8 @@ impl Index {
     /// Judges the notes against the folder as it is now.
     pub(super) fn open(disk: &impl Disk) -> Self {
         let mut index = Self { boot_id: disk.boot_id(), fresh: false };
-        index.fresh = match (disk.note(STAMP), disk.stat()) {
-            (Ok(Some(note)), Ok(stat)) => index.stamp(&stat) == Some(note),
+        index.fresh = match (disk.stamp(), disk.stat()) {
+            (Ok(Some(stamp)), Ok(stat)) => index.stamp(&stat) == Some(stamp),
             _ => false,
         };
         index
@@ -98,21 +99,26 @@ impl Index {
         Ok(Held { exact, legacy: scan.remove(id).unwrap_or_default() })
     }
 
-    /// Notes that reservations with `content` are now those of `ips`. The
-    /// folder has changed: [`Self::seal`] must follow.
+    /// Notes that reservations with `content` are those of `after` now, no
+    /// longer those of `before`. The folder has changed: [`Self::seal`] must
+    /// follow.
     pub(super) fn put(
         &mut self,
         disk: &mut impl Disk,
         content: &str,
-        ips: &[IpAddr],
+        before: &[IpAddr],
+        after: &[IpAddr],
     ) {
-        if let Some(key) = key(content) {
-            let written = disk.note_remove(&key).and_then(|()| match ips {
-                [] => Ok(()),
-                ips => disk.note_add(&key, &join(ips)),
-            });
-            self.fresh &= written.is_ok();
-        }
+        let Some(key) = key(content).filter(|_| self.fresh) else { return };
+        let removed = match before {
+            [] => Ok(()),
+            _ => disk.note_remove(&key),
+        };
+        let written = removed.and_then(|()| match after {
+            [] => Ok(()),
+            ips => disk.note_add(&key, &join(ips)),
+        });
+        self.fresh = written.is_ok();
     }
 
     /// The notes are no longer known to be right.
@@ -126,7 +132,6 @@ impl Index {
     }
 
     fn try_seal(&self, disk: &mut impl Disk) -> Result<bool, DiskError> {
-        disk.note_remove(STAMP)?;
         let Some(marker) = disk.now().checked_sub(BEHIND) else {
             return Ok(false);
         };
@@ -138,7 +143,7 @@ impl Index {
         else {
             return Ok(false);
         };
-        disk.note_add(STAMP, &stamp)?;
+        disk.stamp_write(&stamp)?;
         Ok(true)
     }
 
@@ -146,7 +151,8 @@ impl Index {
         let boot_id = self.boot_id.as_deref()?;
         let Stat { dev, ino, mtime } = stat;
         let mtime = since_epoch(*mtime);
-        Some(format!("{VERSION} {boot_id} {dev} {ino} {mtime}"))
+        let text = format!("{VERSION} {boot_id} {dev} {ino} {mtime}");
+        Some(format!("{text:<STAMP_LEN$}\n"))
     }
 
     /// The addresses noted for `content`, each confirmed by its reservation;

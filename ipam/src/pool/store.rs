@@ -41,7 +41,7 @@ impl<D: Disk> Store<D> {
         let mut made = Vec::with_capacity(sets.len());
         let content = attachment.content();
         let outcome = self
-            .write_temp(content.as_bytes(), true)
+            .write_temp(content.as_bytes())
             .map_err(PoolError::from)
             .and_then(|()| {
                 self.reserve(attachment, &held, sets, requested, &mut made)
@@ -52,9 +52,9 @@ impl<D: Disk> Store<D> {
             self.take_back(&made, &e);
             return Err(e);
         }
-        let mut ips = held.exact;
+        let mut ips = held.exact.clone();
         ips.extend(made.iter().map(|a| a.ip));
-        self.index.put(&mut self.disk, &content, &ips);
+        self.index.put(&mut self.disk, &content, &held.exact, &ips);
         self.index.seal(&mut self.disk);
         Ok(made)
     }
@@ -80,7 +80,7 @@ impl<D: Disk> Store<D> {
                 left.push(*ip);
             }
         }
-        self.index.put(&mut self.disk, &content, &left);
+        self.index.put(&mut self.disk, &content, &ips, &left);
         self.index.seal(&mut self.disk);
         failed.map_or(Ok(ips), Err)
     }
@@ -187,10 +187,10 @@ impl<D: Disk> Store<D> {
     fn settle(&mut self, made: &[Allocated]) -> Result<(), DiskError> {
         self.disk.sync()?;
         for one in made {
-            // An empty one after a power loss only restarts the turn
-            // (HL-43): no sync.
-            self.write_temp(addr_name(one.ip).as_bytes(), false)?;
-            self.disk.temp_rename(&last_reserved(one.set))?;
+            // In place: whatever a crash makes of it, the turn goes on from
+            // another address (HL-43), and nothing else depends on it. A
+            // rename over the old file waits for the disk.
+            self.disk.rewrite(&last_reserved(one.set), &addr_name(one.ip))?;
         }
         Ok(())
     }
@@ -214,20 +214,13 @@ impl<D: Disk> Store<D> {
     /// A temporary file with `content` and no other name. The one a crash
     /// left behind may be linked to a live reservation: it is removed, never
     /// opened.
-    fn write_temp(
-        &mut self,
-        content: &[u8],
-        durable: bool,
-    ) -> Result<(), DiskError> {
+    fn write_temp(&mut self, content: &[u8]) -> Result<(), DiskError> {
         if !self.disk.temp_create()? {
             self.disk.temp_remove()?;
             self.disk.temp_create()?;
         }
         self.disk.temp_write(content)?;
-        match durable {
-            true => self.disk.temp_sync(),
-            false => Ok(()),
-        }
+        self.disk.temp_sync()
     }
 
     /// All addresses that have a file, whoever wrote it, whatever is in it.

@@ -32,6 +32,7 @@ pub(super) struct State {
     network: BTreeMap<String, u64>,
     temp: Option<u64>,
     notes: BTreeMap<String, String>,
+    stamp: Option<String>,
     mtime: SystemTime,
     boot: u32,
     next_inode: u64,
@@ -84,8 +85,9 @@ impl State {
             file.synced = true;
         }
         state.boot += 1;
-        // Notes are not synced: any of them may have reached the disk.
-        state.notes.extend(last.notes.clone());
+        // Notes are not synced: at worst the stamp has reached the disk and
+        // those it vouches for have not.
+        state.stamp = last.stamp.clone();
         state.mtime = last.mtime;
         state
     }
@@ -101,6 +103,7 @@ impl Mem {
             network: BTreeMap::new(),
             temp: None,
             notes: BTreeMap::new(),
+            stamp: None,
             mtime: now,
             boot: 1,
             next_inode: 1,
@@ -280,6 +283,24 @@ impl Disk for Mem {
         })
     }
 
+    fn rewrite(&mut self, name: &str, text: &str) -> Result<(), DiskError> {
+        self.change("open to rewrite", |w| {
+            if !w.state.network.contains_key(name) {
+                let ino = w.new_file(File { data: vec![], synced: true });
+                w.state.network.insert(name.to_owned(), ino);
+                w.touch();
+            }
+        })?;
+        let data = |w: &mut World, f: &dyn Fn(&mut Vec<u8>)| {
+            let ino = w.state.network[name];
+            let file = w.state.files.get_mut(&ino).unwrap();
+            f(&mut file.data);
+            file.synced = false;
+        };
+        self.change("resize", |w| data(w, &|d| d.resize(text.len(), 0)))?;
+        self.change("rewrite", |w| data(w, &|d| *d = text.into()))
+    }
+
     fn remove(&mut self, name: &str) -> Result<bool, DiskError> {
         self.change("remove", |w| {
             let removed = w.state.network.remove(name).is_some();
@@ -337,15 +358,6 @@ impl Disk for Mem {
         })
     }
 
-    fn temp_rename(&mut self, name: &str) -> Result<(), DiskError> {
-        self.change("temp_rename", |w| {
-            let (ino, _) = w.temp();
-            w.state.network.insert(name.to_owned(), ino);
-            w.state.temp = None;
-            w.touch();
-        })
-    }
-
     fn temp_remove(&mut self) -> Result<(), DiskError> {
         self.change("temp_remove", |w| w.state.temp = None)
     }
@@ -368,6 +380,18 @@ impl Disk for Mem {
     fn note_remove(&mut self, key: &str) -> Result<(), DiskError> {
         self.change("note_remove", |w| {
             w.state.notes.remove(key);
+        })
+    }
+
+    fn stamp(&self) -> Result<Option<String>, DiskError> {
+        self.ask(|w| w.state.stamp.clone())
+    }
+
+    fn stamp_write(&mut self, text: &str) -> Result<(), DiskError> {
+        self.change("stamp_write", |w| {
+            let before = w.state.stamp.replace(text.to_owned());
+            let len = before.map_or(text.len(), |b| b.len());
+            assert_eq!(len, text.len(), "a shorter stamp leaves a rest");
         })
     }
 
