@@ -30,7 +30,9 @@ pub struct AddrSpec {
     pub ip: IpAddr,
     /// Prefix length in bits.
     pub len: u8,
-    /// Usable at once, without duplicate address detection (IPv6).
+    /// Without duplicate address detection (IPv6): never tentative. Its
+    /// local route, without which packets to it are not taken, and the
+    /// `RTM_NEWADDR` event still come from a kernel worker a moment later.
     pub nodad: bool,
     /// Broadcast address (IPv4). The kernel sets none by itself.
     pub broadcast: Option<IpAddr>,

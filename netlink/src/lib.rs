@@ -36,6 +36,8 @@ pub mod monitor;
 pub mod neigh;
 mod netns;
 pub mod nexthop;
+#[cfg(test)]
+mod packet_tests;
 mod request;
 pub mod route;
 mod socket;

@@ -59,8 +59,9 @@ pub enum Event {
         /// It is gone.
         deleted: bool,
         /// Port of the socket whose request caused it
-        /// ([`Socket::port`](crate::Socket::port)); 0 when the kernel acted
-        /// by itself. Kernels before 6.2 give 0 for links always.
+        /// ([`Socket::port`](crate::Socket::port)). 0 when the kernel acted
+        /// by itself, but also, whoever asked, for forwarding entries, IPv6
+        /// addresses and most changes to links: a hint, no proof.
         port: u32,
     },
     /// Notifications were lost or could not be read: everything may have
@@ -78,7 +79,7 @@ pub enum Object {
     /// A route. IPv4 sends no event for routes that vanish with their link or
     /// nexthop object.
     Route(Box<RouteInfo>),
-    /// A neighbour entry.
+    /// A neighbour entry. A deleted one has lost its Ethernet address.
     Neigh(NeighInfo),
     /// A forwarding entry.
     Fdb(FdbInfo),

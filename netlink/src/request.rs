@@ -47,13 +47,17 @@ impl Request {
         &self.message
     }
 
-    /// A request made elsewhere: a whole netlink message with its header.
-    /// For programs that must send another program's exact bytes, such as
-    /// tests that play upstream's daemon. Length, sequence number and the
-    /// request flag are set when it is sent.
+    /// A request of any kind: message type and flags of `struct nlmsghdr`,
+    /// and all that follows it. For programs that must send another program's
+    /// exact bytes, such as tests that play upstream's daemon.
     #[must_use]
-    pub fn raw(object: impl Into<String>, message: Vec<u8>) -> Self {
-        Self { object: object.into(), message, _namespaces: Vec::new() }
+    pub fn raw(
+        object: impl Into<String>,
+        kind: u16,
+        flags: u16,
+        body: &[u8],
+    ) -> Self {
+        Self::new(object, Message::new(kind, flags, body))
     }
 
     /// Appends the message with this sequence number and these flags added.

@@ -118,6 +118,8 @@ pub(crate) const IFA_PROTO: u16 = 11;
 
 // rtnetlink.h: routes
 pub(crate) const RTM_F_CLONED: u32 = 0x200;
+/// In a look-up: report the table the route is in, instead of "main".
+pub(crate) const RTM_F_LOOKUP_TABLE: u32 = 0x1000;
 pub(crate) const RTM_F_FIB_MATCH: u32 = 0x2000;
 pub(crate) const RTNH_F_DEAD: u32 = 1;
 pub(crate) const RTNH_F_ONLINK: u32 = 4;

@@ -1,5 +1,20 @@
 //! This crate against the real kernel: each test in a network namespace of
 //! its own. Needs root, and says so instead of skipping.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may stop at the first surprise"
+)]
 
+mod addr;
+mod batch;
 mod link;
+mod monitor;
+mod neigh;
+mod netns;
+mod nexthop;
 mod ns;
+mod route;
+mod sysctl;
+mod upstream;
+mod veth;

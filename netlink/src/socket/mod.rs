@@ -1,5 +1,8 @@
 //! The blocking route-netlink socket: requests, windows of requests, dumps.
 
+mod answer;
+mod dump;
+
 use std::io;
 use std::time::Duration;
 
@@ -11,13 +14,13 @@ use nix::sys::time::{TimeVal, TimeValLike};
 use crate::error::Error;
 use crate::netns::NetNs;
 use crate::request::Request;
-use crate::wire::uapi::{
-    NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_DUMP_INTR,
-    NLMSG_DONE, NLMSG_ERROR, NLMSGERR_ATTR_MSG,
-};
-use crate::wire::{
-    Attrs, HEADER, Malformed, Messages, RawMessage, i32_at, string, u32_at,
-};
+use crate::wire::uapi::{NLM_F_ACK, NLM_F_DUMP, NLMSG_ERROR};
+use crate::wire::{Malformed, Messages};
+
+use answer::{Answer, answer};
+pub(crate) use dump::Decode;
+pub use dump::Dump;
+use dump::{Attempt, DumpReader};
 
 /// Requests on their way at a time. The kernel's answers to 256 of them
 /// overflow a default receive buffer (rust-ecosystem.md A.3, trap 6).
@@ -34,9 +37,6 @@ const DROPPED: &str = "the kernel dropped answers: ENOBUFS";
 /// Attempts at a dump that is not disturbed by changes.
 const DUMP_ATTEMPTS: u32 = 10;
 
-/// Reads one message of a dump. `None`: not one of those asked for.
-pub(crate) type Decode<T> = fn(&RawMessage<'_>) -> Result<Option<T>, Malformed>;
-
 /// A `NETLINK_ROUTE` socket in one network namespace: the namespace its
 /// opening thread was in, for as long as it lives. It can be used from any
 /// thread, one at a time.
@@ -50,29 +50,6 @@ pub struct Socket {
     /// The last sequence number used.
     seq: u32,
     buf: Vec<u8>,
-}
-
-/// What a dump returned. The kernel's list was read to its end without
-/// interruption, but messages may have been among it that this program could
-/// not read: nothing may be deleted because it is missing from `items` unless
-/// [`Dump::complete`] agrees.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct Dump<T> {
-    /// The objects, in the kernel's order.
-    pub items: Vec<T>,
-    /// How many messages could not be read.
-    pub undecodable: usize,
-    /// What was dumped.
-    object: String,
-    /// What was wrong with the first unreadable message.
-    reason: Option<Malformed>,
-}
-
-/// How one attempt at a dump ended.
-enum Attempt<T> {
-    Complete(Dump<T>),
-    Interrupted,
 }
 
 // === impl Socket ===
@@ -100,6 +77,23 @@ impl Socket {
                 source: io::Error::other(e),
             }
         })?
+    }
+
+    /// As [`Socket::open`] with room for `bytes` of unread answers. The
+    /// default is the system's (`net.core.rmem_default`), which is enough.
+    ///
+    /// # Errors
+    /// As [`Socket::open`].
+    pub fn with_buffer(bytes: usize) -> Result<Self, Error> {
+        let socket = Self::open()?;
+        setsockopt(&socket.inner, sockopt::RcvBuf, &bytes).map_err(|e| {
+            Error::Socket {
+                object: "netlink socket".to_owned(),
+                operation: "setsockopt",
+                source: e.into(),
+            }
+        })?;
+        Ok(socket)
     }
 
     fn open_for(object: &str) -> Result<Self, Error> {
@@ -405,153 +399,6 @@ impl Socket {
     }
 }
 
-// === impl Dump ===
-
-impl<T> Dump<T> {
-    pub(crate) fn empty(object: &str) -> Self {
-        Self {
-            items: Vec::new(),
-            undecodable: 0,
-            object: object.to_owned(),
-            reason: None,
-        }
-    }
-
-    /// The objects, if every message could be read.
-    ///
-    /// # Errors
-    /// [`Error::Undecodable`] otherwise.
-    pub fn complete(self) -> Result<Vec<T>, Error> {
-        match self.reason {
-            None => Ok(self.items),
-            Some(reason) => Err(Error::Undecodable {
-                object: self.object,
-                count: self.undecodable,
-                reason: reason.to_string(),
-            }),
-        }
-    }
-
-    /// The objects for which `keep` holds. A kernel that is too old to filter
-    /// a dump itself sends everything.
-    pub(crate) fn filtered(mut self, keep: impl FnMut(&T) -> bool) -> Self {
-        self.items.retain(keep);
-        self
-    }
-}
-
-// === dumps ===
-
-/// Puts one dump together from datagrams.
-pub(crate) struct DumpReader<'a, T> {
-    seq: u32,
-    decode: Decode<T>,
-    object: &'a str,
-    dump: Dump<T>,
-    interrupted: bool,
-}
-
-impl<'a, T> DumpReader<'a, T> {
-    fn new(object: &'a str, seq: u32, decode: Decode<T>) -> Self {
-        let dump = Dump::empty(object);
-        Self { seq, decode, object, dump, interrupted: false }
-    }
-
-    /// Takes one datagram in; `Some` at the dump's end.
-    fn datagram(&mut self, buf: &[u8]) -> Result<Option<Attempt<T>>, Error> {
-        for message in Messages::new(buf) {
-            let message = match message {
-                Ok(message) if message.seq == self.seq => message,
-                Ok(_) => continue,
-                Err(e) => {
-                    self.undecodable(e);
-                    continue;
-                }
-            };
-            self.interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
-            match message.kind {
-                NLMSG_ERROR => {
-                    let (errno, kernel) = match answer(&message) {
-                        Ok(Err(refusal)) => refusal,
-                        Ok(Ok(())) => continue,
-                        Err(e) => {
-                            self.undecodable(e);
-                            continue;
-                        }
-                    };
-                    return Err(self.refused(errno, kernel));
-                }
-                NLMSG_DONE => {
-                    let code = i32_at(message.payload, 0).unwrap_or(0);
-                    if code < 0 {
-                        let errno = Errno::from_raw(code.saturating_neg());
-                        let text = text_after(&message, 4);
-                        return Err(self.refused(errno, text));
-                    }
-                    return Ok(Some(self.finish()));
-                }
-                _ => match (self.decode)(&message) {
-                    Ok(item) => self.dump.items.extend(item),
-                    Err(e) => self.undecodable(e),
-                },
-            }
-        }
-        Ok(None)
-    }
-
-    fn undecodable(&mut self, reason: Malformed) {
-        self.dump.undecodable += 1;
-        self.dump.reason.get_or_insert(reason);
-    }
-
-    fn refused(&self, errno: Errno, kernel: Option<String>) -> Error {
-        Error::Refused { object: self.object.to_owned(), errno, kernel }
-    }
-
-    fn finish(&mut self) -> Attempt<T> {
-        if self.interrupted {
-            return Attempt::Interrupted;
-        }
-        let empty = Dump::empty(self.object);
-        Attempt::Complete(std::mem::replace(&mut self.dump, empty))
-    }
-}
-
-// === answers ===
-
-/// The kernel's verdict on one request.
-type Answer = Result<(), (Errno, Option<String>)>;
-
-/// Reads an `NLMSG_ERROR`: a negative errno or 0, the request's header, and
-/// attributes with the reason.
-fn answer(message: &RawMessage<'_>) -> Result<Answer, Malformed> {
-    const WHAT: Malformed = Malformed("error message");
-    let code = i32_at(message.payload, 0).ok_or(WHAT)?;
-    if code == 0 {
-        return Ok(Ok(()));
-    }
-    let errno = Errno::from_raw(code.saturating_neg());
-    let request = if message.flags & NLM_F_CAPPED != 0 {
-        HEADER
-    } else {
-        let len = u32_at(message.payload, 4).ok_or(WHAT)?;
-        usize::try_from(len).map_err(|_| WHAT)?
-    };
-    Ok(Err((errno, text_after(message, 4usize.saturating_add(request)))))
-}
-
-/// The kernel's explanation in the attributes from `offset` on.
-fn text_after(message: &RawMessage<'_>, offset: usize) -> Option<String> {
-    if message.flags & NLM_F_ACK_TLVS == 0 {
-        return None;
-    }
-    Attrs::after(message.payload, offset)
-        .ok()?
-        .filter_map(Result::ok)
-        .find(|(kind, _)| *kind == NLMSGERR_ATTR_MSG)
-        .map(|(_, text)| string(text))
-}
-
 // === receiving ===
 
 /// `ENOPROTOOPT` as the system reports it.
@@ -602,6 +449,3 @@ fn clone_io(e: &io::Error) -> io::Error {
     e.raw_os_error()
         .map_or_else(|| e.kind().into(), io::Error::from_raw_os_error)
 }
-
-#[cfg(test)]
-mod tests;
