@@ -41,14 +41,14 @@ pub struct Server {
 /// The health server cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the health server cannot listen on {addr}: {source} (see --healthz-ip \
+    "the health server cannot listen on {addr}: {error} (see --healthz-ip \
      and --healthz-port)"
 )]
 pub struct ListenError {
     /// Where.
     pub addr: SocketAddr,
     /// Why not.
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 // === impl Readiness ===
@@ -94,7 +94,7 @@ impl Server {
     ) -> Result<Self, ListenError> {
         let listener = TcpListener::bind(addr)
             .await
-            .map_err(|source| ListenError { addr, source })?;
+            .map_err(|error| ListenError { addr, error })?;
         Ok(Self { listener, readiness })
     }
 

@@ -8,14 +8,14 @@ use std::path::{Path, PathBuf};
 
 /// A file that could not be written. What was there before still is.
 #[derive(Debug, thiserror::Error)]
-#[error("{path} cannot be written ({step}): {source}", path = path.display())]
+#[error("{path} cannot be written ({step}): {error}", path = path.display())]
 pub struct WriteError {
     /// The file.
     pub path: PathBuf,
     /// What failed.
     pub step: &'static str,
     /// The kernel's answer.
-    pub source: io::Error,
+    pub error: io::Error,
 }
 
 /// Replaces `path` by `bytes`: a crash at any moment leaves the old content
@@ -34,7 +34,7 @@ pub(super) fn write(
     mode: u32,
 ) -> Result<(), WriteError> {
     let failed =
-        |step| move |source| WriteError { path: path.to_owned(), step, source };
+        |step| move |error| WriteError { path: path.to_owned(), step, error };
     let dir = directory(path);
     DirBuilder::new()
         .recursive(true)

@@ -33,12 +33,12 @@ pub enum LockError {
         pid: Option<String>,
     },
     /// The lock file cannot be used.
-    #[error("the lock file {path}: {source}", path = path.display())]
+    #[error("the lock file {path} cannot be used: {error}", path = path.display())]
     File {
         /// The lock file.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -56,10 +56,10 @@ impl InstanceLock {
             atomic::beside(subnet_file, "", ".lock").ok_or_else(|| {
                 LockError::File {
                     path: subnet_file.to_owned(),
-                    source: io::ErrorKind::InvalidInput.into(),
+                    error: io::ErrorKind::InvalidInput.into(),
                 }
             })?;
-        let failed = |source| LockError::File { path: path.clone(), source };
+        let failed = |error| LockError::File { path: path.clone(), error };
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)
@@ -81,7 +81,7 @@ impl InstanceLock {
                     pid: holder(&mut file),
                 });
             }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
         file.set_len(0)
             .and_then(|()| file.rewind())
