@@ -2,7 +2,7 @@
 //! byte (HL-24 to HL-30), so that Go's host-local and this one can work on
 //! the same folder, in turn or at the same time.
 //!
-//! What differs from host-local, always for the worse there:
+//! What differs from host-local:
 //!
 //! * A reservation is complete or absent, whatever crashes (HL-42): the file
 //!   is written elsewhere, synced, linked to its name, and the folder synced.
@@ -109,7 +109,8 @@ pub enum PoolError {
     /// Requested addresses that no set took (HL-35). Nothing is reserved.
     #[error("failed to allocate all requested IPs:{}", spaced(.0))]
     Requested(Vec<IpAddr>),
-    /// A file operation failed. An allocation has reserved nothing; a release
+    /// A file operation failed. What an allocation had reserved is taken
+    /// back, unless that failed too: then a release still finds it. A release
     /// may be repeated.
     #[error("address pool: {0}")]
     Disk(#[from] DiskError),
@@ -215,8 +216,9 @@ impl Pool {
     /// once this has returned.
     ///
     /// # Errors
-    /// Any but [`PoolError::Network`] and [`PoolError::Busy`]; in every case
-    /// nothing new is reserved, and nothing older released.
+    /// Any but [`PoolError::Network`] and [`PoolError::Busy`]. Nothing new is
+    /// reserved then (but see [`PoolError::Disk`]), and nothing older
+    /// released.
     pub fn allocate(
         &mut self,
         attachment: &Attachment,

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{Error, ErrorKind};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -53,8 +54,8 @@ struct World {
     clock: Clock,
     steps: Vec<Step>,
     calls: usize,
-    /// The number of the call that fails.
-    fail: Option<usize>,
+    /// The numbers of the calls that fail.
+    fail: Range<usize>,
 }
 
 /// A handle on the disk; clones share it.
@@ -114,7 +115,7 @@ impl Mem {
             clock,
             steps: vec![],
             calls: 0,
-            fail: None,
+            fail: 0..0,
         })));
         mem.foreign_write("lock", "");
         mem
@@ -193,11 +194,11 @@ impl Mem {
         std::mem::take(&mut self.0.borrow_mut().calls)
     }
 
-    /// Lets the `n`th call from now fail, from 0.
-    pub(super) fn fail(&self, n: Option<usize>) {
+    /// Lets these calls fail, counted from now.
+    pub(super) fn fail(&self, calls: Range<usize>) {
         let mut world = self.0.borrow_mut();
         world.calls = 0;
-        world.fail = n;
+        world.fail = calls;
     }
 
     fn ask<T>(&self, f: impl FnOnce(&World) -> T) -> Result<T, DiskError> {
@@ -226,13 +227,13 @@ impl World {
     fn call(&mut self, action: &'static str) -> Result<(), DiskError> {
         let number = self.calls;
         self.calls += 1;
-        match self.fail {
-            Some(n) if n == number => Err(DiskError {
+        match self.fail.contains(&number) {
+            true => Err(DiskError {
                 action,
                 path: PathBuf::from("mem"),
                 source: Error::from(ErrorKind::StorageFull),
             }),
-            _ => Ok(()),
+            false => Ok(()),
         }
     }
 

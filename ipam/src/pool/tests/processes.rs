@@ -13,7 +13,7 @@ use super::{eth0, set};
 const FOLDER: &str = "POOL_TEST_FOLDER";
 
 fn sets() -> [RangeSet; 2] {
-    [set(&["10.1.0.0/24"]), set(&["fd00::/120"])]
+    [set(&["10.1.0.0/25"]), set(&["fd00::/120"])]
 }
 
 fn open(dir: &Path) -> Pool {
@@ -41,7 +41,7 @@ fn threads_get_different_addresses() {
                 let data = dir.path();
                 scope.spawn(move || {
                     let mut got = vec![];
-                    for n in 0..30 {
+                    for n in 0..15 {
                         let pod = eth0(&format!("w{worker}-{n}"));
                         let mut pool = open(data);
                         let made = pool.allocate(&pod, &sets(), &[]).unwrap();
@@ -60,7 +60,7 @@ fn threads_get_different_addresses() {
         workers.into_iter().flat_map(|w| w.join().unwrap()).collect()
     });
     let unique: BTreeSet<IpAddr> = got.iter().copied().collect();
-    assert_eq!((got.len(), unique.len()), (320, 320));
+    assert_eq!((got.len(), unique.len()), (160, 160));
     let left = reservations(dir.path());
     assert_eq!(left.iter().map(|(ip, _)| *ip).collect::<BTreeSet<_>>(), unique);
     assert_eq!(open(dir.path()).find(&eth0("w3-4")).unwrap().len(), 2);
@@ -100,10 +100,10 @@ fn processes_fill_the_pool_without_a_duplicate() {
         assert!(child.wait().unwrap().success());
     }
     let left = reservations(dir.path());
-    // All 253 of the first set, and of the second one for each of them.
-    assert_eq!(left.len(), 2 * 253);
+    // All 125 of the first set, and of the second one for each of them.
+    assert_eq!(left.len(), 2 * 125);
     let owners: BTreeSet<&[u8]> = left.iter().map(|(_, c)| &c[..]).collect();
-    assert_eq!(owners.len(), 253);
+    assert_eq!(owners.len(), 125);
 }
 
 /// kill -9 at random moments: whatever is left is complete, and taken.
