@@ -10,7 +10,8 @@ use netlink::{NetNs, Socket, link};
 
 use super::conf::Conf;
 use super::ipam::Ipam;
-use super::{host, pod};
+use super::util::mac_text;
+use super::{del_link, device, gateway, pod, port};
 use crate::cidr::Cidr;
 use crate::protocol::{Call, CniError, code, log};
 use crate::result::{CniResult, Interface, Route};
@@ -18,8 +19,8 @@ use crate::result::{CniResult, Interface, Route};
 /// What an ADD under way has made and must not leave behind.
 #[derive(Debug, Default)]
 struct Made {
-    /// Index of the pair's end on the host.
-    port: Option<u32>,
+    /// The veth pair.
+    veth: bool,
     /// IPAM has been asked for addresses.
     addresses: bool,
 }
@@ -39,7 +40,7 @@ pub(crate) fn add(call: &Call, text: &str) -> Result<CniResult, CniError> {
     let mut made = Made::default();
     let result = attach(call, &conf, &ipam, &netns, &mut socket, &mut made);
     if result.is_err() {
-        made.undo(call, &ipam, &mut socket);
+        made.undo(call, &ipam, &netns);
     }
     result
 }
@@ -53,11 +54,11 @@ fn attach(
     made: &mut Made,
 ) -> Result<CniResult, CniError> {
     let ifname = &call.env.ifname;
-    let bridge = host::ensure_bridge(socket, conf)?;
-    let port = host::add_port(socket, conf, &bridge, netns, ifname)?;
-    made.port = Some(port.index);
-    host::set_port(socket, conf, &port, call)?;
-    host::keep_mtu(socket, conf, &bridge)?;
+    let bridge = device::ensure(socket, conf)?;
+    let name = port::add(socket, conf, &bridge, netns, ifname)?;
+    made.veth = true;
+    let port = link::by_name(socket, &name).map_err(CniError::internal)?;
+    port::mark(socket, conf, &port, call)?;
     made.addresses = true;
     let given = ipam.add(call)?;
     if given.ips.is_empty() {
@@ -67,10 +68,10 @@ fn attach(
     }
     let mut result = complete(conf, given)?;
     if conf.gateway {
-        host::ensure_gateways(socket, conf, &bridge, &gateways(&result))?;
+        gateway::ensure(socket, conf, &bridge, &gateways(&result))?;
     }
     let pod = pod::configure(netns, conf, ifname, &result)?;
-    let port = host::wait_forwarding(socket, &port)?;
+    let port = port::wait_forwarding(socket, &port)?;
     result.interfaces = vec![
         interface(&bridge, ""),
         interface(&port, ""),
@@ -139,7 +140,7 @@ fn gateways(result: &CniResult) -> Vec<Cidr> {
 fn interface(link: &LinkInfo, sandbox: &str) -> Interface {
     Interface {
         name: link.name.clone(),
-        mac: host::mac_text(link.mac),
+        mac: mac_text(link.mac),
         sandbox: sandbox.to_owned(),
         ..Interface::default()
     }
@@ -151,9 +152,9 @@ impl Made {
     /// Takes back what was made: first the link, so that nobody answers on
     /// an address that is free again. A link that cannot be removed keeps its
     /// address, until the runtime's DEL.
-    fn undo(&self, call: &Call, ipam: &Ipam<'_>, socket: &mut Socket) {
-        if let Some(index) = self.port
-            && let Err(e) = host::gone(socket.request(&link::delete(index)))
+    fn undo(&self, call: &Call, ipam: &Ipam<'_>, netns: &NetNs) {
+        if self.veth
+            && let Err(e) = del_link(netns, &call.env.ifname)
         {
             log(format_args!("undoing a failed ADD: {e}"));
             return;

@@ -10,7 +10,8 @@ use netlink::{Dump, NetNs, Socket, addr, link};
 
 use super::conf::{Conf, parse_mac};
 use super::ipam::Ipam;
-use super::{host, pod};
+use super::pod;
+use super::util::mac_text;
 use crate::protocol::{Call, CniError, code};
 use crate::result::{CniResult, Interface, Route};
 
@@ -255,7 +256,7 @@ fn check_mac(
     differs(format_args!(
         "interface {} has address {}, but prevResult says {want}",
         link.name,
-        host::mac_text(link.mac)
+        mac_text(link.mac)
     ))
 }
 

@@ -82,23 +82,13 @@ impl Conf {
     }
 }
 
-/// The plugin that gives addresses.
+/// The plugin that gives addresses; empty when there is none.
 ///
 /// # Errors
-/// Code 2 when there is none: a bridge without addresses is not built.
+/// Code 7 when it is no string.
 pub(super) fn ipam_kind(conf: &Object<'_>) -> Result<String, CniError> {
-    let kind = match conf.object("ipam")? {
-        Some(ipam) => ipam.string("type")?.unwrap_or_default(),
-        None => String::new(),
-    };
-    if kind.is_empty() {
-        return Err(CniError::new(
-            code::UNSUPPORTED,
-            "ipam.type \"\" is not supported: this build attaches pods with \
-             an address only; name an IPAM plugin, such as host-local",
-        ));
-    }
-    Ok(kind)
+    let Some(ipam) = conf.object("ipam")? else { return Ok(String::new()) };
+    Ok(ipam.string("type")?.unwrap_or_default())
 }
 
 /// Options that change what a pod can reach, and that this build would have
@@ -116,6 +106,14 @@ fn refuse_unbuilt(conf: &Object<'_>) -> Result<(), CniError> {
             format!("{key}: {value} is not supported by this build; {remedy}"),
         ))
     };
+    if ipam_kind(conf)?.is_empty() {
+        return refuse(
+            "ipam.type",
+            "\"\"",
+            "pods are attached with an address only: name an IPAM plugin, \
+             such as host-local",
+        );
+    }
     if conf.bool("ipMasq")? == Some(true) {
         return refuse(
             "ipMasq",

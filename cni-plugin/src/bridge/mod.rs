@@ -9,9 +9,12 @@
 mod add;
 mod check;
 mod conf;
-mod host;
+mod device;
+mod gateway;
 mod ipam;
 mod pod;
+mod port;
+mod util;
 
 use std::path::Path;
 
@@ -20,6 +23,7 @@ use netlink::{NetNs, Socket, link};
 
 use self::conf::{Conf, ipam_kind};
 use self::ipam::Ipam;
+use self::util::gone;
 use crate::protocol::{Args, Call, CniError, code, log};
 
 pub(crate) use self::add::add;
@@ -34,12 +38,15 @@ pub(crate) use self::check::check;
 /// reserved. Otherwise what hindered the release of the address.
 pub(crate) fn del(call: &Call, text: &str) -> Result<(), CniError> {
     let conf = Object::parse(text)?;
-    let ipam = Ipam::of(call, &conf, text, &ipam_kind(&conf)?);
     if let Some(netns) = open_living(call)? {
         call.refuse_own(&netns)?;
         del_link(&netns, &call.env.ifname)?;
     }
-    ipam.del(call)
+    match ipam_kind(&conf)?.as_str() {
+        // then ADD never got that far
+        "" => Ok(()),
+        kind => Ipam::of(call, &conf, text, kind).del(call),
+    }
 }
 
 /// Whether ADD could be served with the configuration `text`.
@@ -69,16 +76,17 @@ pub(crate) fn open_living(call: &Call) -> Result<Option<NetNs>, CniError> {
     }
 }
 
+/// Removes the pod's interface, and with it the host's end.
 fn del_link(netns: &NetNs, ifname: &str) -> Result<(), CniError> {
-    let removed = Socket::open_in(netns)
-        .and_then(|mut socket| socket.request(&link::delete_by_name(ifname)));
-    match removed {
-        Err(e) if !e.is_not_found() => Err(CniError::new(
+    let removed = Socket::open_in(netns).and_then(|mut socket| {
+        gone(socket.request(&link::delete_by_name(ifname)))
+    });
+    removed.map_err(|e| {
+        CniError::new(
             code::TRY_AGAIN,
             format!(
                 "{e}: {ifname} is still there, so its address stays reserved"
             ),
-        )),
-        _ => Ok(()),
-    }
+        )
+    })
 }

@@ -9,7 +9,7 @@ use netlink::route::{RouteKind, RouteSpec, Scope, TABLE_MAIN};
 use netlink::{NetNs, Request, Socket, addr, link, route, sysctl};
 
 use super::conf::Conf;
-use super::host::{address, all, ignore};
+use super::util::{address, all, ignore};
 use crate::protocol::{CniError, code};
 use crate::result::{CniResult, IpConfig, Route};
 

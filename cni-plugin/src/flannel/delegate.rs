@@ -119,10 +119,10 @@ const BRIDGE: &str = "bridge";
 
 fn ipam(base: &GoMap, env: Option<&PluginEnv>) -> Result<GoMap, CniError> {
     let mut out = base.clone();
+    out.set_default("type", crate::hostlocal::TYPE).map_err(written)?;
+    let Some(env) = env else { return Ok(out) };
     let mut routes = given_routes(base)?;
     let mut fill = || -> Result<(), serde_json::Error> {
-        out.set_default("type", crate::hostlocal::TYPE)?;
-        let Some(env) = env else { return Ok(()) };
         let ranges: Vec<[GoRange; 1]> = env
             .subnets
             .iter()

@@ -156,18 +156,20 @@ fn del(call: &Call, delegate: &Delegate) -> Result<(), CniError> {
 /// configuration; others may need what flanneld wrote, and when that is gone
 /// too there is nothing that upstream could do either.
 fn del_derived(call: &Call, conf: &Conf) -> Result<(), CniError> {
-    let env = read_env(&conf.subnet_file);
-    let delegate = Delegate::derive(conf, &call.name, env.as_ref().ok())?;
-    match env {
-        Err(e) if !delegate.is_native() => {
+    let complete = read_env(&conf.subnet_file)
+        .and_then(|env| Delegate::derive(conf, &call.name, Some(&env)));
+    let rough = Delegate::derive(conf, &call.name, None)?;
+    match complete {
+        Ok(delegate) => del(call, &delegate),
+        Err(e) if !rough.is_native() => {
             log(format_args!(
                 "flannel: container {}: nothing is kept about its \
                  attachment, so delegate {:?} is not run: {e}",
-                call.env.container_id, delegate.kind
+                call.env.container_id, rough.kind
             ));
             Ok(())
         }
-        _ => del(call, &delegate),
+        Err(_) => del(call, &rough),
     }
 }
 

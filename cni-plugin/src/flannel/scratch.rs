@@ -65,9 +65,10 @@ impl Scratch {
     pub(super) fn kept(&self, network: &str) -> Result<Kept, CniError> {
         let Some(bytes) = self.bytes()? else { return Ok(Kept::Nothing) };
         let text = String::from_utf8_lossy(&bytes).into_owned();
-        let name = Object::parse(&text).and_then(|c| c.string("name"));
-        Ok(match name {
-            Ok(Some(name)) if name == network => Kept::Ours(text),
+        let names = Object::parse(&text)
+            .and_then(|c| Ok(c.string("name")?.zip(c.string("type")?)));
+        Ok(match names {
+            Ok(Some((name, _))) if name == network => Kept::Ours(text),
             Ok(Some(_)) => Kept::Others,
             Ok(None) | Err(_) => {
                 log(format_args!(

@@ -1,0 +1,124 @@
+//! The bridge device (BR-22, BR-23).
+
+use std::fs;
+
+use netlink::link::bridge::BridgeSpec;
+use netlink::link::{LinkInfo, Mac};
+use netlink::{Socket, link, sysctl};
+
+use super::conf::Conf;
+use super::util::{ignore, random};
+use crate::protocol::CniError;
+
+/// `NET_ADDR_SET`: somebody chose the address, the kernel will not change it.
+const ADDR_SET: &str = "3";
+/// Promiscuous (`IFF_PROMISC`).
+const IFF_PROMISC: u32 = 0x100;
+
+/// The bridge, there and up, its address fixed if it has gateways.
+///
+/// The MTU of a new one is fixed as well: left to itself it is that of the
+/// smallest port, and 1500 without ports (CW-8). The kernel takes an MTU for
+/// chosen only when it changes, so the bridge is made with another one.
+///
+/// A bridge without a fixed address takes the lowest of its ports', and pods
+/// lose their gateway for as long as they remember the old one (P51). A new
+/// one is made with an address of its own; one that is found gets the one it
+/// has fixed, before the first port is added.
+pub(super) fn ensure(
+    socket: &mut Socket,
+    conf: &Conf,
+) -> Result<LinkInfo, CniError> {
+    let name = &conf.bridge;
+    let found = match link::by_name(socket, name) {
+        Err(e) if e.is_not_found() => None,
+        other => Some(other.map_err(CniError::internal)?),
+    };
+    let (bridge, is_new) = match found {
+        Some(bridge) => (bridge, false),
+        None => (create(socket, conf)?, true),
+    };
+    if bridge.kind.as_deref() != Some("bridge") {
+        return Err(CniError::config(format!(
+            "{name:?} already exists but is not a bridge"
+        )));
+    }
+    let mut changes = link::set(bridge.index);
+    let mut changed = false;
+    if !bridge.up {
+        (changes, changed) = (changes.up(), true);
+    }
+    if conf.promiscuous && bridge.flags & IFF_PROMISC == 0 {
+        (changes, changed) = (changes.promiscuous(), true);
+    }
+    if is_new && let Some(mtu) = conf.mtu {
+        (changes, changed) = (changes.mtu(mtu), true);
+    }
+    if !is_new
+        && conf.gateway
+        && let Some(mac) = bridge.mac
+        && !is_fixed(&bridge)
+    {
+        (changes, changed) = (changes.mac(mac), true);
+    }
+    if changed {
+        socket.request(&changes.build()).map_err(|e| {
+            CniError::internal(format_args!("bridge {name:?}: {e}"))
+        })?;
+    }
+    Ok(bridge)
+}
+
+fn create(socket: &mut Socket, conf: &Conf) -> Result<LinkInfo, CniError> {
+    let name = &conf.bridge;
+    let spec = BridgeSpec {
+        name: name.clone(),
+        mtu: conf.mtu.map(|mtu| mtu ^ 1),
+        mac: Some(random_mac()),
+        vlan_filtering: false,
+        up: true,
+    };
+    match socket.request(&link::bridge::add(&spec)) {
+        // another pod's ADD was faster
+        Err(e) if !e.is_exists() => {
+            return Err(CniError::internal(format_args!(
+                "failed to create bridge {name:?}: {e}"
+            )));
+        }
+        _ => {}
+    }
+    ignore(sysctl::write_if_different(
+        &format!("net/ipv6/conf/{name}/accept_ra"),
+        "0",
+    ));
+    link::by_name(socket, name).map_err(CniError::internal)
+}
+
+/// Whether the bridge keeps its address. Only sysfs tells; where it shows
+/// another namespace's links the answer is no, which costs a message.
+fn is_fixed(bridge: &LinkInfo) -> bool {
+    let read = |file: &str| {
+        let path = format!("/sys/class/net/{}/{file}", bridge.name);
+        fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+    };
+    read("ifindex") == bridge.index.to_string()
+        && read("addr_assign_type") == ADDR_SET
+}
+
+/// A locally administered unicast address.
+fn random_mac() -> Mac {
+    let [a, b, c, d, e, f, ..] = random().to_ne_bytes();
+    [(a & 0xfc) | 2, b, c, d, e, f]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_up_addresses() {
+        let (one, other) = (random_mac(), random_mac());
+        assert_eq!(one[0] & 3, 2, "local and unicast");
+        assert_ne!(one, other);
+    }
+}

@@ -1,0 +1,79 @@
+//! Small things the steps share.
+
+use std::hash::{BuildHasher, RandomState};
+
+use netlink::addr::AddrSpec;
+use netlink::link::Mac;
+use netlink::{Error, sysctl};
+
+use crate::cidr::Cidr;
+use crate::protocol::log;
+
+/// An address as it is put on a link; `detect` keeps duplicate address
+/// detection.
+pub(super) fn address(index: u32, cidr: &Cidr, detect: bool) -> AddrSpec {
+    let has_broadcast = cidr.ip.is_ipv4() && cidr.len < 31;
+    let network = cidr.network().filter(|_| has_broadcast);
+    let broadcast = network.map(|network| network.last());
+    let nodad = cidr.ip.is_ipv6() && !detect;
+    AddrSpec { index, ip: cidr.ip, len: cidr.len, nodad, broadcast }
+}
+
+/// `1e:db:69:3d:90:63`, or nothing.
+pub(super) fn mac_text(mac: Option<Mac>) -> String {
+    let Some(mac) = mac else { return String::new() };
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+/// The first failure of several requests.
+pub(super) fn all(results: Vec<Result<(), Error>>) -> Result<(), Error> {
+    results.into_iter().collect()
+}
+
+/// What is not there any more need not be removed.
+pub(super) fn gone(result: Result<(), Error>) -> Result<(), Error> {
+    match result {
+        Err(e) if e.is_not_found() => Ok(()),
+        other => other,
+    }
+}
+
+/// For settings that upstream sets if it can (BR-23, BR-27, BR-32).
+pub(super) fn ignore<T>(result: Result<T, sysctl::SysctlError>) {
+    match result {
+        Err(e) if !e.is_missing() => log(e),
+        _ => {}
+    }
+}
+
+/// Numbers nobody needs to be unable to guess: the keys of a new hash table
+/// come from the kernel's random source.
+pub(super) fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cidr(text: &str) -> Cidr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn broadcast_and_duplicate_detection() {
+        let spec = address(7, &cidr("10.1.0.2/24"), false);
+        assert_eq!(spec.broadcast, Some("10.1.0.255".parse().unwrap()));
+        assert!(!spec.nodad);
+        assert_eq!(address(7, &cidr("10.1.0.2/31"), false).broadcast, None);
+        assert!(address(7, &cidr("fd00::2/64"), false).nodad);
+        assert!(!address(7, &cidr("fd00::2/64"), true).nodad);
+    }
+
+    #[test]
+    fn texts_and_numbers() {
+        assert_ne!(random(), random());
+        assert_eq!(mac_text(Some([2, 0, 0, 0, 0, 255])), "02:00:00:00:00:ff");
+        assert_eq!(mac_text(None), "");
+    }
+}

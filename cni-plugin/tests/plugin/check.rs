@@ -1,0 +1,114 @@
+//! CHECK names what differs (BR-59..BR-61, S-62).
+
+use std::fs;
+
+use crate::node::{Call, Node, Stack, on_a_node, run};
+
+fn ip(line: &str) {
+    run("ip", &line.split(' ').collect::<Vec<_>>());
+}
+
+/// An attachment, and the call that checks it.
+fn attached(node: &Node) -> Call {
+    node.flanneld(Stack::Dual);
+    let pod = node.pod("a");
+    let result = pod.add();
+    pod.after(&result)
+}
+
+#[test]
+fn nothing_differs() {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        for version in ["0.4.0", "1.0.0", "1.1.0"] {
+            let pod = node.pod(&format!("v{version}")).version(version);
+            let result = pod.add();
+            let answer = pod.after(&result).call("CHECK");
+            assert!(answer.ok, "{answer:?}");
+            assert_eq!((answer.stdout, answer.stderr), Default::default());
+            // what other plugins of the chain add does not matter
+            ip(&format!("-n v{version} route add 192.168.9.0/24 dev eth0"));
+            assert!(pod.after(&result).call("CHECK").ok);
+            let kept = format!("/var/lib/cni/flannel/v{version}");
+            fs::remove_file(kept).unwrap();
+            assert!(pod.after(&result).call("CHECK").ok, "kept file gone");
+        }
+    });
+}
+
+#[test]
+fn each_difference_is_named() {
+    for (change, text) in [
+        ("-n a link set eth0 down", "interface eth0 is down"),
+        ("-n a link del eth0", "interface eth0 is missing"),
+        (
+            "-n a address del 10.244.1.2/24 dev eth0",
+            "eth0 lacks the address 10.244.1.2/24",
+        ),
+        (
+            "-n a -6 route del fd00:244::/48",
+            "lacks the route to fd00:244::/48 via fd00:244:0:1::1",
+        ),
+        ("-n a route del default", "lacks the route to 0.0.0.0/0"),
+        (
+            "-n a link set eth0 address 02:00:00:00:00:09",
+            "eth0 has address 02:00:00:00:00:09, but prevResult says",
+        ),
+        ("link set VETH nomaster", "is not a port of bridge cni0"),
+        (
+            "link set VETH type bridge_slave hairpin off",
+            "has hairpin mode off, but should have it on",
+        ),
+        (
+            "link set VETH type bridge_slave isolated on",
+            "has isolation on, but should have it off",
+        ),
+        ("link set VETH down", "is down"),
+        ("link set cni0 down", "bridge cni0 is down"),
+        (
+            "address del 10.244.1.1/24 dev cni0",
+            "bridge cni0 lacks the gateway 10.244.1.1",
+        ),
+        ("link del cni0", "interface cni0 is missing"),
+    ] {
+        on_a_node(|node| {
+            let check = attached(node);
+            ip(&change.replace("VETH", &node.veths()[0]));
+            let (code, msg) = check.call("CHECK").error();
+            assert_eq!(code, 100, "{change}: {msg}");
+            assert!(msg.contains(text), "{change}: {msg}");
+        });
+    }
+}
+
+#[test]
+fn the_reservation() {
+    on_a_node(|node| {
+        let check = attached(node);
+        let pool = "/var/lib/cni/networks/cbr0";
+        fs::remove_file(format!("{pool}/10.244.1.2")).unwrap();
+        let (code, msg) = check.call("CHECK").error();
+        assert_eq!(code, 100);
+        assert!(msg.contains("10.244.1.2 is not reserved"), "{msg}");
+        fs::remove_file(format!("{pool}/fd00:244:0:1::2")).unwrap();
+        let (_, msg) = check.call("CHECK").error();
+        assert_eq!(
+            msg,
+            "host-local: Failed to find address added by container a"
+        );
+    });
+}
+
+#[test]
+fn needs_the_previous_result() {
+    on_a_node(|node| {
+        let check = attached(node);
+        let mut without = check.clone();
+        without.conf.as_object_mut().unwrap().remove("prevResult");
+        let (code, msg) = without.call("CHECK").error();
+        assert_eq!((code, msg.as_str()), (7, "Required prevResult missing"));
+        let (code, msg) = check.version("0.3.1").call("CHECK").error();
+        assert_eq!(code, 1);
+        assert_eq!(msg, "config version does not allow CHECK");
+    });
+}

@@ -1,0 +1,236 @@
+//! Delegates that are executed: found in CNI_PATH, fed, and listened to
+//! (S-5, S-57, S-67, P-27..P-30). The plugins are scripts (CT-49).
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::node::{
+    Call, Node, SUBNET_ENV, Stack, addresses, exists, on_a_node, plain, run,
+};
+
+/// Writes down how it was called, then does what `/run/<command>.sh` says.
+const RECORDER: &str = r#"
+cat > /run/stdin.$CNI_COMMAND
+env > /run/env.$CNI_COMMAND
+echo "said on stderr" >&2
+if [ -e /run/$CNI_COMMAND.sh ]; then . /run/$CNI_COMMAND.sh; fi
+"#;
+
+fn foreign(node: &Node, id: &str) -> Call {
+    node.flanneld(Stack::V4);
+    node.plugins(&[("other", RECORDER)]);
+    node.pod(id).delegate("type", "other".into())
+}
+
+fn told(file: &str) -> serde_json::Value {
+    let text = fs::read_to_string(format!("/run/{file}")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn script(verb: &str, body: &str) {
+    fs::write(format!("/run/{verb}.sh"), body).unwrap();
+}
+
+#[test]
+fn add_and_del() {
+    on_a_node(|node| {
+        let pod = foreign(node, "a")
+            .version("0.4.0")
+            .env("CNI_ARGS", "IgnoreUnknown=1;X=1");
+        // a result of another version, which says so
+        script(
+            "ADD",
+            r#"echo '{"cniVersion":"0.2.0","ip4":{"ip":"10.9.0.2/24","gateway":"10.9.0.1"}}'"#,
+        );
+        let answer = pod.call("ADD");
+        let result = answer.result();
+        assert_eq!(result["cniVersion"], "0.4.0");
+        assert_eq!(addresses(&result), ["10.9.0.2/24"]);
+        assert_eq!(answer.stderr, "said on stderr\n");
+        let conf = told("stdin.ADD");
+        assert_eq!(conf["type"], "other");
+        assert_eq!(conf["mtu"], 1450);
+        assert!(conf["isGateway"].is_null(), "for bridges only");
+        let env = fs::read_to_string("/run/env.ADD").unwrap();
+        for line in [
+            "CNI_CONTAINERID=a",
+            "CNI_ARGS=IgnoreUnknown=1;X=1",
+            "CNI_IFNAME=eth0",
+        ] {
+            assert!(env.lines().any(|l| l == line), "{line}: {env}");
+        }
+        let kept = fs::read("/var/lib/cni/flannel/a").unwrap();
+        assert_eq!(kept, fs::read("/run/stdin.ADD").unwrap());
+        // DEL gets what ADD got, whatever flanneld says now (P-30)
+        fs::remove_file(SUBNET_ENV).unwrap();
+        script("DEL", "echo '{\"code\":11,\"msg\":\"busy\"}'; exit 1");
+        assert_eq!(pod.call("DEL").error(), (11, "busy".into()));
+        assert_eq!(node.scratch(), ["a"], "kept for the retry (CW-1)");
+        script("DEL", "");
+        pod.del();
+        assert_eq!(kept, fs::read("/run/stdin.DEL").unwrap());
+        assert_eq!(node.scratch(), [""; 0]);
+        // nothing is known any more, and nothing can be found out
+        fs::remove_file("/run/stdin.DEL").unwrap();
+        pod.del();
+        assert!(!exists("/run/stdin.DEL"));
+    });
+}
+
+#[test]
+fn check_and_status_are_passed_on() {
+    on_a_node(|node| {
+        let pod = foreign(node, "a").version("1.1.0");
+        script(
+            "ADD",
+            r#"echo '{"cniVersion":"1.1.0","ips":[{"address":"10.9.0.2/24"}]}'"#,
+        );
+        let result = pod.add();
+        assert!(pod.after(&result).call("CHECK").ok);
+        let conf = told("stdin.CHECK");
+        assert_eq!(conf["prevResult"], result);
+        assert_eq!(conf["name"], "cbr0");
+        assert!(pod.call("STATUS").ok);
+        script("STATUS", "echo '{\"code\":51,\"msg\":\"limited\"}'; exit 1");
+        assert_eq!(pod.call("STATUS").error(), (51, "limited".into()));
+    });
+}
+
+#[test]
+fn errors_of_a_delegate() {
+    on_a_node(|node| {
+        let pod = foreign(node, "a");
+        for (body, code, text) in [
+            (
+                r#"echo '{"code":103,"msg":"own","details":"more"}'; exit 1"#,
+                103,
+                "own more",
+            ),
+            ("exit 3", 999, "plugin \"other\" failed with exit status: 3"),
+            ("echo oops; exit 1", 999, "an answer that is no CNI error oops"),
+            ("kill -9 $$", 999, "signal: 9"),
+            ("echo oops", 6, "result of plugin \"other\""),
+        ] {
+            script("ADD", body);
+            let _ = fs::remove_file("/run/stdin.DEL");
+            let (got, msg) = pod.call("ADD").error();
+            assert_eq!(got, code, "{body}: {msg}");
+            assert!(msg.contains(text), "{body}: {msg}");
+            assert!(exists("/run/stdin.DEL"), "S-61: {body}");
+            assert_eq!(node.scratch(), [""; 0], "{body}");
+        }
+        // S-49
+        script("ADD", "echo null");
+        assert_eq!(addresses(&pod.add()), [""; 0]);
+    });
+}
+
+#[test]
+fn plugins_that_are_not_there() {
+    on_a_node(|node| {
+        let pod = foreign(node, "a");
+        let missing = pod.clone().delegate("type", "macvlan".into());
+        assert_eq!(
+            missing.call("ADD").error(),
+            (
+                4,
+                "failed to find plugin \"macvlan\" in path [/run/plugins]"
+                    .into()
+            )
+        );
+        let slash = pod.clone().delegate("type", "../other".into());
+        assert!(slash.call("ADD").error().1.starts_with("invalid plugin name"));
+        let ourselves = pod.clone().delegate("type", "flannel".into());
+        assert_eq!(ourselves.call("ADD").error().0, 7);
+        let (code, msg) = pod.env("CNI_PATH", "").call("ADD").error();
+        assert_eq!(code, 4);
+        assert!(msg.contains("CNI_PATH"), "{msg}");
+        node.assert_clean();
+    });
+}
+
+/// S-67: a binary that is being replaced is tried again.
+#[test]
+fn a_busy_binary() {
+    on_a_node(|node| {
+        let pod = foreign(node, "a");
+        fs::copy("/bin/true", "/run/plugins/busy").unwrap();
+        let pod = pod.delegate("type", "busy".into());
+        let writer = fs::OpenOptions::new()
+            .append(true)
+            .open("/run/plugins/busy")
+            .unwrap();
+        let close = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            drop(writer);
+        });
+        assert_eq!(addresses(&pod.add()), [""; 0]);
+        close.join().unwrap();
+    });
+}
+
+/// Our bridge with somebody else's addresses.
+#[test]
+fn addresses_of_another_ipam() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        node.plugins(&[("static", RECORDER)]);
+        let pod = node.pod("a").with("ipam", json!({ "type": "static" }));
+        script(
+            "ADD",
+            r#"echo '{"cniVersion":"1.0.0","ips":[{"address":"10.77.0.5/24"}]}'"#,
+        );
+        let result = pod.add();
+        assert_eq!(result["ips"][0]["gateway"], "10.77.0.1", "BR-31");
+        assert_eq!(result["interfaces"][2]["name"], "eth0");
+        assert_eq!(told("stdin.ADD")["ipam"]["type"], "static");
+        assert!(pod.pings("10.77.0.1"));
+        assert!(pod.after(&result).call("CHECK").ok);
+        assert!(exists("/run/stdin.CHECK"));
+        pod.del();
+        assert!(exists("/run/stdin.DEL"));
+        assert_eq!((node.veths().len(), node.scratch().len()), (0, 0));
+        // without an address there is no attachment
+        script("ADD", "echo '{\"cniVersion\":\"1.0.0\"}'");
+        fs::remove_file("/run/stdin.DEL").unwrap();
+        let (_, msg) = pod.call("ADD").error();
+        assert_eq!(msg, "IPAM plugin returned missing IP config");
+        assert!(exists("/run/stdin.DEL"), "given back");
+        assert_eq!((node.veths().len(), node.scratch().len()), (0, 0));
+        let gone = run("ip", &["-n", "a", "-br", "link"]);
+        assert!(!gone.contains("eth0"), "{gone}");
+    });
+}
+
+/// Several of one kind at the same time: addresses stay distinct.
+#[test]
+fn many_at_once() {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        let pods: Vec<Call> =
+            (0..12).map(|n| node.pod(&format!("p{n}"))).collect();
+        let node_ns = netlink::NetNs::current().unwrap();
+        // threads begin in this thread's namespaces
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let calls: Vec<_> =
+                pods.iter().map(|p| scope.spawn(|| p.add())).collect();
+            calls.into_iter().map(|c| c.join().unwrap()).collect()
+        });
+        assert!(node_ns.same_as(&netlink::NetNs::current().unwrap()).unwrap());
+        let mut all: Vec<String> = results.iter().flat_map(plain).collect();
+        all.sort();
+        let mut unique = all.clone();
+        unique.dedup();
+        assert_eq!((all.len(), unique.len()), (24, 24));
+        for pod in &pods {
+            assert!(pod.pings("10.244.1.1") && pod.pings("fd00:244:0:1::1"));
+        }
+        std::thread::scope(|scope| {
+            for pod in &pods {
+                scope.spawn(|| pod.del());
+            }
+        });
+        node.assert_clean();
+    });
+}

@@ -1,0 +1,180 @@
+//! DEL: any number of times, whatever is gone already.
+
+use std::fs;
+
+use netlink::Socket;
+
+use crate::node::{Call, Node, Stack, on_a_node};
+
+fn attached(node: &Node, id: &str) -> Call {
+    node.flanneld(Stack::Dual);
+    let pod = node.pod(id);
+    pod.add();
+    pod
+}
+
+#[test]
+fn of_nothing() {
+    on_a_node(|node| {
+        let pod = node.pod("a");
+        pod.del();
+        let mut gone = pod.clone();
+        gone.netns = "/run/netns/never-there".into();
+        gone.del();
+        node.assert_clean();
+    });
+}
+
+/// R-8, S-60: after a restart of the machine CNI_NETNS is empty.
+#[test]
+fn with_the_namespace_gone() {
+    for netns in ["", "/run/netns/a", "/run/netns/a/deeper"] {
+        on_a_node(|node| {
+            let mut pod = attached(node, "a");
+            node.remove_netns("a");
+            pod.netns = netns.into();
+            pod.del();
+            assert_eq!(node.reserved(), [""; 0], "{netns:?}");
+            assert_eq!(node.scratch(), [""; 0]);
+            pod.del();
+        });
+    }
+}
+
+/// CW-3: what a bind mount leaves behind at a restart.
+#[test]
+fn with_a_file_where_the_namespace_was() {
+    on_a_node(|node| {
+        let pod = attached(node, "a");
+        node.remove_netns("a");
+        fs::write(&pod.netns, "").unwrap();
+        let answer = pod.call("DEL");
+        assert!(answer.ok, "{answer:?}");
+        assert!(answer.stderr.contains("not a network namespace"));
+        assert_eq!(node.reserved(), [""; 0]);
+    });
+}
+
+/// S-60, CW-1: subnet.env and the kept configuration may be gone.
+#[test]
+fn without_any_file_but_the_reservation() {
+    on_a_node(|node| {
+        let pod = attached(node, "a");
+        fs::remove_file("/run/flannel/subnet.env").unwrap();
+        fs::remove_file("/var/lib/cni/flannel/a").unwrap();
+        pod.del();
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn with_the_interface_gone() {
+    on_a_node(|node| {
+        let pod = attached(node, "a");
+        let mut socket = Socket::open_in(&pod.open()).unwrap();
+        let delete = netlink::link::delete_by_name("eth0");
+        socket.request(&delete).unwrap();
+        pod.del();
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn with_an_unusable_kept_configuration() {
+    for text in ["", "{\"name\":\"cb", "{\"name\":\"cbr0\"}"] {
+        on_a_node(|node| {
+            let pod = attached(node, "a");
+            fs::write("/var/lib/cni/flannel/a", text).unwrap();
+            pod.del();
+            node.assert_clean();
+        });
+    }
+}
+
+/// HL-38: a configuration that would not do for ADD any more still names the
+/// pool.
+#[test]
+fn with_a_configuration_that_became_wrong() {
+    on_a_node(|node| {
+        let pod = attached(node, "a");
+        fs::remove_file("/var/lib/cni/flannel/a").unwrap();
+        let wrong = pod
+            .clone()
+            .delegate("ipMasq", true.into())
+            .delegate("vlan", 7.into())
+            .with(
+                "ipam",
+                serde_json::json!({ "routes": [{ "dst": "nonsense" }] }),
+            )
+            .env("CNI_ARGS", "no=arguments=at;all");
+        assert_eq!(wrong.call("ADD").error().0, 7);
+        wrong.del();
+        node.assert_clean();
+    });
+}
+
+/// The other container's address, link and file stay.
+#[test]
+fn touches_only_its_own() {
+    on_a_node(|node| {
+        let a = attached(node, "a");
+        let b = attached(node, "b");
+        a.del();
+        assert_eq!(node.scratch(), ["b"]);
+        assert_eq!(node.reserved(), ["10.244.1.3", "fd00:244:0:1::3"]);
+        assert!(b.pings("10.244.1.1"));
+        // the same container under another interface name
+        let mut other = b.clone();
+        other.ifname = "eth1".into();
+        other.del();
+        assert_eq!(node.reserved().len(), 2);
+        assert!(b.pings("10.244.1.1"));
+    });
+}
+
+/// A link that cannot be removed keeps its address: code 11.
+#[test]
+fn while_the_link_resists() {
+    on_a_node(|node| {
+        let mut pod = attached(node, "a");
+        // no kernel deletes the loopback
+        pod.ifname = "lo".into();
+        let (code, msg) = pod.call("DEL").error();
+        assert_eq!(code, 11);
+        assert!(msg.contains("lo is still there"), "{msg}");
+        assert!(!msg.contains("not found"));
+        assert_eq!(node.scratch(), ["a"]);
+        assert_eq!(node.reserved().len(), 2);
+    });
+}
+
+/// S-18 on DEL: the node's own interfaces are not the plugin's to remove.
+#[test]
+fn of_the_nodes_own_namespace() {
+    on_a_node(|node| {
+        let mut pod = attached(node, "a");
+        pod.netns = "/proc/thread-self/ns/net".into();
+        pod.ifname = node.veths()[0].clone();
+        assert_eq!(pod.call("DEL").error().0, 8);
+        assert_eq!(node.veths().len(), 1);
+    });
+}
+
+/// Failures that must be retried do not read as success (R-9, S-58).
+#[test]
+fn a_pool_that_cannot_be_read() {
+    on_a_node(|node| {
+        let pod = attached(node, "a");
+        let pool = "/var/lib/cni/networks/cbr0";
+        fs::rename(pool, "/var/lib/moved").unwrap();
+        fs::write(pool, "a file").unwrap();
+        let (_, msg) = pod.call("DEL").error();
+        assert!(!msg.contains("not found"), "{msg}");
+        assert!(!msg.contains("no such file"), "{msg}");
+        assert_eq!(node.scratch(), ["a"], "kept for the retry (FL-8)");
+        fs::remove_file(pool).unwrap();
+        fs::rename("/var/lib/moved", pool).unwrap();
+        pod.del();
+        node.assert_clean();
+    });
+}

@@ -1,0 +1,281 @@
+//! ADD that fails leaves nothing of its own, and says what is wrong.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::node::{
+    Answer, Call, Node, SUBNET_ENV, Stack, on_a_node, plain, run,
+};
+
+/// ADD fails with `code` and a message that holds `text`; nothing is left.
+fn fails(node: &Node, pod: &Call, code: u64, text: &str) -> Answer {
+    let answer = pod.call("ADD");
+    let (got, msg) = answer.error();
+    assert_eq!(got, code, "{msg}");
+    assert!(msg.contains(text), "{msg}");
+    node.assert_clean();
+    answer
+}
+
+/// P-20, FL-5, P01: the text every flannel user knows, and the reason.
+#[test]
+fn flanneld_is_not_ready() {
+    on_a_node(|node| {
+        let pod = node.pod("a");
+        let classic = "failed to load flannel 'subnet.env' file: open \
+                       /run/flannel/subnet.env: no such file or directory. \
+                       Check the flannel pod log for this node.";
+        fails(node, &pod, 11, classic);
+        fs::create_dir_all("/run/flannel").unwrap();
+        let boot_id = netlink::sysctl::read("kernel/random/boot_id").unwrap();
+        let state = json!({
+            "version": 1,
+            "phase": "waiting-for-store",
+            "reason": "etcd 10.0.0.1:2379 refuses connections",
+            "since": 1,
+            "boot_id": boot_id,
+            "subnet_file": SUBNET_ENV,
+        });
+        fs::write("/run/flannel/state.json", state.to_string()).unwrap();
+        let reason = "for this node. flanneld says: waiting for the store: \
+                      etcd 10.0.0.1:2379 refuses connections";
+        fails(node, &pod, 11, reason);
+        node.subnet_env("FLANNEL_MTU=1450\n");
+        fails(
+            node,
+            &pod,
+            11,
+            "/run/flannel/subnet.env is missing FLANNEL_NETWORK, \
+             FLANNEL_IPV6_NETWORK, FLANNEL_SUBNET, FLANNEL_IPV6_SUBNET, \
+             FLANNEL_IPMASQ",
+        );
+        // STATUS for those who ask before
+        let status = pod.version("1.1.0");
+        let (code, msg) = status.call("STATUS").error();
+        assert_eq!(code, 50);
+        assert!(msg.contains("refuses connections"), "{msg}");
+        node.flanneld(Stack::V4);
+        assert!(status.call("STATUS").ok);
+    });
+}
+
+#[test]
+fn the_subnet_is_full() {
+    on_a_node(|node| {
+        node.subnet_env(
+            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.1.1/30\n\
+             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n",
+        );
+        let a = node.pod("a");
+        a.add();
+        let b = node.pod("b");
+        let (code, msg) = b.call("ADD").error();
+        assert_eq!(code, 11);
+        assert_eq!(
+            msg,
+            "failed to allocate for range 0: no IP addresses available in \
+             range set: 10.244.1.1-10.244.1.2"
+        );
+        assert_eq!((node.veths().len(), node.scratch()), (1, vec!["a".into()]));
+        a.del();
+        b.add();
+    });
+}
+
+/// S-59: the living attachment keeps all it has.
+#[test]
+fn a_second_add_is_refused() {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        let pod = node.pod("a");
+        let result = pod.add();
+        let kept = fs::read("/var/lib/cni/flannel/a").unwrap();
+        let (_, msg) = pod.call("ADD").error();
+        assert!(
+            msg.starts_with("container veth name (\"eth0\") peer provided")
+                && msg.ends_with("already exists"),
+            "{msg}"
+        );
+        assert_eq!(node.veths().len(), 1);
+        assert_eq!(fs::read("/var/lib/cni/flannel/a").unwrap(), kept);
+        let mut reserved = plain(&result);
+        reserved.sort();
+        assert_eq!(node.reserved(), reserved);
+        assert!(pod.pings("10.244.1.1") && pod.pings("fd00:244:0:1::1"));
+        pod.del();
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn the_interface_name_is_taken() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pod = node.pod("a");
+        run("ip", &["-n", "a", "link", "add", "eth0", "type", "bridge"]);
+        fails(node, &pod, 999, "already exists");
+        run("ip", &["-n", "a", "link", "show", "eth0"]);
+    });
+}
+
+/// After everything is made: a route the kernel refuses.
+#[test]
+fn a_route_that_leads_nowhere() {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        let route = json!({ "dst": "192.168.5.0/24", "gw": "172.31.0.1" });
+        let pod = node.pod("a").with("ipam", json!({ "routes": [route] }));
+        let answer = fails(node, &pod, 999, "192.168.5.0/24 via 172.31.0.1");
+        assert_eq!(answer.stderr, "");
+        // the same container, put right
+        node.flanneld(Stack::Dual);
+        let mut right = pod.clone();
+        right.conf.as_object_mut().unwrap().remove("ipam");
+        right.add();
+        right.del();
+        node.assert_clean();
+    });
+}
+
+#[test]
+fn the_bridge_is_something_else() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let veth = "link add cni0 type veth peer name other";
+        run("ip", &veth.split(' ').collect::<Vec<_>>());
+        let pod = node.pod("a");
+        let (code, msg) = pod.call("ADD").error();
+        assert_eq!(code, 7);
+        assert_eq!(msg, "\"cni0\" already exists but is not a bridge");
+        assert_eq!(node.reserved(), [""; 0]);
+    });
+}
+
+/// BR-36, CT-13
+#[test]
+fn the_bridge_has_another_address() {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        for line in [
+            "link add cni0 type bridge",
+            "address add 10.244.9.1/24 dev cni0",
+            "address add fd00:9::1/64 dev cni0",
+        ] {
+            run("ip", &line.split(' ').collect::<Vec<_>>());
+        }
+        let pod = node.pod("a");
+        fails(
+            node,
+            &pod,
+            999,
+            "failed to set bridge addr: \"cni0\" already has an IP address \
+             different from 10.244.1.1/24",
+        );
+        fails(node, &pod, 999, "it has 10.244.9.1/24");
+        pod.delegate("forceAddress", true.into()).add();
+        let shown = run("ip", &["-br", "address", "show", "cni0"]);
+        assert!(shown.contains(" 10.244.1.1/24 "), "{shown}");
+        assert!(!shown.contains("10.244.9.1"), "{shown}");
+        // of another network: both stay
+        assert!(shown.contains(" fd00:9::1/64 "), "{shown}");
+        assert!(shown.contains(" fd00:244:0:1::1/64 "), "{shown}");
+    });
+}
+
+/// Options this build does not have (code 2), contradictions (code 7).
+#[test]
+fn options() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        for (key, value, code, text) in [
+            ("ipMasq", json!(true), 2, "ipMasq: true is not supported"),
+            ("vlan", json!(100), 2, "vlan: 100 is not supported"),
+            ("macspoofchk", json!(true), 2, "macspoofchk: true"),
+            ("promiscMode", json!(true), 7, "cannot set hairpin mode and"),
+            ("mtu", json!("big"), 7, "mtu is \"big\""),
+            ("name", json!("x"), 7, "must not have 'name' field"),
+            ("mac", json!(1), 0, ""),
+        ] {
+            let pod = node.pod(&format!("p{key}")).delegate(key, value);
+            if code == 0 {
+                // not an option of the bridge, so nobody reads it
+                pod.add();
+                pod.del();
+                continue;
+            }
+            fails(node, &pod, code, text);
+        }
+        let mac = node.pod("m").env("CNI_ARGS", "MAC=no");
+        fails(node, &mac, 7, "mac is \"no\"");
+        let unknown = node.pod("u").env("CNI_ARGS", "FOO=1");
+        fails(node, &unknown, 4, "ARGS: unknown args [\"FOO=1\"]");
+    });
+}
+
+/// S-18, BR-24: before anything is made.
+#[test]
+fn namespaces_that_will_not_do() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pod = node.pod("a");
+        let at = |netns: &str| {
+            let mut pod = pod.clone();
+            pod.netns = netns.to_owned();
+            pod
+        };
+        fs::write("/run/file", "").unwrap();
+        for (netns, text) in [
+            ("/run/netns/none", "does not exist"),
+            ("/run/file", "is not a network namespace but a regular file"),
+            (
+                "/proc/thread-self/ns/net",
+                "plugin's netns and netns from CNI_NETNS should not be the \
+                 same",
+            ),
+        ] {
+            fails(node, &at(netns), 8, text);
+        }
+        let cni0 = netlink::link::by_name(&mut node.socket(), "cni0");
+        assert!(cni0.is_err(), "not even the bridge");
+    });
+}
+
+/// CT-1: suites that use one namespace for both say so.
+#[test]
+fn the_same_namespace_on_request() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let mut pod = node.pod("a").env("CNI_NETNS_OVERRIDE", "TRUE");
+        pod.netns = "/proc/thread-self/ns/net".into();
+        pod.add();
+        assert_eq!(node.veths().len(), 2);
+        pod.del();
+        node.assert_clean();
+    });
+}
+
+/// The disk says no at the last moment: what was there before comes back.
+#[test]
+fn the_kept_configuration_of_before_is_put_back() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pod = node.pod("a");
+        fs::create_dir_all("/var/lib/cni/flannel").unwrap();
+        fs::write("/var/lib/cni/flannel/a", "before").unwrap();
+        let (code, _) = pod.delegate("vlan", 9.into()).call("ADD").error();
+        assert_eq!(code, 2);
+        let kept = fs::read_to_string("/var/lib/cni/flannel/a").unwrap();
+        assert_eq!(kept, "before");
+    });
+}
+
+#[test]
+fn the_pool_is_no_folder() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        fs::create_dir_all("/var/lib/cni/networks").unwrap();
+        fs::write("/var/lib/cni/networks/cbr0", "").unwrap();
+        fails(node, &node.pod("a"), 5, "/var/lib/cni/networks/cbr0");
+    });
+}

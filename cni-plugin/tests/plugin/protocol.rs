@@ -1,0 +1,82 @@
+//! The binary as a whole: names, VERSION, the about text, what goes where.
+
+use std::process::Command;
+
+use std::os::unix::process::CommandExt;
+
+use crate::node::{Answer, Stack, feed, on_a_node};
+
+fn bare(name: &str, vars: &[(&str, &str)], stdin: &str) -> Answer {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flannel"));
+    command.arg0(name).env_clear().envs(vars.iter().copied());
+    Answer::of(&feed(&mut command, stdin.as_bytes()))
+}
+
+#[test]
+fn version_needs_nothing() {
+    for name in ["flannel", "/opt/cni/bin/flannel", "loopback"] {
+        let answer = bare(name, &[("CNI_COMMAND", "VERSION")], "");
+        assert!(answer.ok);
+        assert_eq!(
+            answer.stdout,
+            "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"0.1.0\",\
+             \"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n"
+        );
+    }
+}
+
+#[test]
+fn by_hand() {
+    let answer = bare("flannel", &[], "");
+    assert!(answer.ok && answer.stdout.is_empty());
+    assert!(answer.stderr.starts_with("CNI Plugin flannel version "));
+}
+
+#[test]
+fn under_another_name() {
+    for name in ["bridge", "", "flannel2"] {
+        let (code, msg) = bare(name, &[("CNI_COMMAND", "VERSION")], "").error();
+        assert_eq!(code, 7);
+        assert!(
+            msg.contains("this binary answers to: flannel, loopback"),
+            "{msg}"
+        );
+    }
+}
+
+#[test]
+fn missing_variables() {
+    let (code, msg) = bare("flannel", &[("CNI_COMMAND", "ADD")], "{}").error();
+    assert_eq!(code, 4);
+    assert_eq!(
+        msg,
+        "required env variables [CNI_CONTAINERID,CNI_NETNS,CNI_IFNAME,\
+         CNI_PATH] missing"
+    );
+}
+
+#[test]
+fn errors_are_laid_out_as_go_does() {
+    let answer = bare("flannel", &[("CNI_COMMAND", "STATUS")], "{}");
+    assert_eq!(
+        answer.stdout,
+        "{\n    \"cniVersion\": \"1.1.0\",\n    \"code\": 7,\n    \"msg\": \
+         \"missing network name\"\n}"
+    );
+    assert_eq!(answer.stderr, "");
+}
+
+/// Never a silent success for what is not built.
+#[test]
+fn gc_says_that_it_is_not_built() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pod = node.pod("a");
+        let (code, msg) = pod.clone().version("1.1.0").call("GC").error();
+        assert_eq!(code, 2);
+        assert!(msg.contains("CNI_COMMAND GC is not supported"), "{msg}");
+        let (code, msg) = pod.call("GC").error();
+        assert_eq!(code, 1);
+        assert_eq!(msg, "config version does not allow GC");
+    });
+}

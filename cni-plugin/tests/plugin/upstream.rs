@@ -1,0 +1,83 @@
+//! Living beside and after the Go plugins: what they left is taken over,
+//! what we leave they can take over (FL-12).
+
+use std::fs;
+
+use crate::node::{Stack, on_a_node, plain, run};
+
+/// A pod as the Go plugins leave it: link, reservation, kept configuration,
+/// their bridge.
+#[test]
+fn a_pod_of_the_go_plugins_is_deleted() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pod = node.pod("gopod");
+        for line in [
+            "link add cni0 mtu 1450 type bridge",
+            "link set cni0 up",
+            "address add 10.244.1.1/24 dev cni0",
+            "link add vethgopod mtu 1450 type veth peer name eth0 netns gopod",
+            "link set vethgopod master cni0 up",
+            "-n gopod address add 10.244.1.2/24 dev eth0",
+            "-n gopod link set eth0 up",
+        ] {
+            run("ip", &line.split(' ').collect::<Vec<_>>());
+        }
+        let pool = "/var/lib/cni/networks/cbr0";
+        fs::create_dir_all(pool).unwrap();
+        for (file, text) in [
+            ("10.244.1.2", "gopod\r\neth0"),
+            ("last_reserved_ip.0", "10.244.1.2"),
+            ("lock", ""),
+        ] {
+            fs::write(format!("{pool}/{file}"), text).unwrap();
+        }
+        fs::create_dir_all("/var/lib/cni/flannel").unwrap();
+        fs::write(
+            "/var/lib/cni/flannel/gopod",
+            r#"{"cniVersion":"0.3.1","hairpinMode":true,"ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.244.1.0/24"}]],"routes":[{"dst":"10.244.0.0/16"}],"type":"host-local"},"isDefaultGateway":true,"isGateway":true,"mtu":1450,"name":"cbr0","type":"bridge"}"#,
+        )
+        .unwrap();
+        // beside it, one of ours on their bridge, from their pool
+        let ours = node.pod("ours").version("0.3.1");
+        assert_eq!(plain(&ours.add()), ["10.244.1.3"]);
+        assert!(pod.version("0.3.1").call("DEL").ok);
+        assert_eq!(node.scratch(), ["ours"]);
+        assert_eq!(node.reserved(), ["10.244.1.3"]);
+        assert_eq!(node.veths().len(), 1);
+        assert!(ours.pings("10.244.1.1"));
+    });
+}
+
+/// HL-28: reservations that name the container only.
+#[test]
+fn an_old_reservation_is_released() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pool = "/var/lib/cni/networks/cbr0";
+        fs::create_dir_all(pool).unwrap();
+        fs::write(format!("{pool}/10.244.1.9"), "old\n").unwrap();
+        node.pod("old").del();
+        node.assert_clean();
+    });
+}
+
+/// FL-6: upstream's DEL reads its delegate, with upstream's value for
+/// masquerading, from our file.
+#[test]
+fn the_kept_file_has_upstreams_default_for_masquerading() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let env = fs::read_to_string("/run/flannel/subnet.env").unwrap();
+        node.subnet_env(&env.replace("IPMASQ=true", "IPMASQ=false"));
+        let pod = node.pod("a");
+        let answer = pod.call("ADD");
+        answer.result();
+        assert_eq!(answer.stderr.lines().count(), 1, "{}", answer.stderr);
+        assert!(answer.stderr.contains("nobody masquerades"));
+        let kept = fs::read_to_string("/var/lib/cni/flannel/a").unwrap();
+        assert!(kept.contains(r#""ipMasq":true"#), "{kept}");
+        pod.del();
+        node.assert_clean();
+    });
+}
