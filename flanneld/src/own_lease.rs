@@ -71,12 +71,12 @@ pub enum Command {
     Write(Write),
     /// Read one key.
     Read(SubnetKey),
-    /// Delete a key if it is at this revision.
+    /// Delete a key if it is as expected.
     Delete {
         /// The key.
         key: SubnetKey,
-        /// Its expected mod revision.
-        mod_revision: i64,
+        /// What it must be.
+        expect: Version,
     },
 }
 
@@ -85,10 +85,20 @@ pub enum Command {
 pub struct Write {
     /// The key and value.
     pub lease: Lease,
-    /// The mod revision the key must have; 0 = it must not exist.
-    pub expect: i64,
+    /// What the key must be.
+    pub expect: Version,
     /// Lifetime of the etcd lease to grant and hang it on; `None` = none.
     pub ttl: Option<Duration>,
+}
+
+/// A key's state as a guard: nothing is written over, or deleted, that is
+/// another. The etcd lease tells apart what has one revision in two stores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Version {
+    /// The mod revision; 0 = there is no such key.
+    pub mod_revision: i64,
+    /// The etcd lease it hangs on; 0 = none.
+    pub lease_id: i64,
 }
 
 /// The outcome of a [`Command`]. Entries of keys it tells of have been taken
@@ -161,6 +171,13 @@ pub enum Event {
     Notice(String),
 }
 
+/// What was heard of the own key.
+struct Heard {
+    entry: Option<Entry>,
+    revision: i64,
+    reset: bool,
+}
+
 /// The state machine.
 pub struct OwnLease {
     params: Params,
@@ -169,7 +186,7 @@ pub struct OwnLease {
     /// The command under way and when it was given.
     asked: Option<(Command, Duration)>,
     /// What was heard of the own key while a command was under way.
-    heard: Option<(Option<Entry>, i64)>,
+    heard: Option<Heard>,
     /// etcd leases that are ours, with the time they end.
     grants: BTreeMap<i64, Duration>,
     revoke: Vec<i64>,
@@ -186,7 +203,7 @@ enum State {
     Acquire(Acquire),
     /// A write of a new key got no answer: is it there?
     Doubt { key: SubnetKey, at: Duration, failures: u32 },
-    /// Created, and not yet seen by the watch.
+    /// Created, and not yet confirmed by the watch.
     Confirm { hold: Hold },
     /// Held.
     Hold(Hold),
@@ -202,8 +219,8 @@ struct Acquire {
     races: u32,
     /// Nothing was free.
     exhausted: bool,
-    /// An own key to be deleted first, at this revision.
-    give_up: Option<(SubnetKey, i64)>,
+    /// An own key to be deleted first.
+    give_up: Option<(SubnetKey, Version)>,
 }
 
 #[derive(Clone, Debug)]
@@ -216,10 +233,41 @@ struct Hold {
     expires: Option<Duration>,
     /// When to write again.
     next: Option<Duration>,
+    /// Known to share no subnet with an earlier lease.
+    confirmed: bool,
     /// The last write got no answer: read before writing.
     doubt: bool,
     /// The last own write.
     written: Duration,
+}
+
+// === impl Version ===
+
+impl Version {
+    /// Whether there must be no such key.
+    #[must_use]
+    pub const fn is_absent(self) -> bool {
+        self.mod_revision == 0
+    }
+
+    /// What `entry` is in the store now.
+    fn of(entry: Option<&Entry>) -> Self {
+        entry.filter(|e| e.missing_until.is_none()).map_or_else(
+            Self::default,
+            |e| Self { mod_revision: e.mod_revision, lease_id: e.lease_id },
+        )
+    }
+}
+
+// === impl Hold ===
+
+impl Hold {
+    const fn version(&self) -> Version {
+        match self.mod_revision {
+            0 => Version { mod_revision: 0, lease_id: 0 },
+            mod_revision => Version { mod_revision, lease_id: self.lease_id },
+        }
+    }
 }
 
 // === impl OwnLease ===
@@ -307,8 +355,8 @@ impl OwnLease {
                 Next::Wait(Some(*at))
             }
             State::Acquire(acquire) => match acquire.give_up {
-                Some((key, mod_revision)) => {
-                    Next::Do(Command::Delete { key, mod_revision })
+                Some((key, expect)) => {
+                    Next::Do(Command::Delete { key, expect })
                 }
                 None => self.acquire(now, entries),
             },
@@ -321,7 +369,7 @@ impl OwnLease {
                     let reservation = hold.lease_id == 0;
                     Command::Write(self.write(
                         hold.key,
-                        hold.mod_revision,
+                        hold.version(),
                         reservation,
                     ))
                 }),
@@ -372,8 +420,8 @@ impl OwnLease {
                 self.failed(now, &command, reason, ambiguous);
             }
         }
-        if let Some((entry, revision)) = self.heard.take() {
-            self.observe(now, entry.as_ref(), revision, false);
+        if let Some(Heard { entry, revision, reset }) = self.heard.take() {
+            self.observe(now, entry.as_ref(), revision, reset);
         }
     }
 
@@ -390,24 +438,41 @@ impl OwnLease {
             match &mut self.state {
                 State::Hold(hold) | State::Confirm { hold } => {
                     hold.mod_revision = 0;
+                    hold.confirmed = false;
                 }
                 State::Acquire(acquire) => acquire.give_up = None,
                 State::Doubt { .. } => {}
             }
         }
         if self.asked.is_some() {
-            let newer = self.heard.as_ref().is_none_or(|h| h.1 <= revision);
-            if reset || newer {
-                self.heard = Some((entry.cloned(), revision));
+            let before = self.heard.take();
+            let newer = before.as_ref().is_none_or(|h| h.revision <= revision);
+            let was_reset = before.as_ref().is_some_and(|h| h.reset);
+            self.heard = if reset || newer {
+                let reset = reset || was_reset;
+                Some(Heard { entry: entry.cloned(), revision, reset })
+            } else {
+                before
+            };
+            return;
+        }
+        let missing = entry.is_some_and(|e| e.missing_until.is_some());
+        if missing && matches!(self.state, State::Hold(_)) {
+            // nobody has deleted it: it is written there again
+            let soon = now + self.jitter(Duration::from_secs(1));
+            if let State::Hold(hold) = &mut self.state
+                && reset
+            {
+                hold.next = Some(soon);
             }
             return;
         }
         let (State::Hold(hold) | State::Confirm { hold }) = &self.state else {
             return;
         };
-        let gone = entry.is_none_or(|e| e.missing_until.is_some());
+        let entry = entry.filter(|_| !missing);
         // an unconfirmed lease that is there waits for all entries
-        let look = gone || matches!(self.state, State::Hold(_));
+        let look = entry.is_none() || matches!(self.state, State::Hold(_));
         if hold.mod_revision < revision && look {
             let hold = hold.clone();
             self.compare(now, hold, entry);
@@ -475,7 +540,7 @@ impl OwnLease {
                 *failures += 1;
                 if let Command::Write(write) = command
                     && ambiguous
-                    && write.expect == 0
+                    && write.expect.is_absent()
                 {
                     self.state = State::Doubt {
                         key: write.lease.key,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use ipam::choose::{Choice, How, Wishes, choose, earlier};
 use ipam::lease::{Lease, SubnetKey};
 
-use super::{Acquire, Command, Event, Next, OwnLease, State, Write};
-use crate::store::Entries;
+use super::{Acquire, Command, Event, Next, OwnLease, State, Version, Write};
+use crate::store::{Entries, LossReason};
 
 /// Longest pause after another node was faster.
 const RACE_PAUSE_MAX: Duration = Duration::from_secs(2);
@@ -43,22 +43,19 @@ impl OwnLease {
         };
         self.tell(&choice);
         // what a store that went back lacks is created anew
-        let revision = |key| {
-            let entry = entries.get(key);
-            entry
-                .filter(|e| e.missing_until.is_none())
-                .map_or(0, |e| e.mod_revision)
-        };
+        let version = |key| Version::of(entries.get(key));
         if let Some((key, _)) = choice.release.first() {
             return Next::Do(Command::Delete {
                 key: *key,
-                mod_revision: revision(key),
+                expect: version(key),
             });
         }
         Next::Do(Command::Write(match choice.how {
-            How::Create { .. } => self.write(choice.key, 0, false),
+            How::Create { .. } => {
+                self.write(choice.key, Version::default(), false)
+            }
             How::Reuse { reservation } => {
-                self.write(choice.key, revision(&choice.key), reservation)
+                self.write(choice.key, version(&choice.key), reservation)
             }
         }))
     }
@@ -66,7 +63,7 @@ impl OwnLease {
     pub(super) fn write(
         &self,
         key: SubnetKey,
-        expect: i64,
+        expect: Version,
         reservation: bool,
     ) -> Write {
         Write {
@@ -134,18 +131,18 @@ impl OwnLease {
             return;
         };
         let mut hold = hold.clone();
-        let list = entries.listed();
+        let list = entries.present();
         if let Some(first) = earlier(&hold.key, entry.create_revision, &list) {
-            self.events.push_back(Event::Notice(format!(
-                "lease {} is given up: {} shares a subnet and was first",
-                hold.key, first.key
-            )));
-            self.revoke_all();
+            let why = LossReason::Shared { first: first.key };
+            self.lost(now, hold.key, why);
             self.lost_race(now);
             if let State::Acquire(acquire) = &mut self.state {
-                acquire.give_up = Some((hold.key, entry.mod_revision));
+                acquire.give_up = Some((hold.key, Version::of(Some(entry))));
             }
-        } else if entry.mod_revision > hold.mod_revision {
+            return;
+        }
+        hold.confirmed = true;
+        if entry.mod_revision > hold.mod_revision {
             self.compare(now, hold, Some(entry));
         } else {
             if hold.attrs != self.params.attrs {

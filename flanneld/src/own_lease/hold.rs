@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
 use ipam::{Family, PerFamily};
 
-use super::{Event, Granted, Hold, OwnLease, State, Write};
+use super::{Event, Granted, Hold, OwnLease, State, Version, Write};
 use crate::store::{Entry, Held, LossReason};
 
 /// Least time between writes that answer a foreign hand, so that two daemons
@@ -34,12 +34,12 @@ impl OwnLease {
         granted: Granted,
     ) {
         let expires = (granted.id != 0).then(|| asked_at + granted.ttl);
+        let confirmed = self.confirmed_by(&write);
         self.revoke.extend(self.grants.keys().filter(|id| **id != granted.id));
         self.grants.clear();
         if let Some(expires) = expires {
             self.grants.insert(granted.id, expires);
         }
-        let created = write.expect == 0;
         let current = write.lease.attrs == self.params.attrs;
         let next = self.renewal(asked_at, expires);
         let hold = Hold {
@@ -49,14 +49,36 @@ impl OwnLease {
             mod_revision: revision,
             expires,
             next: if current { next } else { Some(now) },
+            confirmed,
             doubt: false,
             written: now,
         };
         self.reason = None;
-        if created {
-            self.state = State::Confirm { hold };
-        } else {
+        self.settle(hold);
+    }
+
+    /// Whether what `write` has written is known to share no subnet: not what
+    /// it has created, nor what an earlier attempt may have.
+    fn confirmed_by(&self, write: &Write) -> bool {
+        let Version { lease_id, .. } = write.expect;
+        if write.expect.is_absent() {
+            return false;
+        }
+        match &self.state {
+            State::Hold(hold) | State::Confirm { hold } => hold.confirmed,
+            State::Acquire(_) | State::Doubt { .. } => {
+                !self.grants.contains_key(&lease_id)
+                    || self.params.recorded == Some((write.lease.key, lease_id))
+            }
+        }
+    }
+
+    /// Holds the lease if it is confirmed, else waits for that.
+    fn settle(&mut self, hold: Hold) {
+        if hold.confirmed {
             self.hold(hold);
+        } else {
+            self.state = State::Confirm { hold };
         }
     }
 
@@ -176,6 +198,7 @@ impl OwnLease {
                 mod_revision: entry.mod_revision,
                 expires,
                 next,
+                confirmed: false,
                 doubt: false,
                 written: now,
             },
@@ -189,7 +212,7 @@ impl OwnLease {
         mut hold: Hold,
         current: Option<&Entry>,
     ) {
-        let Some(entry) = current.filter(|e| e.missing_until.is_none()) else {
+        let Some(entry) = current else {
             let expired = hold.expires.is_some_and(|at| at <= now);
             let why =
                 if expired { LossReason::Expired } else { LossReason::Deleted };
@@ -226,7 +249,7 @@ impl OwnLease {
         if !entry.readable || hold.attrs != self.params.attrs {
             hold.next = repair;
         }
-        self.hold(hold);
+        self.settle(hold);
     }
 
     fn whose(&self, entry: &Entry, hold: &Hold) -> Whose {

@@ -93,8 +93,19 @@ impl Entries {
     /// The leases as [`choose`](ipam::choose) wants them.
     #[must_use]
     pub fn listed(&self) -> Vec<Listed> {
+        self.list(|_| true)
+    }
+
+    /// The same without those that a store that went back lacks.
+    #[must_use]
+    pub fn present(&self) -> Vec<Listed> {
+        self.list(|entry| entry.missing_until.is_none())
+    }
+
+    fn list(&self, which: impl Fn(&Entry) -> bool) -> Vec<Listed> {
         self.leases
             .iter()
+            .filter(|(_, entry)| which(entry))
             .map(|(key, entry)| Listed {
                 key: *key,
                 public: entry

@@ -73,6 +73,11 @@ pub enum LossReason {
         /// That node's lease.
         by: Box<LeaseAttrs>,
     },
+    /// It shares a subnet with a lease that was there before.
+    Shared {
+        /// That lease.
+        first: SubnetKey,
+    },
 }
 
 // === impl LossReason ===
@@ -82,6 +87,9 @@ impl std::fmt::Display for LossReason {
         match self {
             Self::Expired => f.write_str("it expired"),
             Self::Deleted => f.write_str("it was deleted from the store"),
+            Self::Shared { first } => {
+                write!(f, "lease {first} was first with one of its subnets")
+            }
             Self::Taken { by } => {
                 let addrs: Vec<String> =
                     by.public.iter().map(|(_, ip)| ip.to_string()).collect();

@@ -9,7 +9,7 @@ use ipam::lease::SubnetKey;
 
 use super::client::{CALL_LIMIT, Client, kv};
 use super::error::Error;
-use crate::own_lease::{Command, Granted, Write};
+use crate::own_lease::{Command, Granted, Version, Write};
 use crate::store::{Found, Kv, Outcome};
 
 /// Carries out `command`.
@@ -17,9 +17,7 @@ pub(super) async fn execute(client: &Client, command: &Command) -> Outcome {
     match command {
         Command::Write(write) => self::write(client, write).await,
         Command::Read(key) => read(client, *key).await,
-        Command::Delete { key, mod_revision } => {
-            delete(client, *key, *mod_revision).await
-        }
+        Command::Delete { key, expect } => delete(client, *key, *expect).await,
     }
 }
 
@@ -66,9 +64,9 @@ async fn write(client: &Client, write: &Write) -> Outcome {
     }
 }
 
-async fn delete(client: &Client, key: SubnetKey, mod_revision: i64) -> Outcome {
+async fn delete(client: &Client, key: SubnetKey, expect: Version) -> Outcome {
     let delete = TxnOp::delete(client.keys().lease(&key), None);
-    match transact(client, key, mod_revision, delete).await {
+    match transact(client, key, expect, delete).await {
         Ok(Transacted::Done(revision)) => Outcome::Deleted { key, revision },
         Ok(Transacted::Unexpected(found)) => {
             Outcome::Unexpected { found, granted: 0 }
@@ -117,18 +115,21 @@ enum Transacted {
     Unexpected(Found),
 }
 
-/// Does `op` if `key` has that mod revision (0 = does not exist), else reads
-/// the key.
+/// Does `op` if `key` is as expected, else reads it.
 async fn transact(
     client: &Client,
     key: SubnetKey,
-    mod_revision: i64,
+    expect: Version,
     op: TxnOp,
 ) -> Result<Transacted, Error> {
     let full = client.keys().lease(&key);
-    let guard = Compare::mod_revision(&*full, CompareOp::Equal, mod_revision);
+    let equal = CompareOp::Equal;
+    let guards = [
+        Compare::mod_revision(&*full, equal, expect.mod_revision),
+        Compare::lease(&*full, equal, expect.lease_id),
+    ];
     let txn = Txn::new()
-        .when([guard])
+        .when(guards)
         .and_then([op])
         .or_else([TxnOp::get(full, None)]);
     let answer = client
