@@ -1,6 +1,8 @@
 //! Notifications about changes to links, addresses, routes, neighbours and
 //! nexthop objects.
 
+use std::collections::VecDeque;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,8 +11,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
-use std::collections::VecDeque;
-use std::os::fd::AsFd;
 
 use crate::addr::AddrInfo;
 use crate::error::Error;

@@ -1,13 +1,6 @@
 //! Links: reading them, and changes that apply to every kind. The kinds this
 //! project creates are in [`vxlan`], [`bridge`] and [`veth`].
 
-pub mod bridge;
-mod decode;
-pub mod veth;
-pub mod vxlan;
-
-pub(crate) use decode::decode;
-
 use nix::errno::Errno;
 
 use crate::error::Error;
@@ -22,6 +15,13 @@ use crate::wire::uapi::{
     IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, IFLA_NET_NS_FD, IFLA_TXQLEN,
     RTEXT_FILTER_SKIP_STATS, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK,
 };
+
+pub mod bridge;
+mod decode;
+pub mod veth;
+pub mod vxlan;
+
+pub(crate) use decode::decode;
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];

@@ -1,13 +1,5 @@
 //! Routes and route look-ups.
 
-mod decode;
-mod info;
-mod spec;
-
-pub(crate) use decode::decode;
-pub use info::{Hop, RouteInfo, RouteKind, Scope};
-pub use spec::{RouteMatch, RouteSpec, add, append, delete, prepend, replace};
-
 use std::net::IpAddr;
 
 use ipam::{Family, Subnet};
@@ -21,6 +13,14 @@ use crate::wire::uapi::{
     RTM_F_LOOKUP_TABLE, RTM_GETROUTE,
 };
 use crate::wire::{Message, af, af_of};
+
+mod decode;
+mod info;
+mod spec;
+
+pub(crate) use decode::decode;
+pub use info::{Hop, RouteInfo, RouteKind, Scope};
+pub use spec::{RouteMatch, RouteSpec, add, append, delete, prepend, replace};
 
 /// The main table's number.
 pub const TABLE_MAIN: u32 = 254;

@@ -1,8 +1,5 @@
 //! The blocking route-netlink socket: requests, windows of requests, dumps.
 
-mod answer;
-mod dump;
-
 use std::io;
 use std::time::Duration;
 
@@ -18,9 +15,13 @@ use crate::wire::uapi::{NLM_F_ACK, NLM_F_DUMP, NLMSG_ERROR};
 use crate::wire::{Malformed, Messages};
 
 use answer::{Answer, answer};
+use dump::{Attempt, DumpReader};
+
+mod answer;
+mod dump;
+
 pub(crate) use dump::Decode;
 pub use dump::Dump;
-use dump::{Attempt, DumpReader};
 
 /// Requests on their way at a time. The kernel's answers to 256 of them
 /// overflow a default receive buffer (rust-ecosystem.md A.3, trap 6).

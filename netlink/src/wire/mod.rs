@@ -1,6 +1,10 @@
 //! The byte level of netlink: writing one message, taking received bytes
 //! apart. Lengths and numbers are in host byte order unless said otherwise.
 
+use std::net::IpAddr;
+
+use ipam::Family;
+
 mod decode;
 mod encode;
 #[cfg(test)]
@@ -12,10 +16,6 @@ pub(crate) use decode::{
     u16_at, u16_be_at, u32_at,
 };
 pub(crate) use encode::{HEADER, Message};
-
-use std::net::IpAddr;
-
-use ipam::Family;
 
 /// Attribute and message alignment.
 const ALIGN: usize = 4;

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::uapi::{NLA_F_NESTED, NLM_F_REQUEST, RTM_NEWLINK};
 use super::*;
 
@@ -94,4 +96,87 @@ fn an_overlong_attribute_is_no_panic() {
     let mut message = Message::new(20, 0, &[]);
     message.bytes(1, &vec![0; 70_000]);
     assert!(message.finish().len() > 70_000);
+}
+
+/// Reads `payload` as a message of each kind this crate knows.
+fn decode_all(payload: &[u8]) {
+    for kind in [16, 17, 20, 21, 24, 25, 28, 29, 104, 105] {
+        let message = RawMessage { kind, flags: 2, seq: 1, port: 0, payload };
+        let _ = crate::link::decode(&message);
+        let _ = crate::addr::decode(&message);
+        let _ = crate::route::decode(&message);
+        let _ = crate::neigh::decode(&message);
+        let _ = crate::fdb::decode(&message);
+        let _ = crate::nexthop::decode(&message);
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_decoder_panic(
+        header in proptest::collection::vec(any::<u8>(), 0..20),
+        attrs in proptest::collection::vec(
+            (0..64u16, proptest::collection::vec(any::<u8>(), 0..40)), 0..8,
+        ),
+        af in prop::sample::select(vec![0u8, 2, 7, 10]),
+    ) {
+        let mut body = header;
+        if let Some(first) = body.first_mut() {
+            *first = af;
+        }
+        decode_all(&body);
+        for len in [8, 12, 16] {
+            body.resize(len, 0);
+            let mut message = Message::new(16, 0, &body);
+            for (kind, value) in &attrs {
+                message.bytes(*kind, value);
+            }
+            let bytes = message.finish();
+            decode_all(bytes.get(HEADER..).unwrap_or_default());
+            for message in Messages::new(&bytes).flatten() {
+                decode_all(message.payload);
+            }
+        }
+    }
+
+    #[test]
+    fn nested_attributes_do_not_make_one_panic(
+        outer in prop::sample::select(vec![8u16, 9, 18]),
+        middle in 1..6u16,
+        inner in proptest::collection::vec(
+            (0..40u16, proptest::collection::vec(any::<u8>(), 0..20)), 0..6,
+        ),
+        kind in prop::sample::select(vec!["vxlan", "bridge", "veth"]),
+    ) {
+        let mut message = Message::new(16, 0, &[0; 16]);
+        message.str(3, "eth0");
+        message.nest(outer, |m| {
+            m.str(1, kind);
+            m.str(4, "bridge");
+            m.nest(middle, |m| {
+                for (kind, value) in &inner {
+                    m.bytes(*kind, value);
+                }
+            });
+        });
+        let bytes = message.finish();
+        decode_all(bytes.get(HEADER..).unwrap_or_default());
+    }
+
+    #[test]
+    fn attributes_survive_writing_and_reading(
+        attrs in proptest::collection::vec(
+            (0..0x3fffu16, proptest::collection::vec(any::<u8>(), 0..40)), 0..8,
+        ),
+    ) {
+        let mut message = Message::new(20, 0, &[]);
+        for (kind, value) in &attrs {
+            message.bytes(*kind, value);
+        }
+        let bytes = message.finish();
+        let read: Result<Vec<_>, _> = Attrs::new(&bytes[HEADER..])
+            .map(|a| a.map(|(kind, value)| (kind, value.to_vec())))
+            .collect();
+        prop_assert_eq!(read, Ok(attrs));
+    }
 }

@@ -1,9 +1,11 @@
 //! Vxlan devices, bridges, and what every link takes.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use netlink::link::bridge::{self, BridgeSpec};
 use netlink::link::vxlan::{self, VxlanInfo, VxlanSpec};
 use netlink::link::{self, Filter, OperState};
-use netlink::{Errno, Socket};
+use netlink::{Errno, Error, Socket};
 
 use crate::ns::{
     drop_privilege, flannel, flannel_spec, fresh, ip, sh, underlay,
@@ -288,6 +290,59 @@ fn without_privilege_the_message_names_the_capability() {
         let error = result.expect_err("denied");
         assert!(error.is_denied(), "{error}");
         assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+    });
+}
+
+#[test]
+fn a_list_read_while_links_come_and_go_is_whole_or_an_error() {
+    // rust-ecosystem.md A.3, trap 4. 120 links are several datagrams.
+    const STABLE: usize = 120;
+    fresh(|socket| {
+        let bridge = |name: String| {
+            bridge::add(&BridgeSpec {
+                name,
+                mtu: None,
+                mac: None,
+                vlan_filtering: false,
+                up: false,
+            })
+        };
+        let requests: Vec<_> =
+            (0..STABLE).map(|n| bridge(format!("stable{n}"))).collect();
+        let results = socket.batch(&requests);
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+
+        let home = netlink::NetNs::current().expect("own namespace");
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut other = Socket::open_in(&home).expect("socket");
+                while !stop.load(Ordering::Relaxed) {
+                    let add = bridge("passing".to_owned());
+                    other.request(&add).expect("add");
+                    let delete = link::delete_by_name("passing");
+                    other.request(&delete).expect("delete");
+                }
+            });
+            let mut whole = 0;
+            for _ in 0..50 {
+                match link::list(socket, Filter::default()) {
+                    Ok(list) => {
+                        let list = list.complete().expect("complete");
+                        let stable = names(&list)
+                            .iter()
+                            .filter(|n| n.starts_with("stable"))
+                            .count();
+                        assert_eq!(stable, STABLE);
+                        whole += 1;
+                    }
+                    Err(Error::Interrupted { .. }) => {}
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+            assert!(whole > 0, "not one of 50 lists was undisturbed");
+        });
     });
 }
 
