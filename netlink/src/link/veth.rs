@@ -11,7 +11,7 @@ use crate::wire::uapi::{
 };
 
 /// A veth pair to create: this end in the socket's namespace, the other where
-/// [`VethPeer::namespace`] says.
+/// [`VethSpec::peer_namespace`] says.
 #[derive(Clone, Debug)]
 pub struct VethSpec {
     /// This end.
