@@ -67,11 +67,18 @@ fn attach(
         ));
     }
     let mut result = complete(conf, given)?;
+    let gateways = match conf.gateway {
+        true => gateways(&result),
+        false => Vec::new(),
+    };
     if conf.gateway {
-        gateway::ensure(socket, conf, &bridge, &gateways(&result))?;
+        gateway::ensure(socket, conf, &bridge, &gateways)?;
     }
     let pod = pod::configure(netns, conf, ifname, &result)?;
     let port = port::wait_forwarding(socket, &port)?;
+    if gateways.iter().any(|g| g.ip.is_ipv6()) {
+        device::wait_link_local(socket, &bridge)?;
+    }
     result.interfaces = vec![
         interface(&bridge, ""),
         interface(&port, ""),

@@ -1,10 +1,14 @@
 //! The bridge device (BR-22, BR-23).
 
 use std::fs;
+use std::time::{Duration, Instant};
 
+use ipam::Family;
+use netlink::addr::AddrInfo;
 use netlink::link::bridge::BridgeSpec;
-use netlink::link::{LinkInfo, Mac};
-use netlink::{Socket, link, sysctl};
+use netlink::link::{LinkInfo, Mac, OperState};
+use netlink::route::Scope;
+use netlink::{Socket, addr, link, sysctl};
 
 use super::conf::Conf;
 use super::util::{ignore, random};
@@ -14,6 +18,8 @@ use crate::protocol::CniError;
 const ADDR_SET: &str = "3";
 /// Promiscuous (`IFF_PROMISC`).
 const IFF_PROMISC: u32 = 0x100;
+/// How long the kernel may take to make a link-local address.
+const LINK_LOCAL_WAIT: Duration = Duration::from_millis(250);
 
 /// The bridge, there and up, its address fixed if it has gateways.
 ///
@@ -61,6 +67,12 @@ pub(super) fn ensure(
     {
         (changes, changed) = (changes.mac(mac), true);
     }
+    if conf.gateway && !is_running(&bridge) {
+        ignore(sysctl::write_if_different(
+            &format!("net/ipv6/conf/{name}/accept_dad"),
+            "0",
+        ));
+    }
     if changed {
         socket.request(&changes.build()).map_err(|e| {
             CniError::internal(format_args!("bridge {name:?}: {e}"))
@@ -92,6 +104,38 @@ fn create(socket: &mut Socket, conf: &Conf) -> Result<LinkInfo, CniError> {
         "0",
     ));
     link::by_name(socket, name).map_err(CniError::internal)
+}
+
+/// Waits until a bridge that was not running can ask for IPv6 neighbours.
+///
+/// For packets it forwards it does so from its link-local address, which it
+/// gets with its first port. While duplicate address detection goes on for
+/// it, traffic to the node's first pod is lost; [`ensure`] switches that off,
+/// so what is left is a moment. A node may be set to have no such address.
+pub(super) fn wait_link_local(
+    socket: &mut Socket,
+    bridge: &LinkInfo,
+) -> Result<(), CniError> {
+    if is_running(bridge) {
+        return Ok(());
+    }
+    let began = Instant::now();
+    while began.elapsed() < LINK_LOCAL_WAIT {
+        let there = addr::list(socket, Some(Family::V6), Some(bridge.index))
+            .map_err(CniError::internal)?;
+        let usable =
+            |a: &AddrInfo| a.scope == Scope::Link && !a.flags.tentative();
+        if there.items.iter().any(usable) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
+}
+
+/// Whether the bridge has a port that passes frames.
+fn is_running(bridge: &LinkInfo) -> bool {
+    bridge.operstate == OperState::Up
 }
 
 /// Whether the bridge keeps its address. Only sysfs tells; where it shows

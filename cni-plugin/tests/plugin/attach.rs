@@ -1,9 +1,9 @@
 //! ADD and DEL: what is there after each, and that traffic passes.
 
-use netlink::link;
+use netlink::{NetNs, link};
 use serde_json::{Value, json};
 
-use crate::node::{Stack, VERSIONS, addresses, on_a_node, ping, plain};
+use crate::node::{Stack, VERSIONS, addresses, on_a_node, ping, plain, run};
 
 const GATEWAYS: [&str; 2] = ["10.244.1.1", "fd00:244:0:1::1"];
 
@@ -58,6 +58,53 @@ fn ipv6_traffic_when_add_returns() {
 #[test]
 fn dual_stack_traffic_when_add_returns() {
     traffic(Stack::Dual);
+}
+
+/// From another host, through the node: to ask for the pod's neighbour entry
+/// the node needs a link-local address on a bridge that was made just now.
+#[test]
+fn forwarded_traffic_when_the_first_add_returns() {
+    forwarded(false);
+}
+
+/// The same with a bridge that somebody made before.
+#[test]
+fn forwarded_traffic_over_a_bridge_that_was_found() {
+    forwarded(true);
+}
+
+fn forwarded(found: bool) {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        node.netns("host");
+        if found {
+            run("ip", &["link", "add", "cni0", "type", "bridge"]);
+        }
+        for line in [
+            "link add up0 type veth peer name eth0 netns host",
+            "address add 10.99.0.1/24 dev up0",
+            "address add fd99::1/64 dev up0 nodad",
+            "link set up0 up",
+            "-n host address add 10.99.0.2/24 dev eth0",
+            "-n host address add fd99::2/64 dev eth0 nodad",
+            "-n host link set eth0 up",
+            "-n host route add default via 10.99.0.1",
+            "-n host route add default via fd99::1",
+        ] {
+            run("ip", &line.split(' ').collect::<Vec<_>>());
+        }
+        let host = NetNs::open("/run/netns/host").unwrap();
+        // its own neighbours are known, forwarding is on
+        for key in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] {
+            netlink::sysctl::write_if_different(key, "1").unwrap();
+        }
+        let pings = |target: &str| host.enter(|| ping(target)).unwrap();
+        let ready = (0..30).any(|_| pings("10.99.0.1") && pings("fd99::1"));
+        assert!(ready, "the other host reaches the node");
+        for address in plain(&node.pod("a").add()) {
+            assert!(pings(&address), "{address}");
+        }
+    });
 }
 
 /// Q-70, CT-7: what kube-flannel's configuration makes.

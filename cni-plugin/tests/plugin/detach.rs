@@ -18,7 +18,7 @@ fn of_nothing() {
     on_a_node(|node| {
         let pod = node.pod("a");
         pod.del();
-        let mut gone = pod.clone();
+        let mut gone = pod;
         gone.netns = "/run/netns/never-there".into();
         gone.del();
         node.assert_clean();
@@ -99,7 +99,6 @@ fn with_a_configuration_that_became_wrong() {
         let pod = attached(node, "a");
         fs::remove_file("/var/lib/cni/flannel/a").unwrap();
         let wrong = pod
-            .clone()
             .delegate("ipMasq", true.into())
             .delegate("vlan", 7.into())
             .with(

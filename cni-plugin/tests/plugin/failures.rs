@@ -130,7 +130,7 @@ fn a_route_that_leads_nowhere() {
         assert_eq!(answer.stderr, "");
         // the same container, put right
         node.flanneld(Stack::Dual);
-        let mut right = pod.clone();
+        let mut right = pod;
         right.conf.as_object_mut().unwrap().remove("ipam");
         right.add();
         right.del();

@@ -42,7 +42,7 @@ fn every_version() {
             }
             assert_eq!(
                 result["ips"][0]["version"] == "4",
-                (version >= "0.3.0") && (version < "1.0.0")
+                ("0.3.0".."1.0.0").contains(&version)
             );
             // again is fine
             call.add();

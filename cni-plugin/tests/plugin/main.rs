@@ -1,6 +1,12 @@
 //! The binary against the real kernel, run as a runtime runs it: each test on
 //! a node of its own, made of namespaces that go with the test. Needs root,
 //! and says so instead of skipping.
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "the helpers of a test may stop at the first surprise, as tests may"
+)]
 
 mod attach;
 mod check;

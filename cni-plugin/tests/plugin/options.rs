@@ -121,7 +121,7 @@ fn port_flags_and_promiscuous_bridge() {
         let shown = run("ip", &["-d", "link", "show", "br7"]);
         assert!(shown.contains("promiscuity 1"), "{shown}");
         let again = node.pod("b");
-        let again = Call { conf: pod.conf.clone(), ..again };
+        let again = Call { conf: pod.conf, ..again };
         again.add();
         let shown = run("ip", &["-d", "link", "show", "br7"]);
         assert!(shown.contains("promiscuity 1"), "{shown}");
