@@ -24,13 +24,24 @@ pub fn overlay(node: &Host) -> Result<String> {
         let text = node.cmd(&words)?;
         let mut lines: Vec<_> = text
             .lines()
-            .filter(|line| title != "fdb" || line.contains("flannel"))
+            .filter(|line| concerns(title, line))
             .map(without_lifetimes)
             .collect();
         lines.sort();
         out.push_str(&format!("== {title}\n{}\n", lines.join("\n")));
     }
     Ok(out)
+}
+
+/// Whether a line is about what the daemon does. Link-local addresses come
+/// and go by themselves.
+fn concerns(title: &str, line: &str) -> bool {
+    match title {
+        "fdb" | "addresses" => {
+            line.contains("flannel") && !line.contains("fe80")
+        }
+        _ => !line.contains("fe80"),
+    }
 }
 
 /// Drops counters of remaining time.

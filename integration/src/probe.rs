@@ -29,8 +29,8 @@ pub struct At<'a> {
 pub struct Seen {
     /// Datagrams sent.
     pub sent: usize,
-    /// Sequence numbers that never arrived.
-    pub lost: Vec<u32>,
+    /// Runs of sequence numbers that never arrived.
+    pub lost: Vec<std::ops::Range<u32>>,
 }
 
 /// A running stream of 1,000 datagrams a second between two pods.
@@ -114,7 +114,13 @@ impl Probe {
             .receiver
             .join()
             .map_err(|_| anyhow!("the receiver panicked"))??;
-        let lost = (0..sent).filter(|n| !seen.contains(n)).collect();
+        let mut lost: Vec<std::ops::Range<u32>> = Vec::new();
+        for n in (0..sent).filter(|n| !seen.contains(n)) {
+            match lost.last_mut() {
+                Some(run) if run.end == n => run.end += 1,
+                _ => lost.push(n..n + 1),
+            }
+        }
         Ok(Seen { sent: sent as usize, lost })
     }
 }

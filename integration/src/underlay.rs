@@ -6,6 +6,10 @@ use anyhow::Result;
 
 use crate::host::Host;
 
+/// Duplicate address detection of interfaces to come: off for the underlay,
+/// where a real machine's is long over when a daemon starts.
+const DAD: &str = "net/ipv6/conf/default/accept_dad";
+
 /// How nodes see each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wiring {
@@ -46,6 +50,7 @@ impl Underlay {
     /// Without root.
     pub fn new(wiring: Wiring) -> Result<Self> {
         let middle = Host::new("underlay")?;
+        middle.sysctl(DAD, "0")?;
         middle.ip(&format!("addr add {STORE_V4}/32 dev lo"))?;
         middle.ip(&format!("addr add {STORE_V6}/128 dev lo"))?;
         match wiring {
@@ -89,6 +94,7 @@ impl Underlay {
     pub fn attach(&self, host: &Host, n: u8) -> Result<Uplink> {
         let port = Self::port(n);
         let netns = host.netns();
+        host.sysctl(DAD, "0")?;
         self.middle.ip(&format!(
             "link add {port} type veth peer name eth0 netns {}",
             netns.display()
@@ -119,6 +125,8 @@ impl Underlay {
                 )
             }
         };
+        // What the node makes for itself has its own.
+        host.sysctl(DAD, "1")?;
         host.ip(&format!("addr add {v4}/24 dev eth0"))?;
         host.ip(&format!("addr add {v6}/64 dev eth0 nodad"))?;
         host.ip("link set eth0 up")?;

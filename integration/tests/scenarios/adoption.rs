@@ -19,10 +19,13 @@ const DEVICES: [&str; 2] = ["flannel.1", "flannel-v6.1"];
 fn link(node: &Node, name: &str) -> Result<(u32, [u8; 6])> {
     let text = node.host.ip(&format!("-o link show {name}"))?;
     let index = text.split(':').next().context("index")?.parse()?;
-    let mac = text.split("link/ether ").nth(1).and_then(|t| t.split(' ').next());
+    let mac =
+        text.split("link/ether ").nth(1).and_then(|t| t.split(' ').next());
     let mac = mac.context("no Ethernet address")?;
-    let bytes: Vec<u8> =
-        mac.split(':').map(|b| u8::from_str_radix(b, 16)).collect::<Result<_, _>>()?;
+    let bytes: Vec<u8> = mac
+        .split(':')
+        .map(|b| u8::from_str_radix(b, 16))
+        .collect::<Result<_, _>>()?;
     Ok((index, bytes.as_slice().try_into()?))
 }
 
@@ -32,7 +35,11 @@ fn upstream(node: &Node, peer: &Node, create: bool) -> Result<()> {
         let own = node.subnets()?[family].parse::<ipam::Subnet>()?;
         let (parent, _) = link(node, "eth0")?;
         let local = [&node.uplink.v4, &node.uplink.v6][family].parse()?;
-        let (_, mac) = if create { (0, [2, 0, 0, 0, 9, family as u8]) } else { link(node, device)? };
+        let (_, mac) = if create {
+            (0, [2, 0, 0, 0, 9, family as u8])
+        } else {
+            link(node, device)?
+        };
         let device_spec =
             Device { name: device, vni: 1, parent, local, mac, mtu: 1450 };
         let peer_spec = Peer {
@@ -45,7 +52,8 @@ fn upstream(node: &Node, peer: &Node, create: bool) -> Result<()> {
             link(node, device)?.0
         } else {
             // B-23: it exists, all compared attributes are equal: reused.
-            let error = node.host.run(move || device_spec.create(&mut Socket::open()?));
+            let error =
+                node.host.run(move || device_spec.create(&mut Socket::open()?));
             ensure!(error.is_err(), "upstream's create must meet the device");
             link(node, device)?.0
         };
@@ -61,23 +69,34 @@ fn upstream(node: &Node, peer: &Node, create: bool) -> Result<()> {
 }
 
 /// Lines of `ip monitor` about the overlay while `job` runs.
-fn changes_during(node: &Node, job: impl FnOnce() -> Result<()>) -> Result<Vec<String>> {
+fn changes_during(
+    node: &Node,
+    job: impl FnOnce() -> Result<()>,
+) -> Result<Vec<String>> {
     node.host.cmd(&["sh", "-c", "setpriv --pdeathsig KILL ip monitor link address route nexthop > /run/monitor.log 2>&1 & echo $! > /run/monitor.pid; sleep 0.3"])?;
     job()?;
     std::thread::sleep(Duration::from_millis(200));
     let pid = node.host.read("/run/monitor.pid")?;
     node.host.cmd(&["kill", pid.trim()])?;
     let text = node.host.read("/run/monitor.log")?;
-    Ok(text.lines().filter(|l| l.contains("flannel")).map(str::to_owned).collect())
+    Ok(text
+        .lines()
+        .filter(|l| l.contains("flannel"))
+        .map(str::to_owned)
+        .collect())
 }
 
 /// What upstream left is adopted without a flap: the device stays, its MAC
 /// is the one that is published again, and running traffic loses nothing.
 #[test]
 fn a_node_that_upstream_set_up_is_adopted() -> Result<()> {
-    let mut cluster = Cluster::new(Wiring::OneSegment, 2, &Stack::Dual.net_conf())?;
+    let mut cluster =
+        Cluster::new(Wiring::OneSegment, 2, &Stack::Dual.net_conf())?;
     cluster.start(&["--iface=eth0"])?;
-    let (a, b) = (Pod::add(&cluster.node(0).host, "a")?, Pod::add(&cluster.node(1).host, "b")?);
+    let (a, b) = (
+        Pod::add(&cluster.node(0).host, "a")?,
+        Pod::add(&cluster.node(1).host, "b")?,
+    );
     // Take node 1 back to what upstream leaves on a node.
     if let Some(daemon) = cluster.node_mut(0).daemon.as_mut() {
         daemon.stop(Signal::SIGTERM)?;
@@ -87,8 +106,10 @@ fn a_node_that_upstream_set_up_is_adopted() -> Result<()> {
     }
     cluster.node(0).host.cmd(&["rm", "-rf", "/var/lib/flannel"])?;
     upstream(cluster.node(0), cluster.node(1), true)?;
-    let before: Vec<_> =
-        DEVICES.iter().map(|d| link(cluster.node(0), d)).collect::<Result<_>>()?;
+    let before: Vec<_> = DEVICES
+        .iter()
+        .map(|d| link(cluster.node(0), d))
+        .collect::<Result<_>>()?;
     // Node 2 must learn node 1's new Ethernet addresses: that is what the
     // restarted daemon publishes.
     let node = cluster.node_mut(0);
@@ -97,7 +118,11 @@ fn a_node_that_upstream_set_up_is_adopted() -> Result<()> {
     node.wait_ready()?;
     cluster.wait_joined()?;
     for (device, before) in DEVICES.iter().zip(&before) {
-        assert_eq!(&link(cluster.node(0), device)?, before, "{device} was made anew");
+        assert_eq!(
+            &link(cluster.node(0), device)?,
+            before,
+            "{device} was made anew"
+        );
     }
     for to in Stack::Dual.addresses(&b)? {
         a.ping(&cluster.node(0).host, &to)?;
@@ -110,9 +135,13 @@ fn a_node_that_upstream_set_up_is_adopted() -> Result<()> {
 /// starts again. Traffic runs through all of it.
 #[test]
 fn upstream_takes_a_node_over_and_gives_it_back() -> Result<()> {
-    let mut cluster = Cluster::new(Wiring::OneSegment, 2, &Stack::Dual.net_conf())?;
+    let mut cluster =
+        Cluster::new(Wiring::OneSegment, 2, &Stack::Dual.net_conf())?;
     cluster.start(&["--iface=eth0"])?;
-    let (a, b) = (Pod::add(&cluster.node(0).host, "a")?, Pod::add(&cluster.node(1).host, "b")?);
+    let (a, b) = (
+        Pod::add(&cluster.node(0).host, "a")?,
+        Pod::add(&cluster.node(1).host, "b")?,
+    );
     if let Some(daemon) = cluster.node_mut(0).daemon.as_mut() {
         daemon.stop(Signal::SIGTERM)?;
     }
@@ -126,7 +155,10 @@ fn upstream_takes_a_node_over_and_gives_it_back() -> Result<()> {
     }
     upstream(cluster.node(0), cluster.node(1), false)?;
     for line in cluster.node(0).host.ip("route")?.lines() {
-        ensure!(!line.contains("nhid"), "upstream's replace left ours in place: {line}");
+        ensure!(
+            !line.contains("nhid"),
+            "upstream's replace left ours in place: {line}"
+        );
     }
     // And back: plain routes are as good as ours; nothing is rewritten.
     let node = cluster.node_mut(0);
@@ -160,7 +192,8 @@ fn upstream_takes_a_node_over_and_gives_it_back() -> Result<()> {
 /// A restart of ours on a node of ours sends nothing to the kernel that shows.
 #[test]
 fn a_restart_is_silent() -> Result<()> {
-    let mut cluster = Cluster::new(Wiring::OneSegment, 2, &Stack::Dual.net_conf())?;
+    let mut cluster =
+        Cluster::new(Wiring::OneSegment, 2, &Stack::Dual.net_conf())?;
     cluster.start(&["--iface=eth0"])?;
     let mut daemon = cluster.node_mut(0).daemon.take().context("daemon")?;
     let node = cluster.node(0);

@@ -1,5 +1,6 @@
 //! Scenarios on real parts: namespaces as nodes and pods, a real etcd, the
 //! static release binaries. One test binary.
+mod adoption;
 mod demo;
 mod direct;
 mod harness;
