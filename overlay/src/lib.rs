@@ -14,6 +14,8 @@ pub mod nexthop;
 mod plan;
 pub mod sim;
 mod state;
+#[cfg(test)]
+mod testing;
 pub mod vxlan;
 mod world;
 

@@ -86,7 +86,7 @@ impl Sim {
             Fault::None | Fault::LostAck => {}
         }
         // a daemon does not listen to its own echo
-        let notified = self.kernel.notified.clone();
+        let notified = std::mem::take(&mut self.kernel.notified);
         let outcome = apply(&mut self.kernel, change);
         self.kernel.notified = notified;
         if fault == Fault::LostAck {

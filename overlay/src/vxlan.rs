@@ -33,10 +33,11 @@ struct Tunnel {
     mac: Mac,
 }
 
-/// A peer in one family.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Peer {
-    key: SubnetKey,
+/// A peer in one family, as it is going to be reached.
+#[derive(Clone, Copy)]
+struct Peer<'a> {
+    key: &'a SubnetKey,
+    subnet: Subnet,
     public: IpAddr,
     /// `None` when it is reached without the tunnel.
     mac: Option<Mac>,
@@ -48,12 +49,8 @@ struct Planner<'a> {
     options: &'a VxlanOptions,
     tunnels: PerFamily<Tunnel>,
     plan: Plan,
-    /// Peers planned so far by their subnet's base address.
-    by_base: BTreeMap<IpAddr, Peer>,
-    /// The first peer planned with each published address.
-    by_public: BTreeMap<IpAddr, Peer>,
-    /// The first peer planned with each forwarding entry.
-    by_fdb: BTreeMap<FdbKey, Peer>,
+    /// Those planned so far.
+    peers: Vec<Peer<'a>>,
 }
 
 /// The tunnel device's name (B-20): `flannel.<VNI>`, `flannel-v6.<VNI>`.
@@ -98,11 +95,12 @@ pub fn plan(
     let in_use =
         |key: &SubnetKey| key.subnets().families().eq(conf.enabled.families());
     for (key, attrs) in leases.iter().filter(|(key, _)| in_use(key)) {
-        planner.add_peer(*key, attrs);
+        planner.add_peer(key, attrs);
     }
     for (key, attrs) in leases.iter().filter(|(key, _)| !in_use(key)) {
-        planner.add_peer(*key, attrs);
+        planner.add_peer(key, attrs);
     }
+    planner.warn_of_shared_addresses();
     planner.plan.skipped.sort();
     Ok(planner.plan)
 }
@@ -153,9 +151,7 @@ impl<'a> Planner<'a> {
                 skipped: Vec::new(),
                 warnings: Vec::new(),
             },
-            by_base: BTreeMap::new(),
-            by_public: BTreeMap::new(),
-            by_fdb: BTreeMap::new(),
+            peers: Vec::new(),
         };
         let outer_mtu = out.outer_mtu();
         for family in conf.enabled.families() {
@@ -229,8 +225,8 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    fn add_peer(&mut self, key: SubnetKey, attrs: &LeaseAttrs) {
-        if key == self.node.key {
+    fn add_peer(&mut self, key: &'a SubnetKey, attrs: &LeaseAttrs) {
+        if *key == self.node.key {
             return;
         }
         if attrs.backend_type != TYPE {
@@ -238,24 +234,32 @@ impl<'a> Planner<'a> {
             return self.skip(key, None, SkipReason::OtherBackend(name));
         }
         for family in Family::ALL {
-            if let Err(reason) = self.add_family(family, key, attrs) {
+            // the node or the peer may not have it
+            let Some(tunnel) = self.tunnels.get(family).copied() else {
+                continue;
+            };
+            let Some(subnet) = key.get(family) else { continue };
+            let outcome = self
+                .peer(tunnel, key, subnet, attrs)
+                .and_then(|peer| self.add_objects(tunnel, peer));
+            if let Err(reason) = outcome {
                 self.skip(key, Some(family), reason);
             }
         }
     }
 
-    /// One family of a peer. The node or the peer may not have it.
-    fn add_family(
-        &mut self,
-        family: Family,
-        key: SubnetKey,
+    /// How to reach a peer in one family.
+    fn peer(
+        &self,
+        tunnel: Tunnel,
+        key: &'a SubnetKey,
+        subnet: Subnet,
         attrs: &LeaseAttrs,
-    ) -> Result<(), SkipReason> {
-        let Some(&tunnel) = self.tunnels.get(family) else { return Ok(()) };
-        let Some(subnet) = key.get(family) else { return Ok(()) };
+    ) -> Result<Peer<'a>, SkipReason> {
         if subnet.overlaps(&tunnel.subnet) {
             return Err(SkipReason::OwnSubnet(tunnel.subnet));
         }
+        let family = subnet.family();
         let public =
             *attrs.public.get(family).ok_or(SkipReason::NoPublicAddress)?;
         if self.node.public.get(family) == Some(&public)
@@ -263,28 +267,18 @@ impl<'a> Planner<'a> {
         {
             return Err(SkipReason::OwnAddress(public));
         }
-        let mac = if self.is_direct(subnet, public) {
-            None
-        } else {
-            let data = attrs.data.get(family).ok_or(SkipReason::NoMac)?;
-            match mac_of(data) {
-                Ok(mac) if mac == tunnel.mac => {
-                    return Err(SkipReason::OwnMac(mac));
-                }
-                Ok(mac) => Some(mac),
-                Err(DataError::NoMac) => return Err(SkipReason::NoMac),
-                Err(other) => {
-                    return Err(SkipReason::BadData(other.to_string()));
-                }
-            }
-        };
-        let peer = Peer { key, public, mac };
-        self.claim(tunnel, subnet, peer)?;
-        match mac {
-            Some(mac) => self.add_tunnel_route(tunnel, subnet, public, mac),
-            None => self.add_direct_route(subnet, public),
+        if self.is_direct(subnet, public) {
+            return Ok(Peer { key, subnet, public, mac: None });
         }
-        Ok(())
+        let data = attrs.data.get(family).ok_or(SkipReason::NoMac)?;
+        match mac_of(data) {
+            Ok(mac) if mac == tunnel.mac => Err(SkipReason::OwnMac(mac)),
+            Ok(mac) => Ok(Peer { key, subnet, public, mac: Some(mac) }),
+            Err(DataError::NoMac) => Err(SkipReason::NoMac),
+            Err(other @ (DataError::Json(_) | DataError::BadMac(_))) => {
+                Err(SkipReason::BadData(other.to_string()))
+            }
+        }
     }
 
     /// Whether the peer is reached without the tunnel (B-31). Not with a
@@ -297,105 +291,124 @@ impl<'a> Planner<'a> {
             && networks.iter().any(|network| network.covers(&subnet))
     }
 
-    /// Refuses a peer whose objects are another one's with other contents:
-    /// the kernel holds one object per key, and without this the two would
-    /// take turns in it.
-    fn claim(
+    /// Adds what reaches the peer, unless one of its objects is another
+    /// peer's with other contents: the kernel holds one per key, and the two
+    /// would take turns in it.
+    fn add_objects(
         &mut self,
-        tunnel: Tunnel,
-        subnet: Subnet,
-        peer: Peer,
+        Tunnel { link, .. }: Tunnel,
+        peer: Peer<'a>,
     ) -> Result<(), SkipReason> {
-        if let Some(first) = self.by_base.get(&subnet.base())
-            && (first.public, first.mac) != (peer.public, peer.mac)
-        {
-            return Err(SkipReason::SubnetTaken(first.key));
-        }
-        if let Some(mac) = peer.mac {
-            let key = FdbKey { link: tunnel.link, mac };
-            let first = *self.by_fdb.entry(key).or_insert(peer);
-            if first.public != peer.public {
-                return Err(SkipReason::MacTaken(mac, first.key));
+        let Peer { subnet, public, mac, .. } = peer;
+        let desired = &self.plan.desired;
+        let ip = subnet.base();
+        let same_base = |other: &Peer<'_>| other.subnet.base() == ip;
+        if let Some(mac) = mac {
+            let fdb = desired.fdb.get(&FdbKey { link, mac });
+            if fdb.is_some_and(|fdb| fdb.dst != public) {
+                let holder = self.holder(&peer, |p| p.mac == Some(mac));
+                return Err(SkipReason::MacTaken(mac, holder));
             }
-            self.note_shared_address(peer);
+            let neigh = desired.neighs.get(&NeighKey { link, ip });
+            if neigh.is_some_and(|neigh| neigh.mac != mac) {
+                let holder = self.holder(&peer, same_base);
+                return Err(SkipReason::SubnetTaken(holder));
+            }
         }
-        self.by_base.insert(subnet.base(), peer);
+        let key = RouteKey::new(subnet);
+        let route = match mac {
+            Some(_) => self.tunnel_route(link, ip),
+            None => direct_route(public),
+        };
+        let desired = &mut self.plan.desired;
+        if desired.routes.get(&key).is_some_and(|other| *other != route) {
+            let holder = self.holder(&peer, same_base);
+            return Err(SkipReason::SubnetTaken(holder));
+        }
+        if let Some(mac) = mac {
+            let fdb = Fdb { dst: public, permanent: true };
+            desired.fdb.insert(FdbKey { link, mac }, fdb);
+            let neigh = Neigh { mac, permanent: true };
+            desired.neighs.insert(NeighKey { link, ip }, neigh);
+        }
+        desired.routes.insert(key, route);
+        self.peers.push(peer);
         Ok(())
     }
 
-    /// Forwarding entry, neighbour, and route by way of the peer's subnet
-    /// base address (B-28, B-29).
-    fn add_tunnel_route(
-        &mut self,
-        Tunnel { link, .. }: Tunnel,
-        dst: Subnet,
-        public: IpAddr,
-        mac: Mac,
-    ) {
-        let gateway = dst.base();
-        let desired = &mut self.plan.desired;
-        desired
-            .fdb
-            .insert(FdbKey { link, mac }, Fdb { dst: public, permanent: true });
-        desired.neighs.insert(
-            NeighKey { link, ip: gateway },
-            Neigh { mac, permanent: true },
-        );
+    /// The lease of the peer of the same family that `has` an object.
+    fn holder(
+        &self,
+        peer: &Peer<'_>,
+        has: impl Fn(&Peer<'_>) -> bool,
+    ) -> SubnetKey {
+        let family = peer.subnet.family();
+        let mut others = self.peers.iter();
+        let holder = others.find(|p| p.subnet.family() == family && has(p));
+        *holder.unwrap_or(peer).key
+    }
+
+    /// The route by way of the peer's subnet base address (B-28, B-29), if
+    /// possible through a nexthop object.
+    fn tunnel_route(&mut self, link: IfName, gateway: IpAddr) -> Route {
+        let object = Nexthop {
+            link: Some(link),
+            gateway: Some(gateway),
+            onlink: true,
+            ours: true,
+        };
         let nexthop = self.facts.caps.nexthop_objects.then(|| {
-            let object = Nexthop {
-                link: Some(link),
-                gateway: Some(gateway),
-                onlink: true,
-                ours: true,
-            };
             let id = nexthop::id(link, gateway);
-            let first = desired.nexthops.entry(id).or_insert(object);
+            let nexthops = &mut self.plan.desired.nexthops;
+            let first = nexthops.entry(id).or_insert(object);
             (*first == object).then_some(id)
         });
-        let route = Route {
+        Route {
             gateway: Some(gateway),
             link: Some(link),
             onlink: true,
             nexthop: nexthop.flatten(),
             ours: true,
-        };
-        desired.routes.insert(RouteKey::new(dst), route);
-    }
-
-    /// A plain route by way of the peer itself (B-31). No nexthop object:
-    /// upstream could not delete it.
-    fn add_direct_route(&mut self, dst: Subnet, public: IpAddr) {
-        let route = Route {
-            gateway: Some(public),
-            link: None,
-            onlink: false,
-            nexthop: None,
-            ours: true,
-        };
-        self.plan.desired.routes.insert(RouteKey::new(dst), route);
+        }
     }
 
     fn skip(
         &mut self,
-        key: SubnetKey,
+        key: &SubnetKey,
         family: Option<Family>,
         reason: SkipReason,
     ) {
-        self.plan.skipped.push(Skipped { key, family, reason });
+        self.plan.skipped.push(Skipped { key: *key, family, reason });
     }
 
-    /// Names two nodes that publish one address with different devices
-    /// behind it: one took the wrong interface (P23), or one of the leases is
-    /// from its past.
-    fn note_shared_address(&mut self, peer: Peer) {
-        let first = *self.by_public.entry(peer.public).or_insert(peer);
-        if first.mac != peer.mac {
-            self.plan.warnings.push(format!(
-                "leases {} and {} publish the same address {} with different \
-                 Ethernet addresses; if these are two nodes, the daemon of \
-                 one has chosen the wrong interface",
-                first.key, peer.key, peer.public
-            ));
+    /// Names nodes that publish one address with different devices behind
+    /// it: one took the wrong interface (P23), or one of the leases is from
+    /// its past.
+    fn warn_of_shared_addresses(&mut self) {
+        let tunnelled = self.peers.iter().filter(|peer| peer.mac.is_some());
+        let mut peers: Vec<_> = tunnelled.collect();
+        peers.sort_by_key(|peer| (peer.public, peer.mac, peer.key));
+        for (first, other) in peers.iter().zip(peers.iter().skip(1)) {
+            if first.public == other.public && first.mac != other.mac {
+                self.plan.warnings.push(format!(
+                    "leases {} and {} publish the same address {} with \
+                     different Ethernet addresses; if these are two nodes, \
+                     the daemon of one has chosen the wrong interface",
+                    first.key, other.key, first.public
+                ));
+            }
         }
+    }
+}
+
+/// A plain route by way of the peer itself (B-31). No nexthop object:
+/// upstream could not delete it.
+const fn direct_route(public: IpAddr) -> Route {
+    Route {
+        gateway: Some(public),
+        link: None,
+        onlink: false,
+        nexthop: None,
+        ours: true,
     }
 }
