@@ -34,7 +34,7 @@ pub fn id(link: IfName, gateway: IpAddr) -> u32 {
     (folded as u32) | RANGE
 }
 
-/// Fowler–Noll–Vo 1a, 64 bits (RFC 9923).
+/// Fowler–Noll–Vo 1a, 64 bits (draft-eastlake-fnv).
 struct Fnv(u64);
 
 impl Default for Fnv {
@@ -48,5 +48,32 @@ impl Fnv {
         for byte in bytes {
             self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_stay_the_same_from_release_to_release() {
+        let id = |link: &str, gateway: &str| {
+            id(IfName::new(link).unwrap(), gateway.parse().unwrap())
+        };
+        assert_eq!(id("flannel.1", "10.5.2.0"), V4);
+        assert_eq!(id("flannel-v6.1", "fd00:5:0:2::"), V6);
+        assert_ne!(id("flannel.2", "10.5.2.0"), V4);
+        assert!(is_ours(V4) && is_ours(V6) && !is_ours(1));
+    }
+
+    const V4: u32 = 3_519_912_847;
+    const V6: u32 = 2_731_491_827;
+
+    #[test]
+    fn the_hash_is_fnv_1a() {
+        // test vector of draft-eastlake-fnv
+        let mut hash = Fnv::default();
+        hash.write(b"foobar");
+        assert_eq!(hash.0, 0x8594_4171_f739_67e8);
     }
 }

@@ -128,7 +128,8 @@ fn creation_is_bottom_up_and_removal_top_down() {
         ]
     );
     // without any plan for it, a device goes with all that is on it
-    let nothing = Desired::default();
+    let networks = both.networks.clone();
+    let nothing = Desired { networks, ..Desired::default() };
     let scope = Scope::full(&nothing, [name("flannel.1")]);
     let changes = diff(&nothing, &reached(&both), &scope);
     assert!(matches!(changes[..], [Change::DeleteLink { .. }]));
@@ -256,6 +257,47 @@ fn a_lost_device_is_restored_whole_even_if_only_it_was_looked_at() {
 }
 
 #[test]
+fn a_device_that_comes_up_gets_everything_again() {
+    let desired = Cluster::new(V4).with_peers(&[2]).plan().desired;
+    let flannel = name("flannel.1");
+    let link = Key::Link(flannel);
+    // a look from before the kernel dropped it all
+    let mut observed = reached(&desired);
+    observed.links.get_mut(&flannel).unwrap().up = false;
+    let changes = full_diff(&desired, &observed);
+    let again: BTreeSet<_> = changes.iter().map(Change::key).collect();
+    let on_link: BTreeSet<_> = desired
+        .on_link(flannel)
+        .filter(|key| !matches!(key, Key::Addr(..)))
+        .collect();
+    assert_eq!(again, on_link);
+    // also where only the device was looked at
+    let links = observed.links.clone();
+    let observed = Observed { links, ..Observed::default() };
+    let changes = diff(&desired, &observed, &Scope::Keys([link].into()));
+    assert_eq!(changes.len(), 6, "{:?}", lines(&changes));
+}
+
+#[test]
+fn a_new_mac_of_the_device_means_new_neighbours() {
+    let desired = Cluster::new(V4).with_peers(&[2]).plan().desired;
+    let flannel = name("flannel.1");
+    let mut observed = reached(&desired);
+    observed.links.get_mut(&flannel).unwrap().mac = mac(Family::V4, 9);
+    let links = observed.links.clone();
+    let partial = Observed { links, ..Observed::default() };
+    let keys = Scope::Keys([Key::Link(flannel)].into());
+    for changes in
+        [full_diff(&desired, &observed), diff(&desired, &partial, &keys)]
+    {
+        assert!(matches!(
+            changes[..],
+            [Change::ModifyLink { .. }, Change::SetNeigh { .. }]
+        ));
+    }
+}
+
+#[test]
 fn a_former_device_with_the_same_tunnel_goes_first() {
     let desired = Cluster::new(V4).plan().desired;
     let mut observed = Observed::default();
@@ -270,6 +312,78 @@ fn a_former_device_with_the_same_tunnel_goes_first() {
             Change::AddAddr { .. }
         ]
     ));
+}
+
+#[test]
+fn what_must_be_a_gateway_is_no_address_before() {
+    let desired = Cluster::new(V4).with_peers(&[2]).plan().desired;
+    let addr = Addr { ip: ip("10.5.2.0"), len: 32 };
+    let mut observed = Observed {
+        links: desired.links.clone(),
+        addrs: [(name("flannel.1"), addr)].into(),
+        ..Observed::default()
+    };
+    let changes = full_diff(&desired, &observed);
+    assert!(
+        matches!(
+            changes[..2],
+            [Change::AddAddr { .. }, Change::DeleteAddr { .. }]
+        ),
+        "{:?}",
+        lines(&changes)
+    );
+    // on a former device of ours
+    let mut former = desired.links[&name("flannel.1")].clone();
+    let LinkKind::Vxlan(vxlan) = &mut former.kind else { panic!() };
+    vxlan.vni = 7;
+    observed.links.insert(name("flannel.7"), former);
+    observed.addrs = [(name("flannel.7"), addr)].into();
+    let changes = full_diff(&desired, &observed);
+    assert!(matches!(changes[0], Change::DeleteLink { .. }));
+}
+
+#[test]
+fn a_route_that_leads_elsewhere_is_replaced() {
+    let conf = V4.replace("}}", r#","DirectRouting":true}}"#);
+    let mut cluster = Cluster::new(&conf).with_peers(&[2, 3]);
+    cluster.facts.direct = [public(Family::V4, 3)].into();
+    let desired = cluster.plan().desired;
+    let route = |n, change: &dyn Fn(&mut Route)| {
+        let mut observed = left_by_upstream(&desired);
+        let key = RouteKey::new(subnet(Family::V4, n));
+        change(observed.routes.get_mut(&key).unwrap());
+        let changes = full_diff(&desired, &observed);
+        let about = |c: &Change| c.key() == Key::Route(key);
+        changes.iter().any(about)
+    };
+    assert!(!route(2, &|_| ()) && !route(3, &|_| ()));
+    assert!(route(2, &|r| r.onlink = false));
+    assert!(route(2, &|r| r.gateway = None));
+    assert!(route(2, &|r| r.link = Some(name("eth0"))));
+    assert!(route(3, &|r| r.link = Some(name("flannel.1"))));
+    assert!(!route(3, &|r| r.link = Some(name("eth1"))));
+}
+
+#[test]
+fn what_stands_or_falls_together() {
+    let conf = V4.replace("}}", r#","DirectRouting":true}}"#);
+    let mut cluster = Cluster::new(&conf).with_peers(&[2, 3]);
+    cluster.facts.direct = [public(Family::V4, 3)].into();
+    let desired = cluster.plan().desired;
+    let flannel = name("flannel.1");
+    let tunnel = Key::Route(RouteKey::new(subnet(Family::V4, 2)));
+    let direct = Key::Route(RouteKey::new(subnet(Family::V4, 3)));
+    let id = crate::nexthop::id(flannel, ip("10.5.2.0"));
+    let closure = |key: Key| desired.closure(&[key].into());
+    let addr = Addr { ip: ip("10.5.1.0"), len: 32 };
+    let device: BTreeSet<_> = desired.on_link(flannel).collect();
+    assert_eq!(device.len(), 6);
+    assert_eq!(closure(Key::Link(flannel)), device);
+    assert_eq!(closure(Key::Addr(flannel, addr)), device);
+    assert_eq!(closure(Key::Nexthop(id)), [Key::Nexthop(id), tunnel].into());
+    assert_eq!(closure(tunnel), [Key::Nexthop(id), tunnel].into());
+    let uplink = Key::Link(name("eth0"));
+    assert_eq!(closure(uplink), [uplink, direct].into());
 }
 
 // === what is not ours ===

@@ -409,6 +409,23 @@ fn of_two_leases_for_one_subnet_the_one_with_our_families_wins() {
     assert!(plan.desired.fdb.contains_key(&FdbKey { link, mac }));
 }
 
+#[test]
+fn two_leases_for_one_subnet_one_of_them_direct() {
+    let conf = vxlan_conf(DUAL, r#""DirectRouting":true"#);
+    let mut cluster = Cluster::new(&conf).with_peers(&[2]);
+    let (old, _) = Cluster::new(V4).lease(2);
+    let (_, elsewhere) = Cluster::new(V4).lease(9);
+    cluster.leases.insert(old, elsewhere);
+    for n in [2, 9] {
+        cluster.facts.direct = [public(Family::V4, n)].into();
+        let plan = cluster.plan();
+        let (new, _) = cluster.lease(2);
+        let [skipped] = &plan.skipped[..] else { panic!("{:?}", plan.skipped) };
+        assert_eq!(skipped.key, old);
+        assert_eq!(skipped.reason, SkipReason::SubnetTaken(new));
+    }
+}
+
 // === lease data (B-27, E-10..E-12, E-17) ===
 
 #[test]
