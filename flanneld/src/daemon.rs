@@ -1,35 +1,31 @@
 //! The daemon's life: what it needs before it can work, then the loop.
 
+mod events;
+
 use std::collections::BTreeSet;
 use std::io::Read as _;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow, bail};
 use ipam::PerFamily;
 use ipam::daemon_state::Phase;
 use ipam::netconf::backend::VxlanOptions;
 use ipam::netconf::{Backend, NetConf};
-use ipam::subnet_env::{Networks, SubnetEnv};
 use overlay::{IfName, Mac, vxlan};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::sync::watch;
 
+use self::events::{Health, Loop};
 use crate::cli::{self, Options};
-use crate::clock;
 use crate::facts::{self, Uplink};
-use crate::files::{Saved, SavedLease, StateDir, SubnetFile};
-use crate::monitor::{self, Disturbance, Interest};
+use crate::files::{Saved, StateDir, SubnetFile};
+use crate::monitor::{self, Interest};
 use crate::own_lease::{LEASE_TTL, Params};
-use crate::reconcile::{Passed, Reconciler, Setup};
+use crate::reconcile::{Reconciler, Setup};
 use crate::report::Reporter;
-use crate::store::etcd::{Config, Etcd, Store};
-use crate::store::{Held, StoreEvent, StoreStatus};
+use crate::store::StoreStatus;
+use crate::store::etcd::{Config, Etcd};
 use crate::worker::Worker;
 use crate::world::Kernel;
-
-/// Everything is compared this often although nothing said that it changed.
-const SLOW_CHECK: Duration = Duration::from_secs(60);
 
 /// Runs until something ends it that no waiting can mend.
 ///
@@ -37,6 +33,7 @@ const SLOW_CHECK: Duration = Duration::from_secs(60);
 /// A flag, configuration or host that cannot work; never a store that does
 /// not answer.
 pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
+    let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     let mut disk = StateDir::new(&options.state_dir, &options.subnet_file)?;
     let mut saved = disk.load();
     let subnet_file = SubnetFile::new(&options.subnet_file);
@@ -95,194 +92,15 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
         store,
         status,
         disturbances,
+        hangup,
         reporter,
         disk,
         saved,
         subnet_file,
-        wrong: Wrong::default(),
+        health: Health::default(),
     }
     .run()
     .await
-}
-
-/// The loop's state besides the reconciler's.
-struct Loop<'a> {
-    conf: NetConf,
-    reconciler: Reconciler,
-    store: Store,
-    status: watch::Receiver<StoreStatus>,
-    disturbances: mpsc::Receiver<Disturbance>,
-    reporter: &'a mut Reporter,
-    disk: StateDir,
-    saved: Saved,
-    subnet_file: SubnetFile,
-    wrong: Wrong,
-}
-
-/// What is wrong at the moment, part by part.
-#[derive(Default)]
-struct Wrong {
-    /// There was no complete pass yet.
-    pass: Option<String>,
-    passed_once: bool,
-    /// The own lease is lost.
-    lease: Option<String>,
-}
-
-// === impl Loop ===
-
-impl Loop<'_> {
-    async fn run(mut self) -> Result<()> {
-        let mut slow = interval(SLOW_CHECK);
-        slow.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        slow.reset();
-        let mut hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
-        let mut asked = false;
-        loop {
-            let due = self.reconciler.due();
-            let alarm = sleep_until(due.unwrap_or_else(Instant::now).into());
-            tokio::select! {
-                // What was heard goes into the pass that is due.
-                biased;
-                event = self.store.events.recv() => {
-                    self.heard(event.ok_or_else(|| anyhow!("the store ended"))?);
-                }
-                Some(news) = self.disturbances.recv() => {
-                    tracing::debug!("{}", news.0);
-                    self.reconciler.mark_everything(Instant::now());
-                }
-                Ok(()) = self.status.changed() => self.report(),
-                Some(()) = hangup.recv() => {
-                    asked = true;
-                    self.reconciler.mark_everything(Instant::now());
-                }
-                _ = slow.tick() => self.reconciler.mark_everything(Instant::now()),
-                () = alarm, if due.is_some() => {
-                    let result = self.reconciler.pass().await;
-                    self.passed(result, std::mem::take(&mut asked));
-                }
-            }
-        }
-    }
-
-    fn heard(&mut self, event: StoreEvent) {
-        match &event {
-            StoreEvent::Held(held) => {
-                tracing::info!("this node's lease is {}", held.lease.key);
-                self.wrong.lease = None;
-                self.saved.lease = Some(saved_lease(held));
-                self.disk.save(&self.saved);
-            }
-            StoreEvent::Lost { key, why } => {
-                let text = format!("lease {key} is lost: {why}");
-                tracing::warn!(
-                    "{text}; acquiring another, the kernel stays as it is"
-                );
-                self.wrong.lease = Some(text);
-            }
-            StoreEvent::Synced { leases, revision } => {
-                tracing::info!(
-                    "{} other leases at revision {revision}",
-                    leases.len()
-                );
-            }
-            StoreEvent::Upsert(lease) => tracing::info!("peer {}", lease.key),
-            StoreEvent::Remove(key) => tracing::info!("peer {key} is gone"),
-        }
-        self.reconciler.heard(event, Instant::now());
-        self.report();
-    }
-
-    fn passed(&mut self, result: Result<Passed>, asked: bool) {
-        let before = self.wrong.pass.take();
-        let failure = match &result {
-            Ok(passed) => self.count(passed, asked),
-            Err(error) => Some(format!("{error:#}")),
-        };
-        if failure.is_some() && failure != before {
-            tracing::warn!(
-                "a pass failed, another follows: {}",
-                failure.as_deref().unwrap_or_default()
-            );
-        } else if failure.is_none() && before.is_some() {
-            tracing::info!("passes succeed again");
-        }
-        self.wrong.pass = failure;
-        self.report();
-    }
-
-    /// Logs what a pass did and, when it was complete, writes the subnet
-    /// file. Gives what went wrong.
-    fn count(&mut self, passed: &Passed, asked: bool) -> Option<String> {
-        let Passed { changed, failed, peers, .. } = passed;
-        if asked {
-            let failed = failed.len();
-            tracing::info!(
-                "pass on request: changes={changed} failed={failed} peers={peers}"
-            );
-        } else if *changed > 0 {
-            tracing::info!("pass: changes={changed} peers={peers}");
-        }
-        if let [first, rest @ ..] = failed.as_slice() {
-            let more = if rest.is_empty() {
-                String::new()
-            } else {
-                format!(" (and {} more)", rest.len())
-            };
-            return Some(format!("{first}{more}"));
-        }
-        let env = SubnetEnv {
-            families: PerFamily::from_fn(|family| {
-                Some(Networks {
-                    network: *self.conf.networks.get(family)?,
-                    subnet: passed.lease.key.get(family)?,
-                })
-            }),
-            mtu: passed.mtu,
-            // Nobody masquerades in this version; saying so lets the CNI
-            // plugin's bridge do it.
-            ip_masq: false,
-        };
-        match self.subnet_file.write(&env) {
-            Ok(changed) => {
-                if changed {
-                    tracing::info!("wrote the subnet file");
-                }
-                self.wrong.passed_once = true;
-                None
-            }
-            Err(error) => Some(error.to_string()),
-        }
-    }
-
-    /// Tells how far the daemon is.
-    fn report(&mut self) {
-        let store = self.status.borrow_and_update().reason();
-        let Wrong { pass, passed_once, lease } = &self.wrong;
-        let why = lease.as_ref().or(pass.as_ref()).or(store.as_ref());
-        let text = why.map_or("", String::as_str);
-        let phase = if lease.is_some() {
-            Phase::LeaseLost
-        } else if *passed_once {
-            // A store that does not answer leaves the data plane working.
-            if pass.is_some() { Phase::Degraded } else { Phase::Ready }
-        } else if self.reconciler.has_lease() {
-            Phase::Programming
-        } else {
-            Phase::AcquiringLease
-        };
-        let text = if text.is_empty() && phase == Phase::AcquiringLease {
-            "taking a subnet in etcd"
-        } else {
-            text
-        };
-        let text = if text.is_empty() && phase == Phase::Programming {
-            "waiting for the other nodes' leases and the first pass"
-        } else {
-            text
-        };
-        self.reporter.say(phase, text);
-    }
 }
 
 // === before the loop ===
@@ -298,8 +116,14 @@ async fn wait_config(
         tokio::select! {
             config = &mut config => return config,
             Ok(()) = status.changed() => {
-                let reason = status.borrow_and_update().reason();
-                reporter.say(Phase::WaitingForConfig, reason.as_deref().unwrap_or_default());
+                let status = status.borrow_and_update();
+                let phase = match status.store {
+                    Some(_) => Phase::WaitingForStore,
+                    None => Phase::WaitingForConfig,
+                };
+                let reason = status.reason().unwrap_or_default();
+                drop(status);
+                reporter.say(phase, &reason);
             }
         }
     }
@@ -407,21 +231,4 @@ fn interesting(
         names.push(vxlan::device_name(family, options.vni)?);
     }
     Ok(names)
-}
-
-/// What a restart needs to know of the lease. Its end is remembered by wall
-/// clock: no other clock outlives the machine.
-fn saved_lease(held: &Held) -> SavedLease {
-    let expires = held.expires.map(|at| {
-        let left = at.saturating_sub(clock::since_boot());
-        let now =
-            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        (now + left).as_secs()
-    });
-    SavedLease {
-        key: held.lease.key,
-        lease_id: held.lease_id,
-        mod_revision: held.mod_revision,
-        expires,
-    }
 }

@@ -3,18 +3,18 @@
 
 pub mod cli;
 pub mod clock;
+pub mod daemon;
 pub mod facts;
 pub mod files;
 pub mod health;
 pub mod logging;
+pub mod monitor;
 pub mod notify;
 pub mod own_lease;
 pub mod pace;
 pub mod pass;
+pub mod reconcile;
+pub mod report;
 pub mod store;
 pub mod worker;
 pub mod world;
-pub mod monitor;
-pub mod reconcile;
-pub mod report;
-pub mod daemon;

@@ -140,6 +140,17 @@ impl Reconciler {
         self.own.is_some()
     }
 
+    /// The kernel was changed by somebody else, or by this daemon in a way
+    /// that notifications do not tell apart. While passes fail, such news
+    /// does not hurry them: a change that fails may be its own cause.
+    pub fn disturbed(&mut self, now: Instant) {
+        self.dirty.everything = true;
+        match self.retry {
+            Some(_) => self.pace.mark_later(now + RETRY_FIRST),
+            None => self.pace.mark(now),
+        }
+    }
+
     /// Everything is to be looked at.
     pub fn mark_everything(&mut self, now: Instant) {
         self.dirty.everything = true;

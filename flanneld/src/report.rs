@@ -38,6 +38,9 @@ impl Reporter {
         if self.said.as_ref() == Some(&said) {
             return;
         }
+        if self.phase() != Some(phase) {
+            tracing::info!("{phase}");
+        }
         self.file.set(phase, reason, SystemTime::now());
         if phase == Phase::Ready {
             self.readiness.set_ready();

@@ -33,8 +33,8 @@ pub struct Uplink {
     pub index: u32,
     /// Its MTU in bytes.
     pub mtu: u32,
-    /// Its addresses, of both families. A peer that publishes one of them
-    /// publishes ours.
+    /// All addresses of the host, not of this interface alone. A peer that
+    /// publishes one of them is no other node.
     pub addrs: BTreeSet<IpAddr>,
 }
 

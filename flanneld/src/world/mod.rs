@@ -66,13 +66,14 @@ impl Kernel {
         &mut self.socket
     }
 
-    /// The underlay interface as it is now.
+    /// The underlay interface as it is now, with all addresses of this host:
+    /// a peer that publishes one of them is no other node.
     ///
     /// # Errors
     /// When it is not there or the kernel cannot be asked.
     pub fn uplink(&mut self, name: IfName) -> Result<Uplink, KernelError> {
         let info = link::by_name(&mut self.socket, name.as_str())?;
-        let addrs = addr::list(&mut self.socket, None, Some(info.index))?;
+        let addrs = addr::list(&mut self.socket, None, None)?;
         let addrs = addrs.complete()?.into_iter().map(|a| a.ip).collect();
         Ok(Uplink { name, index: info.index, mtu: info.mtu, addrs })
     }

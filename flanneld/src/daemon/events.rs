@@ -1,0 +1,204 @@
+//! The loop: what the store, the kernel, the clock and the user say goes into
+//! the reconciler, and passes come out.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, anyhow};
+use ipam::PerFamily;
+use ipam::daemon_state::Phase;
+use ipam::netconf::NetConf;
+use ipam::subnet_env::{Networks, SubnetEnv};
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
+
+use crate::clock;
+use crate::files::{Saved, SavedLease, StateDir, SubnetFile};
+use crate::monitor::Disturbance;
+use crate::reconcile::{Passed, Reconciler};
+use crate::report::Reporter;
+use crate::store::etcd::Store;
+use crate::store::{Held, StoreEvent, StoreStatus};
+
+/// Everything is compared this often although nothing said that it changed.
+const SLOW_CHECK: Duration = Duration::from_secs(60);
+
+/// The loop's state besides the reconciler's.
+pub(super) struct Loop<'a> {
+    pub(super) conf: NetConf,
+    pub(super) reconciler: Reconciler,
+    pub(super) store: Store,
+    pub(super) status: watch::Receiver<StoreStatus>,
+    pub(super) disturbances: mpsc::Receiver<Disturbance>,
+    pub(super) hangup: Signal,
+    pub(super) reporter: &'a mut Reporter,
+    pub(super) disk: StateDir,
+    pub(super) saved: Saved,
+    pub(super) subnet_file: SubnetFile,
+    pub(super) health: Health,
+}
+
+/// How the node is, part by part.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    /// There was a complete pass, and the subnet file says its outcome.
+    complete_once: bool,
+    /// Why the last pass was not complete.
+    pass: Option<String>,
+    /// How the own lease was lost, until there is another.
+    lease: Option<String>,
+}
+
+// === impl Loop ===
+
+impl Loop<'_> {
+    /// Runs for ever.
+    ///
+    /// # Errors
+    /// When the store's task ended, which it does not by itself.
+    pub(super) async fn run(mut self) -> Result<()> {
+        let mut slow = interval(SLOW_CHECK);
+        slow.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        slow.reset();
+        let mut asked = false;
+        loop {
+            let due = self.reconciler.due();
+            let alarm = sleep_until(due.unwrap_or_else(Instant::now).into());
+            tokio::select! {
+                // A pass that is due is not put off by a stream of events.
+                biased;
+                () = alarm, if due.is_some() => {
+                    let result = self.reconciler.pass().await;
+                    self.passed(&result, std::mem::take(&mut asked));
+                }
+                event = self.store.events.recv() => {
+                    self.heard(event.ok_or_else(|| anyhow!("the store ended"))?);
+                }
+                Some(news) = self.disturbances.recv() => {
+                    tracing::debug!("{}", news.0);
+                    self.reconciler.disturbed(Instant::now());
+                }
+                Ok(()) = self.status.changed() => self.report(),
+                Some(()) = self.hangup.recv() => {
+                    asked = true;
+                    self.reconciler.mark_everything(Instant::now());
+                }
+                _ = slow.tick() => self.reconciler.mark_everything(Instant::now()),
+            }
+        }
+    }
+
+    fn heard(&mut self, event: StoreEvent) {
+        match &event {
+            StoreEvent::Held(held) => {
+                self.health.lease = None;
+                self.saved.lease = Some(saved_lease(held));
+                self.disk.save(&self.saved);
+            }
+            StoreEvent::Lost { key, why } => {
+                self.health.lease = Some(format!(
+                    "lease {key} is lost: {why}; another is being acquired, \
+                     running pods stay as they are"
+                ));
+            }
+            StoreEvent::Synced { leases, revision } => {
+                let peers = leases.len();
+                tracing::info!("{peers} other leases at revision {revision}");
+            }
+            StoreEvent::Upsert(lease) => tracing::info!("peer {}", lease.key),
+            StoreEvent::Remove(key) => tracing::info!("peer {key} is gone"),
+        }
+        self.reconciler.heard(event, Instant::now());
+        self.report();
+    }
+
+    fn passed(&mut self, result: &Result<Passed>, asked: bool) {
+        let failure = match result {
+            Ok(passed) => self.finish(passed, asked).err(),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        match (&self.health.pass, &failure) {
+            (before, Some(failure)) if before.as_ref() != Some(failure) => {
+                tracing::warn!("a pass failed, another follows: {failure}");
+            }
+            (Some(_), None) => tracing::info!("passes succeed again"),
+            _ => {}
+        }
+        self.health.complete_once |= failure.is_none();
+        self.health.pass = failure;
+        self.report();
+    }
+
+    /// Logs what a pass did and, when it was complete, writes the subnet
+    /// file. The error says what is missing.
+    fn finish(&self, passed: &Passed, asked: bool) -> Result<(), String> {
+        let Passed { lease, mtu, peers, changed, failed } = passed;
+        if asked {
+            tracing::info!(
+                "pass on request: changes={changed} failed={} peers={peers}",
+                failed.len()
+            );
+        } else if *changed > 0 {
+            tracing::info!("pass: changes={changed} peers={peers}");
+        }
+        match failed.as_slice() {
+            [] => {}
+            [one] => return Err(one.clone()),
+            [first, rest @ ..] => {
+                return Err(format!("{first} (and {} more)", rest.len()));
+            }
+        }
+        let env = SubnetEnv {
+            families: PerFamily::from_fn(|family| {
+                Some(Networks {
+                    network: *self.conf.networks.get(family)?,
+                    subnet: lease.key.get(family)?,
+                })
+            }),
+            mtu: *mtu,
+            // Nobody masquerades in this version, and --ip-masq is refused.
+            ip_masq: false,
+        };
+        if self.subnet_file.write(&env).map_err(|e| e.to_string())? {
+            tracing::info!("wrote the subnet file for lease {}", lease.key);
+        }
+        Ok(())
+    }
+
+    /// Tells how far the daemon is.
+    fn report(&mut self) {
+        let store = self.status.borrow_and_update().reason();
+        let Health { complete_once, pass, lease } = &self.health;
+        let (phase, usually) = if lease.is_some() {
+            (Phase::LeaseLost, "")
+        } else if *complete_once && pass.is_some() {
+            (Phase::Degraded, "")
+        } else if *complete_once {
+            // A store that does not answer leaves the data plane working.
+            (Phase::Ready, "")
+        } else if self.reconciler.has_lease() {
+            (Phase::Programming, "waiting for the first complete pass")
+        } else {
+            (Phase::AcquiringLease, "taking a subnet in etcd")
+        };
+        let why = lease.as_ref().or(pass.as_ref()).or(store.as_ref());
+        self.reporter.say(phase, why.map_or(usually, String::as_str));
+    }
+}
+
+/// What a restart needs to know of the lease. Its end is remembered by wall
+/// clock: no other clock outlives the machine.
+fn saved_lease(held: &Held) -> SavedLease {
+    let expires = held.expires.map(|at| {
+        let left = at.saturating_sub(clock::since_boot());
+        let now =
+            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        (now + left).as_secs()
+    });
+    SavedLease {
+        key: held.lease.key,
+        lease_id: held.lease_id,
+        mod_revision: held.mod_revision,
+        expires,
+    }
+}

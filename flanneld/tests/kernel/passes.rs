@@ -1,0 +1,242 @@
+//! One pass makes what should be there, the second finds nothing to do; and
+//! whatever a foreign hand does to it, the next pass mends.
+
+use overlay::{Desired, Scope};
+
+use crate::support::{Rig, in_namespace, sh};
+
+const V4: &str = r#"{"Network": "10.0.0.0/8", "Backend": {"Type": "vxlan"}}"#;
+const V6: &str = r#"{"EnableIPv4": false, "EnableIPv6": true,
+    "IPv6Network": "fd00:64::/48", "Backend": {"Type": "vxlan"}}"#;
+const DUAL: &str = r#"{"Network": "10.0.0.0/8", "EnableIPv6": true,
+    "IPv6Network": "fd00:64::/48", "Backend": {"Type": "vxlan", "GBP": true}}"#;
+
+#[test]
+fn one_pass_is_enough_in_every_family() {
+    for conf in [V4, V6, DUAL] {
+        in_namespace(move || {
+            let mut rig = Rig::new(conf, 3);
+            assert!(rig.full().changed > 3 * 3);
+            rig.assert_settled();
+        });
+    }
+}
+
+/// What iproute2 sees is what upstream's daemon makes (B-21, B-25, B-28), but
+/// for the nexthop objects.
+#[test]
+fn the_kernel_shows_upstreams_objects() {
+    in_namespace(|| {
+        Rig::new(DUAL, 1).full();
+        let link = sh("ip -d -o link show flannel.1");
+        for part in [
+            "vxlan id 1 local 192.168.77.1 dev under0",
+            "dstport 8472 nolearning",
+            "ttl auto",
+            "ageing 300",
+            "udpcsum",
+            "noudp6zerocsumtx",
+            "gbp",
+            "mtu 1450",
+            "02:00:00:00:04:01",
+        ] {
+            assert!(link.contains(part), "{part}: {link}");
+        }
+        let link = sh("ip -d -o link show flannel-v6.1");
+        assert!(
+            link.contains("local fd77::1 dev under0")
+                && link.contains("mtu 1430"),
+            "{link}"
+        );
+        assert!(
+            sh("ip -o addr show dev flannel.1")
+                .contains("inet 10.64.1.0/32 scope global")
+        );
+        assert!(
+            sh("ip -o addr show dev flannel-v6.1")
+                .contains("inet6 fd00:64:0:1::/128")
+        );
+        let route = sh("ip route show 10.64.2.0/24");
+        assert!(
+            route.contains("via 10.64.2.0 dev flannel.1")
+                && route.contains("onlink"),
+            "{route}"
+        );
+        let route = sh("ip -6 route show fd00:64:0:2::/64");
+        assert!(
+            route.contains("via fd00:64:0:2:: dev flannel-v6.1"),
+            "{route}"
+        );
+        let neigh = sh("ip neigh show dev flannel.1");
+        assert!(
+            neigh.contains("10.64.2.0 lladdr 02:04:00:00:00:02 PERMANENT"),
+            "{neigh}"
+        );
+        let fdb = sh("bridge fdb show dev flannel-v6.1");
+        assert!(
+            fdb.contains("02:06:00:00:00:02 dst fd77:2::1 self permanent"),
+            "{fdb}"
+        );
+    });
+}
+
+/// Each line is what somebody else does to a node with three peers.
+#[test]
+fn whatever_a_foreign_hand_does_is_mended() {
+    for damage in [
+        "ip route del 10.64.2.0/24",
+        "ip -6 route del fd00:64:0:2::/64",
+        "ip route replace 10.64.2.0/24 via 192.168.77.9 dev under0 onlink",
+        "ip nexthop flush",
+        "ip neigh del 10.64.2.0 dev flannel.1",
+        "ip neigh replace 10.64.2.0 lladdr 02:00:00:00:99:99 dev flannel.1 nud permanent",
+        "ip neigh replace 10.64.2.0 lladdr 02:04:00:00:00:02 dev flannel.1 nud stale",
+        "bridge fdb del 02:04:00:00:00:02 dev flannel.1",
+        "bridge fdb replace 02:04:00:00:00:02 dev flannel.1 dst 192.168.9.9 self permanent",
+        "bridge fdb add 02:99:00:00:00:02 dev flannel.1 dst 192.168.9.9 self permanent",
+        "ip addr del 10.64.1.0/32 dev flannel.1",
+        "ip addr add 10.99.0.1/16 dev flannel.1",
+        "ip -6 addr add fd55::5/64 dev flannel-v6.1",
+        "ip link set flannel.1 down",
+        "ip link set flannel-v6.1 down",
+        "ip link set flannel.1 mtu 1300",
+        "ip link set flannel.1 address 02:11:11:11:11:11",
+        "ip link del flannel.1",
+        "ip link del flannel-v6.1",
+        "ip link set flannel.1 type vxlan learning",
+        "ip -6 addr flush dev flannel-v6.1",
+    ] {
+        in_namespace(move || {
+            let mut rig = Rig::new(DUAL, 3);
+            rig.full();
+            let before = snapshot();
+            sh(damage);
+            assert!(rig.full().changed > 0, "{damage}: not noticed");
+            assert_eq!(snapshot(), before, "{damage}: not mended");
+            rig.assert_settled();
+        });
+    }
+}
+
+/// Everything iproute2 shows of the overlay.
+fn snapshot() -> Vec<String> {
+    let mut lines = Vec::new();
+    for line in [
+        "ip -d -o link show type vxlan",
+        "ip -o addr show",
+        "ip route",
+        "ip -6 route",
+        "ip neigh show nud permanent",
+        "ip -6 neigh show nud permanent",
+        "bridge fdb show",
+    ] {
+        lines.extend(
+            sh(line)
+                .lines()
+                .filter(|line| {
+                    line.contains("flannel") && !line.contains("fe80")
+                })
+                // An index is no part of what traffic sees.
+                .map(|line| {
+                    line.split_once(": ").map_or(line, |(_, rest)| rest)
+                })
+                .map(|line| {
+                    line.split_whitespace()
+                        .filter(|w| *w != "linkdown")
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                }),
+        );
+    }
+    lines.sort();
+    lines
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone() {
+    in_namespace(|| {
+        let mut rig = Rig::new(DUAL, 2);
+        rig.full();
+        sh("ip addr add 172.16.0.1/32 dev flannel.1");
+        sh("ip route add 172.20.0.0/16 via 192.168.77.50 dev under0");
+        sh("ip route add 10.200.0.0/24 via 192.168.77.50 dev under0");
+        sh("ip nexthop add id 7 via 192.168.77.50 dev under0");
+        assert_eq!(rig.full().changed, 0);
+        assert!(
+            sh("ip addr show dev flannel.1").contains("172.16.0.1/32"),
+            "B-5"
+        );
+        assert!(sh("ip route").contains("10.200.0.0/24 via 192.168.77.50"));
+    });
+}
+
+#[test]
+fn a_device_of_another_kind_is_replaced() {
+    in_namespace(|| {
+        let mut rig = Rig::new(V4, 2);
+        sh("ip link add flannel.1 type bridge");
+        rig.full();
+        assert!(sh("ip -d link show flannel.1").contains("vxlan id 1"));
+        rig.assert_settled();
+    });
+}
+
+#[test]
+fn a_scoped_pass_adds_changes_and_removes_a_peer() {
+    in_namespace(|| {
+        let mut rig = Rig::new(DUAL, 2);
+        rig.full();
+        let without = (rig.desired(), snapshot());
+        rig.add_peer(9);
+        let with = rig.desired();
+        let scope = Scope::Keys(without.0.changed_keys(&with));
+        // Forwarding entry, neighbour, nexthop, route; in both families.
+        assert_eq!(rig.pass(&with, &scope).changed, 8);
+        rig.assert_settled();
+
+        let key = rig.key(9);
+        let moved = rig.leases.get_mut(&key).expect("peer 9");
+        moved.public.v4 = "192.168.200.9".parse().ok();
+        let after = rig.desired();
+        let scope = Scope::Keys(with.changed_keys(&after));
+        assert_eq!(
+            rig.pass(&after, &scope).changed,
+            1,
+            "only the forwarding entry"
+        );
+        rig.assert_settled();
+
+        rig.leases.remove(&key);
+        let scope = Scope::Keys(after.changed_keys(&without.0));
+        assert_eq!(rig.pass(&without.0, &scope).changed, 8);
+        assert_eq!(snapshot(), without.1);
+        rig.assert_settled();
+    });
+}
+
+/// Two thousand peers: windows, dumps of many datagrams, and back to nothing.
+#[test]
+fn many_peers_come_and_go() {
+    in_namespace(|| {
+        let mut rig = Rig::new(DUAL, 2000);
+        assert_eq!(rig.full().changed, 2 * (2000 * 4 + 2));
+        assert_eq!(rig.full().changed, 0);
+        let before = rig.desired();
+        rig.leases.clear();
+        let after = rig.desired();
+        let scope = Scope::Keys(before.changed_keys(&after));
+        assert_eq!(rig.pass(&after, &scope).changed, 2 * 2000 * 4);
+        assert_eq!(rig.full().changed, 0);
+        assert_eq!(sh("ip nexthop"), "");
+    });
+}
+
+#[test]
+fn a_pass_with_nothing_desired_in_scope_does_nothing() {
+    in_namespace(|| {
+        let mut rig = Rig::new(V4, 1);
+        let scope = Scope::Keys(std::collections::BTreeSet::new());
+        assert_eq!(rig.pass(&Desired::default(), &scope).changed, 0);
+        assert_eq!(sh("ip -o link show type vxlan"), "");
+    });
+}
