@@ -25,6 +25,37 @@ pub struct Daemon {
     _dir: TempDir,
 }
 
+/// How a run ended that was not to last.
+#[derive(Debug)]
+pub struct Ended {
+    /// The exit status.
+    pub code: Option<i32>,
+    /// What it printed on either output.
+    pub text: String,
+}
+
+/// Runs `flanneld` with `flags` and `env` on `host` to its end.
+///
+/// # Errors
+/// When it has not ended by itself after 20 s.
+pub fn run_to_end(
+    host: &Host,
+    flags: &[&str],
+    env: &[(&str, &str)],
+) -> Result<Ended> {
+    let mut words = vec!["timeout".to_owned(), "-k1".into(), "20".into()];
+    words.push("env".into());
+    words.extend(env.iter().map(|(k, v)| format!("{k}={v}")));
+    words.push(binary("flanneld")?.display().to_string());
+    words.extend(flags.iter().map(|w| (*w).to_owned()));
+    let out = host.output(&words)?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned()
+        + &String::from_utf8_lossy(&out.stderr);
+    let code = out.status.code();
+    ensure!(code != Some(124), "flanneld {flags:?} did not end:\n{text}");
+    Ok(Ended { code, text })
+}
+
 /// A static release binary of ours, as `make build` leaves it.
 ///
 /// # Errors
@@ -101,6 +132,29 @@ impl Daemon {
             let (status, body) = self.get(host, "/readyz")?;
             ensure!(status == 200, "readyz says {status}: {body}");
             Ok(())
+        })
+        .with_context(|| format!("{} log:\n{}", host.name(), self.log()))
+    }
+
+    /// Waits until it says that it is not ready, for a reason that holds every
+    /// one of `texts`, and gives that reason.
+    ///
+    /// # Errors
+    /// After 20 s, or when it ends; its log is in the message.
+    pub fn wait_not_ready(
+        &mut self,
+        host: &Host,
+        texts: &[&str],
+    ) -> Result<String> {
+        let what = format!("flanneld to be not ready because of {texts:?}");
+        poll_until(&what, Duration::from_secs(20), || {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("it ended with {status}");
+            }
+            let (status, body) = self.get(host, "/readyz")?;
+            let said = texts.iter().all(|text| body.contains(text));
+            ensure!(status == 503 && said, "readyz says {status}: {body}");
+            Ok(body)
         })
         .with_context(|| format!("{} log:\n{}", host.name(), self.log()))
     }

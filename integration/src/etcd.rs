@@ -1,6 +1,6 @@
 //! A real etcd server, also with TLS and users.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub struct Pki {
     pub cert: PathBuf,
     /// Its key.
     pub key: PathBuf,
+    ca_key: PathBuf,
     server_cert: PathBuf,
     server_key: PathBuf,
 }
@@ -47,6 +48,7 @@ pub struct Pki {
 #[derive(Debug)]
 pub struct Etcd {
     child: Child,
+    words: Vec<String>,
     ctl: PathBuf,
     security: Security,
     /// Certificates, when there is TLS.
@@ -98,15 +100,13 @@ impl Etcd {
         )?;
         let etcd = Self {
             child,
+            words,
             ctl,
             security: Security { users: false, ..security },
             pki,
             dir,
         };
-        poll_until("etcd to answer", Duration::from_secs(20), || {
-            etcd.ctl(host, &["endpoint", "health"])
-        })
-        .with_context(|| etcd.child.log())?;
+        etcd.wait_answer(host)?;
         if !security.users {
             return Ok(etcd);
         }
@@ -130,6 +130,24 @@ impl Etcd {
             etcd.ctl(host, &words)?;
         }
         Ok(Self { security, ..etcd })
+    }
+
+    fn wait_answer(&self, host: &Host) -> Result<()> {
+        poll_until("etcd to answer", Duration::from_secs(20), || {
+            self.ctl(host, &["endpoint", "health"])
+        })
+        .with_context(|| self.child.log())
+        .map(drop)
+    }
+
+    /// Starts the server, once killed, on `host` with the data it had.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_again(&mut self, host: &Host) -> Result<()> {
+        let log = self.dir.path().join("etcd.log");
+        self.child = Child::spawn(host, &self.words, &[], &log)?;
+        self.wait_answer(host)
     }
 
     /// The URL for clients, by address.
@@ -180,7 +198,7 @@ impl Etcd {
 
     /// The folder of its data and certificates.
     #[must_use]
-    pub fn dir(&self) -> &std::path::Path {
+    pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
@@ -200,37 +218,59 @@ impl Pki {
     /// When a file cannot be written.
     pub fn make(dir: &TempDir) -> Result<Self> {
         let at = |name: &str| dir.path().join(name);
-        let ca_key = KeyPair::generate()?;
-        let mut ca = CertificateParams::new(Vec::new())?;
-        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca_cert = ca.self_signed(&ca_key)?;
-        let issuer = Issuer::new(ca, ca_key);
         let pki = Self {
             ca: at("ca.pem"),
             cert: at("client.pem"),
             key: at("client.key"),
+            ca_key: at("ca.key"),
             server_cert: at("server.pem"),
             server_key: at("server.key"),
         };
-        std::fs::write(&pki.ca, ca_cert.pem())?;
-        let names =
-            [STORE_V4, STORE_V6, "127.0.0.1", "::1", NAME].map(str::to_owned);
-        let both = vec![
+        let ca_key = KeyPair::generate()?;
+        std::fs::write(&pki.ca, authority()?.self_signed(&ca_key)?.pem())?;
+        std::fs::write(&pki.ca_key, ca_key.serialize_pem())?;
+        pki.sign(CertificateParams::new(Vec::new())?, &pki.cert, &pki.key)?;
+        let names = [STORE_V4, STORE_V6, "127.0.0.1", "::1", NAME];
+        pki.certify_server(&names, 2096)?;
+        Ok(pki)
+    }
+
+    /// Gives the server another certificate, for `names` and until the
+    /// beginning of `year`. etcd reads it at each connection.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn certify_server(&self, names: &[&str], year: i32) -> Result<()> {
+        let names: Vec<_> = names.iter().map(|n| (*n).to_owned()).collect();
+        let mut params = CertificateParams::new(names)?;
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        self.sign(params, &self.server_cert, &self.server_key)
+    }
+
+    fn sign(
+        &self,
+        mut params: CertificateParams,
+        cert: &Path,
+        key: &Path,
+    ) -> Result<()> {
+        let ca_key =
+            KeyPair::from_pem(&std::fs::read_to_string(&self.ca_key)?)?;
+        let issuer = Issuer::new(authority()?, ca_key);
+        let pair = KeyPair::generate()?;
+        params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        for (cert, key, names) in [
-            (&pki.server_cert, &pki.server_key, names.to_vec()),
-            (&pki.cert, &pki.key, Vec::new()),
-        ] {
-            let pair = KeyPair::generate()?;
-            let mut params = CertificateParams::new(names)?;
-            params.extended_key_usages = both.clone();
-            std::fs::write(cert, params.signed_by(&pair, &issuer)?.pem())?;
-            std::fs::write(key, pair.serialize_pem())?;
-        }
-        Ok(pki)
+        std::fs::write(cert, params.signed_by(&pair, &issuer)?.pem())?;
+        std::fs::write(key, pair.serialize_pem())?;
+        Ok(())
     }
+}
+
+fn authority() -> Result<CertificateParams> {
+    let mut ca = CertificateParams::new(Vec::new())?;
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    Ok(ca)
 }
 
 /// Removes temporary folders that a killed earlier run left in `/tmp`.

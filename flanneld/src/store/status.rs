@@ -7,6 +7,8 @@ use tokio::sync::watch;
 /// What is wrong with the store at the moment, part by part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StoreStatus {
+    /// Why the store cannot be asked for the network configuration.
+    pub store: Option<Arc<str>>,
     /// Why there is no network configuration yet.
     pub config: Option<Arc<str>>,
     /// Why the other nodes' leases cannot be followed.
@@ -26,7 +28,7 @@ impl StoreStatus {
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         let mut parts: Vec<&str> = Vec::new();
-        for part in [&self.config, &self.lease, &self.watch] {
+        for part in [&self.store, &self.config, &self.lease, &self.watch] {
             if let Some(text) = part.as_deref()
                 && !parts.contains(&text)
             {
@@ -45,6 +47,11 @@ impl StatusSender {
     pub fn new() -> (Self, watch::Receiver<StoreStatus>) {
         let (sender, receiver) = watch::channel(StoreStatus::default());
         (Self(sender), receiver)
+    }
+
+    /// Sets [`StoreStatus::store`].
+    pub fn store(&self, reason: Option<String>) {
+        self.set("etcd", reason, |s| &mut s.store);
     }
 
     /// Sets [`StoreStatus::config`].

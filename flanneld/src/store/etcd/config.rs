@@ -26,22 +26,33 @@ pub struct Config {
     pub revision: i64,
 }
 
+/// Why there is no configuration yet, in words for a person.
+enum Missing {
+    /// etcd does not answer, or refuses to.
+    Store(String),
+    /// It holds none that can be used.
+    Config(String),
+}
+
 /// Waits for a usable configuration; says in `status` what is missing.
 pub(super) async fn wait(client: &Client, status: &StatusSender) -> Config {
     loop {
-        match read(client).await {
-            Ok(config) => {
-                status.config(None);
-                return config;
-            }
-            Err(reason) => status.config(Some(reason)),
+        let (config, store, missing) = match read(client).await {
+            Ok(config) => (Some(config), None, None),
+            Err(Missing::Config(reason)) => (None, None, Some(reason)),
+            Err(Missing::Store(reason)) => (None, Some(reason), None),
+        };
+        status.store(store);
+        status.config(missing);
+        if let Some(config) = config {
+            return config;
         }
         sleep(RETRY).await;
     }
 }
 
 /// Reads the configuration once; the error says what a person should do.
-async fn read(client: &Client) -> Result<Config, String> {
+async fn read(client: &Client) -> Result<Config, Missing> {
     let key = client.keys().config();
     let mut answer = client
         .repeatable(
@@ -49,20 +60,24 @@ async fn read(client: &Client) -> Result<Config, String> {
             |etcd| async move { kv(&etcd).get(key, None).await },
         )
         .await
-        .map_err(|e| format!("cannot read the network config: {e}"))?;
+        .map_err(|e| {
+            Missing::Store(format!("cannot read the network config: {e}"))
+        })?;
     let Some(entry) = answer.take_kvs().pop() else {
-        return Err(format!(
+        return Err(Missing::Config(format!(
             "key {key} does not exist in etcd at {}: put the network config \
              there: etcdctl put {key} '{{\"Network\": \"10.5.0.0/16\", \
              \"Backend\": {{\"Type\": \"vxlan\"}}}}'",
             client.endpoints()
-        ));
+        )));
     };
     let revision = entry.mod_revision();
     let (_, value) = entry.into_key_value();
-    let text = String::from_utf8(value)
-        .map_err(|_| format!("the network config in {key} is not UTF-8"))?;
-    let refused = |e| format!("the network config in {key}: {e}");
+    let text = String::from_utf8(value).map_err(|_| {
+        Missing::Config(format!("the network config in {key} is not UTF-8"))
+    })?;
+    let refused =
+        |e| Missing::Config(format!("the network config in {key}: {e}"));
     let (netconf, warnings) = NetConf::parse(&text).map_err(refused)?;
     let ranges = netconf.ranges().map_err(refused)?;
     for warning in warnings {
