@@ -29,6 +29,15 @@ fn link(node: &Node, name: &str) -> Result<(u32, [u8; 6])> {
     Ok((index, bytes.as_slice().try_into()?))
 }
 
+/// What upstream knows of `node` as a peer, in the family with that index.
+fn as_peer(node: &Node, family: usize) -> Result<Peer> {
+    Ok(Peer {
+        subnet: node.subnets()?[family].parse()?,
+        public: [&node.uplink.v4, &node.uplink.v6][family].parse()?,
+        mac: link(node, DEVICES[family])?.1,
+    })
+}
+
 /// What upstream on `node` does at start and for `peer`, per family.
 fn upstream(node: &Node, peer: &Node, create: bool) -> Result<()> {
     for (family, device) in DEVICES.into_iter().enumerate() {
@@ -42,11 +51,7 @@ fn upstream(node: &Node, peer: &Node, create: bool) -> Result<()> {
         };
         let device_spec =
             Device { name: device, vni: 1, parent, local, mac, mtu: 1450 };
-        let peer_spec = Peer {
-            subnet: peer.subnets()?[family].parse()?,
-            public: [&peer.uplink.v4, &peer.uplink.v6][family].parse()?,
-            mac: link(peer, device)?.1,
-        };
+        let peer_spec = as_peer(peer, family)?;
         let index = if create {
             node.host.run(move || device_spec.create(&mut Socket::open()?))?;
             link(node, device)?.0
@@ -173,11 +178,7 @@ fn upstream_takes_a_node_over_and_gives_it_back() -> Result<()> {
     // B-33: upstream removes a peer of ours.
     for (family, device) in DEVICES.into_iter().enumerate() {
         let [node, peer] = [cluster.node(0), cluster.node(1)];
-        let spec = Peer {
-            subnet: peer.subnets()?[family].parse()?,
-            public: [&peer.uplink.v4, &peer.uplink.v6][family].parse()?,
-            mac: link(peer, device)?.1,
-        };
+        let spec = as_peer(peer, family)?;
         let index = link(node, device)?.0;
         let host = &node.host;
         let daemon = node.daemon.as_ref().context("daemon")?;

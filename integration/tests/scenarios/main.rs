@@ -1,5 +1,10 @@
 //! Scenarios on real parts: namespaces as nodes and pods, a real etcd, the
 //! static release binaries. One test binary.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a test may stop at the first surprise"
+)]
+
 mod adoption;
 mod demo;
 mod direct;
