@@ -11,6 +11,7 @@ export PATH := $(CACHE)/bin:$(PATH)
 # Where the tests find what they run for real.
 export FLANNEL_DIST      := $(CURDIR)/$(DIST)
 export FLANNEL_TEST_ETCD := $(CACHE)/etcd/usr/bin/etcd
+export FLANNEL_TEST_PEERS := $(CACHE)/peers
 
 .PHONY: help build demo test unit kernel scenarios lint bench clean
 
@@ -37,9 +38,11 @@ unit:
 	@$(SETUP) run
 	cargo test --locked
 
-# Tier 3: nodes and pods as namespaces; the demo is one of them.
+# Tier 3: nodes and pods as namespaces; the demo is one of them. Tier 4:
+# upstream's own programs among them.
 scenarios: build
 	@$(SETUP) run
+	@$(SETUP) peers
 	cargo test --locked -p integration
 
 lint:
@@ -53,6 +56,7 @@ lint:
 
 bench: build
 	@$(SETUP) run
+	@$(SETUP) peers
 	cargo run --quiet --locked --release -p integration --bin bench
 
 clean:
