@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use ipam::daemon_state::DaemonState;
 use serde_json::Value;
 
 use crate::daemon::Daemon;
@@ -248,6 +249,31 @@ impl Node {
             .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
             .map(str::to_owned)
             .with_context(|| format!("no {name} in {text:?}"))
+    }
+
+    /// What the daemon says about itself in `state.json`.
+    ///
+    /// # Errors
+    /// When the file is not there.
+    pub fn state(&self) -> Result<DaemonState> {
+        let text = self.host.read("/run/flannel/state.json")?;
+        DaemonState::parse(&text).with_context(|| text)
+    }
+
+    /// Waits until the daemon says that it is not ready, for a reason that
+    /// holds every one of `texts`, and gives that reason.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn wait_not_ready(&mut self, texts: &[&str]) -> Result<String> {
+        let daemon = self.daemon.as_mut().context("no daemon")?;
+        daemon.wait_not_ready(&self.host, texts)
+    }
+
+    /// What the daemon has logged so far; empty without one.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.daemon.as_ref().map_or_else(String::new, Daemon::log)
     }
 
     /// The node's subnets in network form, as routes show them.

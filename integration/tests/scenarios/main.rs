@@ -10,5 +10,6 @@ mod demo;
 mod direct;
 mod harness;
 mod membership;
+mod refusals;
 mod restart;
 mod traffic;
