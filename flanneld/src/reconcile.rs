@@ -204,7 +204,7 @@ impl Reconciler {
         } else {
             let mut keys = self.planned.changed_keys(&desired);
             keys.extend(dirty.objects);
-            Scope::Keys(keys)
+            Scope::Keys(desired.closure(&keys))
         };
         let (goal, links) = (desired.clone(), desired.links.clone());
         let (report, indexes) = self

@@ -2,7 +2,7 @@
 //! forwarding entry, a neighbour and a route (B-20..B-31); with
 //! `DirectRouting`, only a route to a peer on the same network.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipam::lease::{LeaseAttrs, SubnetKey};
@@ -17,7 +17,7 @@ mod tests;
 pub use data::{DataError, lease_attrs, mac_of};
 
 use crate::{
-    Addr, Desired, Facts, Fdb, FdbKey, IfName, Key, Link, LinkKind, Mac, Neigh,
+    Addr, Desired, Facts, Fdb, FdbKey, IfName, Link, LinkKind, Mac, Neigh,
     NeighKey, Nexthop, Node, Plan, PlanError, Route, RouteKey, SkipReason,
     Skipped, Vxlan, nexthop,
 };
@@ -103,32 +103,6 @@ pub fn plan(
     planner.warn_of_shared_addresses();
     planner.plan.skipped.sort();
     Ok(planner.plan)
-}
-
-/// All keys that a peer's lease may have objects under, planned or not: what
-/// a pass must look at when the lease appears, changes (both its old and new
-/// attributes) or goes. A change may concern other peers as well (two leases
-/// with one subnet): [`Desired::changed_keys`] between the plans knows.
-#[must_use]
-pub fn peer_keys(
-    vni: u32,
-    key: &SubnetKey,
-    attrs: &LeaseAttrs,
-) -> BTreeSet<Key> {
-    let mut keys = BTreeSet::new();
-    for (family, subnet) in key.subnets().iter() {
-        keys.insert(Key::Route(RouteKey::new(*subnet)));
-        let Ok(link) = device_name(family, vni) else { continue };
-        let ip = subnet.base();
-        keys.insert(Key::Neigh(NeighKey { link, ip }));
-        keys.insert(Key::Nexthop(nexthop::id(link, ip)));
-        if let Some(mac) =
-            attrs.data.get(family).and_then(|data| mac_of(data).ok())
-        {
-            keys.insert(Key::Fdb(FdbKey { link, mac }));
-        }
-    }
-    keys
 }
 
 // === impl Planner ===

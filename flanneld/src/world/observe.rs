@@ -7,6 +7,7 @@ use ipam::{Family, Subnet};
 use netlink::addr::AddrInfo;
 use netlink::fdb::FdbInfo;
 use netlink::link::LinkInfo;
+use netlink::link::vxlan::VxlanInfo;
 use netlink::neigh::NeighInfo;
 use netlink::nexthop::NexthopInfo;
 use netlink::route::{RouteInfo, RouteKind};
@@ -321,6 +322,9 @@ fn found<T>(
 
 fn as_link(info: &LinkInfo) -> Link {
     let kind = match &info.vxlan {
+        Some(vxlan) if is_odd(vxlan) => {
+            LinkKind::Other("vxlan, with attributes of others".to_owned())
+        }
         Some(vxlan) => LinkKind::Vxlan(Vxlan {
             vni: vxlan.vni,
             parent: vxlan.parent.unwrap_or(0),
@@ -337,4 +341,15 @@ fn as_link(info: &LinkInfo) -> Link {
         mtu: info.mtu,
         up: info.up,
     }
+}
+
+/// Whether the device does something besides sending to the destinations in
+/// its table: no daemon of flannel's makes such a one (B-23).
+const fn is_odd(vxlan: &VxlanInfo) -> bool {
+    vxlan.collect_metadata
+        || vxlan.group.is_some()
+        || vxlan.proxy
+        || vxlan.rsc
+        || vxlan.l2miss
+        || vxlan.l3miss
 }

@@ -181,6 +181,18 @@ fn a_device_of_another_kind_is_replaced() {
     });
 }
 
+/// The right kind, VNI and addresses, but it takes destinations from packets.
+#[test]
+fn an_external_vxlan_device_is_replaced() {
+    in_namespace(|| {
+        let mut rig = Rig::new(V4, 2);
+        sh("ip link add flannel.1 type vxlan external dstport 8472");
+        rig.full();
+        assert!(!sh("ip -d link show flannel.1").contains("external"));
+        rig.assert_settled();
+    });
+}
+
 #[test]
 fn a_scoped_pass_adds_changes_and_removes_a_peer() {
     in_namespace(|| {

@@ -493,21 +493,17 @@ fn a_foreign_object_under_our_id_stays_and_the_route_does_without() {
 
 #[test]
 fn outside_the_scope_nothing_happens() {
-    let desired = Cluster::new(V4).with_peers(&[2, 3]).plan().desired;
-    let mut key = SubnetKey::parse("10.5.3.0-24").unwrap();
-    let (_, attrs) = Cluster::new(V4).lease(3);
-    let keys = crate::vxlan::peer_keys(1, &key, &attrs);
-    let changes =
-        diff(&desired, &Observed::default(), &Scope::Keys(keys.clone()));
+    let both = Cluster::new(V4).with_peers(&[2, 3]).plan().desired;
+    let second = Cluster::new(V4).with_peers(&[2]).plan().desired;
+    let keys = second.changed_keys(&both);
+    let changes = diff(&both, &Observed::default(), &Scope::Keys(keys.clone()));
     let touched: BTreeSet<_> = changes.iter().map(Change::key).collect();
     assert_eq!(touched, keys);
 
     // a peer that is gone is removed, others on the device are not looked at
-    key = SubnetKey::parse("10.5.2.0-24").unwrap();
     let without = Cluster::new(V4).with_peers(&[3]).plan().desired;
-    let keys = crate::vxlan::peer_keys(1, &key, &Cluster::new(V4).lease(2).1);
-    let changes =
-        diff(&without, &reached(&desired), &Scope::Keys(keys.clone()));
+    let keys = both.changed_keys(&without);
+    let changes = diff(&without, &reached(&both), &Scope::Keys(keys.clone()));
     let touched: BTreeSet<_> = changes.iter().map(Change::key).collect();
     assert_eq!(touched, keys);
     assert!(changes.iter().all(Change::is_removal));

@@ -474,19 +474,17 @@ fn peers_data_is_read_as_go_reads_it() {
 // === keys of a peer ===
 
 #[test]
-fn peer_keys_cover_all_that_is_planned() {
+fn a_peer_is_eight_objects_through_the_tunnel_and_two_without() {
     for direct in [false, true] {
         let conf = vxlan_conf(DUAL, r#""DirectRouting":true"#);
         let mut cluster = Cluster::new(&conf);
         let alone = cluster.plan().desired;
         let (key, attrs) = cluster.lease(2);
-        let keys = peer_keys(1, &key, &attrs);
         cluster.leases.insert(key, attrs);
         if direct {
             cluster.facts.direct = Family::ALL.map(|f| public(f, 2)).into();
         }
         let changed = alone.changed_keys(&cluster.plan().desired);
         assert_eq!(changed.len(), if direct { 2 } else { 8 });
-        assert!(changed.is_subset(&keys), "{changed:?}");
     }
 }
