@@ -12,4 +12,6 @@ mod harness;
 mod membership;
 mod refusals;
 mod restart;
+mod security;
 mod traffic;
+mod upstream;
