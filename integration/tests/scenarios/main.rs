@@ -10,6 +10,7 @@ mod demo;
 mod direct;
 mod harness;
 mod membership;
+mod names;
 mod refusals;
 mod restart;
 mod security;
