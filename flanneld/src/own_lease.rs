@@ -189,6 +189,8 @@ pub struct OwnLease {
     heard: Option<Heard>,
     /// etcd leases that are ours, with the time they end.
     grants: BTreeMap<i64, Duration>,
+    /// Those that were.
+    past: VecDeque<i64>,
     revoke: Vec<i64>,
     events: VecDeque<Event>,
     reason: Option<String>,
@@ -291,6 +293,7 @@ impl OwnLease {
             asked: None,
             heard: None,
             grants: grants.into_iter().collect(),
+            past: VecDeque::new(),
             revoke: Vec::new(),
             events: VecDeque::new(),
             reason: None,

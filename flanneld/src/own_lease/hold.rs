@@ -14,11 +14,15 @@ use crate::store::{Entry, Held, LossReason};
 /// with one public address do not chase each other.
 const REPAIR_PAUSE: Duration = Duration::from_secs(60);
 
+/// How many former etcd leases are remembered.
+const PAST_MAX: usize = 64;
+
 /// Whose an entry is.
 enum Whose {
     /// On an etcd lease of ours.
     Ours,
-    /// With our public address, written by someone else; or unreadable.
+    /// With our public address, written by someone else; or unreadable; or
+    /// what we wrote before.
     Alike,
     /// Another node's.
     Theirs(LeaseAttrs),
@@ -35,8 +39,7 @@ impl OwnLease {
     ) {
         let expires = (granted.id != 0).then(|| asked_at + granted.ttl);
         let confirmed = self.confirmed_by(&write);
-        self.revoke.extend(self.grants.keys().filter(|id| **id != granted.id));
-        self.grants.clear();
+        self.retire(granted.id);
         if let Some(expires) = expires {
             self.grants.insert(granted.id, expires);
         }
@@ -67,7 +70,9 @@ impl OwnLease {
         match &self.state {
             State::Hold(hold) | State::Confirm { hold } => hold.confirmed,
             State::Acquire(_) | State::Doubt { .. } => {
-                !self.grants.contains_key(&lease_id)
+                let granted_here = self.grants.contains_key(&lease_id)
+                    || self.past.contains(&lease_id);
+                !granted_here
                     || self.params.recorded == Some((write.lease.key, lease_id))
             }
         }
@@ -178,14 +183,7 @@ impl OwnLease {
         entry: &Entry,
     ) {
         let expires = self.grants.get(&entry.lease_id).copied();
-        let others: Vec<i64> = self
-            .grants
-            .keys()
-            .copied()
-            .filter(|id| *id != entry.lease_id)
-            .collect();
-        self.grants.retain(|id, _| *id == entry.lease_id);
-        self.revoke.extend(others);
+        self.retire(entry.lease_id);
         let attrs =
             entry.attrs.clone().unwrap_or_else(|| self.params.attrs.clone());
         let next = self.renewal(now, expires);
@@ -256,6 +254,9 @@ impl OwnLease {
         if self.granted(entry) {
             return Whose::Ours;
         }
+        if self.past.contains(&entry.lease_id) {
+            return Whose::Alike;
+        }
         let attrs = match &entry.attrs {
             Some(attrs) if entry.readable => attrs,
             _ => return Whose::Alike,
@@ -283,9 +284,21 @@ impl OwnLease {
 
     /// Nothing of ours hangs on any etcd lease granted so far, or is to.
     pub(super) fn revoke_all(&mut self) {
-        self.revoke.extend(self.grants.keys());
-        self.grants.clear();
+        self.retire(0);
         self.params.recorded = None;
+    }
+
+    /// No key of ours hangs on any etcd lease but `keep`. The others are
+    /// remembered: a store that goes back in time may show them again.
+    fn retire(&mut self, keep: i64) {
+        for id in self.grants.keys().filter(|id| **id != keep) {
+            self.revoke.push(*id);
+            self.past.push_back(*id);
+        }
+        self.grants.retain(|id, _| *id == keep);
+        while self.past.len() > PAST_MAX {
+            self.past.pop_front();
+        }
     }
 }
 

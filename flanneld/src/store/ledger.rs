@@ -247,6 +247,14 @@ impl Ledger {
     /// Tells what changed about the own lease, and about the peers that stand
     /// under a key that was or becomes the own.
     fn tell_own(&mut self) {
+        let mut events: VecDeque<Event> =
+            std::iter::from_fn(|| self.own.event()).collect();
+        // a lease is lost before its key is told as a peer's, and held after
+        while let Some(event) =
+            events.pop_front_if(|event| !matches!(event, Event::Held(_)))
+        {
+            self.tell_event(event);
+        }
         let own = self.own.key();
         let before = std::mem::replace(&mut self.hidden, own);
         let attrs = |key: SubnetKey| {
@@ -268,24 +276,26 @@ impl Ledger {
                 self.events.push_back(StoreEvent::Remove(key));
             }
         }
-        while let Some(event) = self.own.event() {
-            match event {
-                Event::Held(held) => {
-                    let kind = match held.lease_id {
-                        0 => "reservation",
-                        _ => "lease",
-                    };
-                    tracing::info!("{kind} {} is held", held.lease.key);
-                    self.events.push_back(StoreEvent::Held(held));
-                }
-                Event::Lost { key, why } => {
-                    tracing::warn!(
-                        "lease {key} is lost: {why}; acquiring another"
-                    );
-                    self.events.push_back(StoreEvent::Lost { key, why });
-                }
-                Event::Notice(text) => tracing::warn!("{text}"),
+        for event in events {
+            self.tell_event(event);
+        }
+    }
+
+    fn tell_event(&mut self, event: Event) {
+        match event {
+            Event::Held(held) => {
+                let kind = match held.lease_id {
+                    0 => "reservation",
+                    _ => "lease",
+                };
+                tracing::info!("{kind} {} is held", held.lease.key);
+                self.events.push_back(StoreEvent::Held(held));
             }
+            Event::Lost { key, why } => {
+                tracing::warn!("lease {key} is lost: {why}; acquiring another");
+                self.events.push_back(StoreEvent::Lost { key, why });
+            }
+            Event::Notice(text) => tracing::warn!("{text}"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Many nodes at once, and random faults.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ipam::lease::SubnetKey;
@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::sim::*;
 use crate::own_lease::{Command, Next};
+use crate::store::Kv;
 
 const DUAL: &str = r#"{"Network": "10.5.0.0/20", "SubnetLen": 24,
     "EnableIPv6": true, "IPv6Network": "fd00::/60", "IPv6SubnetLen": 64}"#;
@@ -20,9 +21,18 @@ struct World {
     now: Duration,
 }
 
+/// What a backup holds.
+#[derive(Clone, Default)]
+struct State {
+    revision: i64,
+    keys: BTreeMap<SubnetKey, Kv>,
+    leases: BTreeMap<i64, Duration>,
+}
+
 impl World {
     fn new(count: usize, conf: &str, seed: u64) -> Self {
-        let etcd = Etcd::default();
+        // etcd's first revision
+        let etcd = Etcd { revision: 1, ..Etcd::default() };
         let now = SECOND;
         let nodes = (0..count)
             .map(|i| {
@@ -53,6 +63,17 @@ impl World {
         }
         for id in node.ledger.revocations() {
             self.etcd.revoke(id);
+        }
+    }
+
+    /// The store is put back into an earlier state; everybody notices.
+    fn go_back(&mut self, state: &State) {
+        self.etcd.revision = state.revision;
+        self.etcd.keys.clone_from(&state.keys);
+        self.etcd.leases.clone_from(&state.leases);
+        self.etcd.expire(self.now);
+        for node in &mut self.nodes {
+            node.list(&self.etcd, self.now, true);
         }
     }
 
@@ -140,6 +161,8 @@ enum Op {
     Steal(usize),
     Relist(usize),
     Reset,
+    Backup,
+    Restore,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -159,6 +182,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0usize..4).prop_map(Op::Steal),
         1 => (0usize..4).prop_map(Op::Relist),
         1 => Just(Op::Reset),
+        1 => Just(Op::Backup),
+        1 => Just(Op::Restore),
     ]
 }
 
@@ -176,6 +201,7 @@ proptest! {
     ) {
         let mut world = World::new(4, if dual { DUAL } else { V4 }, seed);
         let mut stolen = BTreeSet::new();
+        let mut backup = None;
         for op in ops {
             match op {
                 Op::Turn { node, fate, seen } => {
@@ -203,14 +229,20 @@ proptest! {
                 }
                 Op::Reset => {
                     stolen.clear();
-                    world.etcd = Etcd {
-                        revision: 1,
-                        next_lease: world.etcd.next_lease,
-                        ..Etcd::default()
-                    };
-                    let World { etcd, nodes, now, .. } = &mut world;
-                    for node in nodes {
-                        node.list(etcd, *now, true);
+                    world.go_back(&State { revision: 1, ..State::default() });
+                }
+                Op::Backup => {
+                    let Etcd { revision, keys, leases, .. } = &world.etcd;
+                    backup = Some(State {
+                        revision: *revision,
+                        keys: keys.clone(),
+                        leases: leases.clone(),
+                    });
+                }
+                Op::Restore => {
+                    if let Some(state) = &backup {
+                        stolen.clear();
+                        world.go_back(state);
                     }
                 }
             }

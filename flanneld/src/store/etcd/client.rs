@@ -374,7 +374,19 @@ async fn connect(
             index,
             generation: 0,
         }),
-        Ok(Err(error)) => Err((index, describe(&error))),
+        Ok(Err(error)) => {
+            let mut reason = describe(&error);
+            // how the other side of a mistaken scheme hangs up
+            let hung_up = ["reset by peer", "broken pipe", "protocol error"]
+                .iter()
+                .any(|words| reason.contains(words));
+            if hung_up && endpoint.tls() {
+                reason.push_str(" (if it does not speak TLS, use http://)");
+            } else if hung_up {
+                reason.push_str(" (if it speaks TLS, use https://)");
+            }
+            Err((index, reason))
+        }
         Err(_) => Err((
             index,
             format!("no answer within {} s", CONNECT_LIMIT.as_secs()),

@@ -69,6 +69,12 @@ const REMEDIES: &[(&str, Option<&str>, &str)] = &[
          check --etcd-cafile",
     ),
     (
+        "BadSignature",
+        None,
+        "the server's certificate is not signed by a trusted authority: \
+         check --etcd-cafile",
+    ),
+    (
         "certificate expired",
         Some("invalid peer certificate: expired"),
         "the server's certificate has expired: renew it, and check this \
@@ -111,6 +117,11 @@ const REMEDIES: &[(&str, Option<&str>, &str)] = &[
         "InvalidContentType",
         None,
         "the server does not speak TLS there: use http://",
+    ),
+    (
+        "tls handshake eof",
+        None,
+        "if the server does not speak TLS there, use http://",
     ),
     (
         "authentication failed",
@@ -197,7 +208,8 @@ pub(super) fn describe(error: &etcd_client::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     let mut push = |text: String| {
         let known = parts.iter().any(|p| p.contains(&text));
-        if !known && !text.is_empty() {
+        // the transport's own name for any cause
+        if !known && !text.is_empty() && text != "transport error" {
             parts.push(text);
         }
     };

@@ -132,6 +132,12 @@ impl Follower {
         session: &Session,
         from: i64,
     ) -> Result<End, Gone> {
+        let end = |reason: &str| {
+            End::Resume(format!(
+                "etcd at {}: the watch of the leases broke off: {reason}",
+                session.url
+            ))
+        };
         let mut stream = match open(&self.client, session, from).await {
             Ok(stream) => stream,
             Err(end) => return Ok(end),
@@ -216,10 +222,6 @@ impl Follower {
     async fn send(&self, message: Followed) -> Result<(), Gone> {
         self.out.send(message).await.map_err(|_| Gone)
     }
-}
-
-fn end(reason: &str) -> End {
-    End::Resume(format!("watching the leases: {reason}"))
 }
 
 /// Opens a watch of all leases from `revision` on.

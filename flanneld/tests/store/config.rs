@@ -1,0 +1,52 @@
+//! Reading the network configuration.
+
+use std::time::Duration;
+
+use flanneld::store::etcd::Etcd;
+use tokio::time::timeout;
+
+use crate::etcd::{PREFIX, Server};
+use crate::node::*;
+
+const CONF: &str = r#"{"Network": "10.5.0.0/16", "SubnetMin": "10.5.3.0"}"#;
+
+/// Q-49: a missing config is reported with what to do, and waited for; one
+/// that cannot be used likewise, with the field at fault.
+#[tokio::test]
+async fn missing_then_bad_then_good() {
+    let server = Server::start().await;
+    let log = Log::catch();
+    let (etcd, mut status) = Etcd::new(settings(&[server.url()])).unwrap();
+    let reading = tokio::spawn(async move { etcd.config().await });
+
+    let reason = complains(&mut status, "does not exist").await;
+    assert!(reason.contains(&format!("{PREFIX}/config")), "{reason}");
+    assert!(reason.contains(&server.url()), "{reason}");
+    assert!(reason.contains("etcdctl put"), "{reason}");
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(log.lines("does not exist"), 1, "once, not each second");
+
+    server.configure(r#"{"Network": "10.5.0.0/99"}"#).await;
+    complains(&mut status, "10.5.0.0/99").await;
+    server.configure(r#"{"Network": "10.5.0.0/16", "SubnetLen": 5}"#).await;
+    complains(&mut status, "SubnetLen").await;
+
+    server.configure(CONF).await;
+    let config = timeout(LIMIT, reading).await.unwrap().unwrap();
+    assert_eq!(config.text, CONF);
+    let range = config.ranges.v4.unwrap();
+    assert_eq!(range.min.to_string(), "10.5.3.0/24");
+    assert_eq!(status.borrow().reason(), None);
+}
+
+/// C-2: a prefix is joined like a path.
+#[tokio::test]
+async fn prefix_is_cleaned() {
+    let server = Server::start().await;
+    server.configure(CONF).await;
+    let mut settings = settings(&[server.url()]);
+    settings.prefix = "/coreos.com//network/".into();
+    let mut node = Node::start_with(settings, "1.1.1.1", |_| {}).await;
+    node.until("a lease", |n| n.held.is_some()).await;
+    assert_eq!(server.keys().await, [node.held_key()]);
+}

@@ -1,0 +1,222 @@
+//! A node: the store under test, and what it says.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use flanneld::own_lease::{LEASE_TTL, Params};
+use flanneld::store::etcd::{Config, Etcd, EtcdConfig, Store};
+use flanneld::store::{Held, LossReason, StoreEvent, StoreStatus};
+use ipam::lease::{LeaseAttrs, SubnetKey};
+use ipam::{Family, PerFamily};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::etcd::{PREFIX, Server};
+
+/// No test waits longer for anything.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+pub(crate) struct Node {
+    pub(crate) store: Store,
+    pub(crate) status: watch::Receiver<StoreStatus>,
+    /// The peers as the events tell them.
+    pub(crate) peers: BTreeMap<SubnetKey, LeaseAttrs>,
+    pub(crate) synced: usize,
+    pub(crate) held: Option<Held>,
+    pub(crate) lost: Option<LossReason>,
+}
+
+pub(crate) fn settings(urls: &[String]) -> EtcdConfig {
+    EtcdConfig {
+        endpoints: urls.to_vec(),
+        prefix: PREFIX.into(),
+        ..EtcdConfig::default()
+    }
+}
+
+pub(crate) fn attrs(public: &str) -> LeaseAttrs {
+    let ip: std::net::IpAddr = public.parse().unwrap();
+    LeaseAttrs {
+        public: PerFamily::one(Family::of(ip), ip),
+        ..LeaseAttrs::default()
+    }
+}
+
+pub(crate) fn key(text: &str) -> SubnetKey {
+    text.parse().unwrap()
+}
+
+pub(crate) fn params(config: &Config, public: &str) -> Params {
+    Params {
+        ranges: config.ranges,
+        attrs: attrs(public),
+        previous: PerFamily::default(),
+        recorded: None,
+        margin: Duration::from_secs(3600),
+        ttl: LEASE_TTL,
+    }
+}
+
+impl Node {
+    /// A node with that public address.
+    pub(crate) async fn start(server: &Server, public: &str) -> Self {
+        Self::start_with(settings(&[server.url()]), public, |_| {}).await
+    }
+
+    pub(crate) async fn start_with(
+        settings: EtcdConfig,
+        public: &str,
+        change: impl FnOnce(&mut Params),
+    ) -> Self {
+        let (etcd, status) = Etcd::new(settings).unwrap();
+        let config = timeout(LIMIT, etcd.config()).await.unwrap_or_else(|_| {
+            panic!("no config: {:?}", status.borrow().reason())
+        });
+        let mut params = params(&config, public);
+        change(&mut params);
+        let store = etcd.run(params);
+        Self {
+            store,
+            status,
+            peers: BTreeMap::new(),
+            synced: 0,
+            held: None,
+            lost: None,
+        }
+    }
+
+    /// A node that holds its lease.
+    pub(crate) async fn join(server: &Server, public: &str) -> Self {
+        let mut node = Self::start(server, public).await;
+        node.until("a lease", |n| n.held.is_some()).await;
+        node
+    }
+
+    pub(crate) fn held_key(&self) -> String {
+        self.held.as_ref().unwrap().lease.key.to_string()
+    }
+
+    /// Takes in events until `condition` holds.
+    pub(crate) async fn until(
+        &mut self,
+        what: &str,
+        condition: impl Fn(&Self) -> bool,
+    ) {
+        let waited = timeout(LIMIT, async {
+            while !condition(self) {
+                let event = self.store.events.recv().await;
+                self.take(event.expect("the store's task has ended"));
+            }
+        })
+        .await;
+        assert!(
+            waited.is_ok(),
+            "no {what}; held {:?}, peers {:?}, status {:?}",
+            self.held,
+            self.peers,
+            self.status.borrow().reason()
+        );
+    }
+
+    /// Takes in what comes within `time`; how many events.
+    pub(crate) async fn during(&mut self, time: Duration) -> usize {
+        let mut count = 0;
+        let end = tokio::time::Instant::now() + time;
+        while let Ok(event) =
+            tokio::time::timeout_at(end, self.store.events.recv()).await
+        {
+            self.take(event.expect("the store's task has ended"));
+            count += 1;
+        }
+        count
+    }
+
+    fn take(&mut self, event: StoreEvent) {
+        let own = self.held.as_ref().map(|h| h.lease.key);
+        match event {
+            StoreEvent::Synced { leases, revision } => {
+                assert!(revision > 0);
+                self.peers = leases;
+                self.synced += 1;
+            }
+            StoreEvent::Upsert(lease) => {
+                assert_ne!(Some(lease.key), own, "the own lease as a peer");
+                self.peers.insert(lease.key, lease.attrs);
+            }
+            StoreEvent::Remove(key) => {
+                assert!(self.peers.remove(&key).is_some(), "unknown {key}");
+            }
+            StoreEvent::Held(held) => self.held = Some(held),
+            StoreEvent::Lost { why, .. } => {
+                self.held = None;
+                self.lost = Some(why);
+            }
+        }
+    }
+
+    /// Waits until the status says something with `words`.
+    pub(crate) async fn complains(&mut self, words: &str) -> String {
+        complains(&mut self.status, words).await
+    }
+}
+
+/// Waits until the status says something with `words`.
+pub(crate) async fn complains(
+    status: &mut watch::Receiver<StoreStatus>,
+    words: &str,
+) -> String {
+    let seen = status
+        .wait_for(|s| s.reason().is_some_and(|reason| reason.contains(words)));
+    let found = timeout(LIMIT, seen).await.map(|s| s.unwrap().reason());
+    match found {
+        Ok(reason) => reason.unwrap(),
+        Err(_) => panic!("no {words:?}: {:?}", status.borrow().reason()),
+    }
+}
+
+/// Catches what is logged on this thread, from WARN on.
+pub(crate) struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    pub(crate) fn catch() -> Self {
+        let text: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let writer = Arc::clone(&text);
+        let subscriber = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::WARN)
+            .with_writer(move || Writer(Arc::clone(&writer)))
+            .finish();
+        let guard = tracing::subscriber::set_default(subscriber);
+        Self { text, _guard: guard }
+    }
+
+    pub(crate) fn lines(&self, words: &str) -> usize {
+        let text = self.text.lock().unwrap();
+        String::from_utf8_lossy(&text)
+            .lines()
+            .filter(|line| line.contains(words))
+            .count()
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
+    }
+}
+
+struct Writer(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let mut text =
+            self.0.lock().map_err(|_| std::io::Error::other("poisoned"))?;
+        text.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
