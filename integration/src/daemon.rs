@@ -82,9 +82,22 @@ impl Daemon {
         flags: &[&str],
         env: &[(&str, &str)],
     ) -> Result<Self> {
+        Self::start_program(&binary("flanneld")?, host, flags, env)
+    }
+
+    /// The same with a `flanneld` that is not ours: [`crate::peers`].
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_program(
+        program: &Path,
+        host: &Host,
+        flags: &[&str],
+        env: &[(&str, &str)],
+    ) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("flannel-it-").tempdir()?;
         let log = dir.path().join(format!("{}.log", host.name()));
-        let mut words = vec![binary("flanneld")?.display().to_string()];
+        let mut words = vec![program.display().to_string()];
         words.push(format!("--healthz-port={HEALTH_PORT}"));
         words.extend(flags.iter().map(|w| (*w).to_owned()));
         let env: Vec<_> = env

@@ -44,9 +44,10 @@ fn concerns(title: &str, line: &str) -> bool {
     }
 }
 
-/// Drops counters of remaining time.
+/// Drops counters of remaining time, and that duplicate address detection
+/// still runs.
 fn without_lifetimes(line: &str) -> String {
-    let mut words = line.split_whitespace();
+    let mut words = line.split_whitespace().filter(|w| *w != "tentative");
     let mut out = Vec::new();
     while let Some(word) = words.next() {
         if matches!(word, "expires" | "valid_lft" | "preferred_lft" | "used") {

@@ -16,6 +16,7 @@
 //! | [`demo`] | the main job, shown working |
 //! | [`kernel`] | a node's kernel state as text, to compare passes |
 //! | [`upstream`] | what upstream's daemon sends to the kernel, literally |
+//! | [`peers`] | upstream's own programs, to run beside ours |
 //! | [`probe`] | a steady stream of datagrams that counts what is lost |
 //! | [`poll`] | waiting for a condition, never a bare sleep |
 #![expect(
@@ -32,6 +33,7 @@ pub mod demo;
 pub mod etcd;
 pub mod host;
 pub mod kernel;
+pub mod peers;
 pub mod pod;
 pub mod poll;
 pub mod probe;
