@@ -28,6 +28,10 @@ const STAGGER: Duration = Duration::from_millis(500);
 /// Longest time for name resolution, TCP, TLS, authentication and the first
 /// answer of one member. musl's resolver alone may take 10 s.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
+/// Attempts at a member that hangs up. One that does not accept our
+/// certificate says so after the handshake (TLS 1.3), and it is up to chance
+/// whether the first request sees the reason or only the end.
+const ATTEMPTS: u32 = 4;
 /// Longest time for the TCP handshake, over all addresses of a name.
 const TCP_LIMIT: Duration = Duration::from_secs(5);
 /// HTTP/2 ping interval while a request or watch is open. etcd closes
@@ -344,7 +348,7 @@ async fn connect(
     credentials: Option<Credentials>,
     config_key: String,
 ) -> Result<Session, (usize, String)> {
-    let attempt = async {
+    let login = || async {
         match open(&endpoint, tls.clone(), credentials.as_ref()).await {
             // A server without authentication needs no user (E-54).
             Err(e) if classify(&e) == Class::AuthDisabled => {
@@ -352,19 +356,28 @@ async fn connect(
                     "etcd at {endpoint} has no authentication: \
                      --etcd-username is not used"
                 );
-                open(&endpoint, tls, None).await
+                open(&endpoint, tls.clone(), None).await
             }
             outcome => outcome,
         }
     };
-    let outcome = timeout(CONNECT_LIMIT, async {
-        let etcd = attempt.await?;
-        match kv(&etcd).get(config_key, None).await {
+    let attempt = || async {
+        let etcd = login().await?;
+        match kv(&etcd).get(config_key.clone(), None).await {
             // A refusal is an answer all the same; who needs the key
             // reports it.
             Err(e) if classify(&e) != Class::Refused => Err(e),
             _ => Ok(etcd),
         }
+    };
+    let outcome = timeout(CONNECT_LIMIT, async {
+        for _ in 1..ATTEMPTS {
+            match attempt().await {
+                Err(e) if describe(&e).contains("operation was canceled") => {}
+                outcome => return outcome,
+            }
+        }
+        attempt().await
     })
     .await;
     match outcome {

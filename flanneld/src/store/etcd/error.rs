@@ -105,7 +105,8 @@ const REMEDIES: &[(&str, Option<&str>, &str)] = &[
     (
         "received fatal alert: BadCertificate",
         None,
-        "the server does not accept our certificate: check --etcd-certfile",
+        "the server does not accept our certificate, or wants one and got \
+         none: check --etcd-certfile and --etcd-keyfile",
     ),
     (
         "received fatal alert: UnknownCA",

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use etcd_client::{GetOptions, KeyValue, WatchOptions, WatchStream};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::client::{CALL_LIMIT, Client, LIST_LIMIT, Session, StoreId, kv};
 use super::error::{Class, Error, classify, describe};
@@ -143,6 +143,7 @@ impl Follower {
             Err(end) => return Ok(end),
         };
         let prefix = self.client.keys().subnets();
+        let opened = Instant::now();
         loop {
             let message = match timeout(SILENCE, stream.message()).await {
                 Ok(Ok(Some(message))) => message,
@@ -166,6 +167,11 @@ impl Follower {
                 return Ok(end(reason));
             }
             self.fine().await?;
+            // a server that accepts watches and ends them soon is not to be
+            // asked without pause
+            if opened.elapsed() > BACKOFF_MAX {
+                self.backoff = BACKOFF_MIN;
+            }
             let changes: Vec<Change> = message
                 .events()
                 .iter()
@@ -174,6 +180,7 @@ impl Follower {
             if let Some(last) = changes.iter().map(Change::revision).max() {
                 self.resume = Some(last + 1);
                 self.seen.revision = self.seen.revision.max(last);
+                self.backoff = BACKOFF_MIN;
                 self.send(Followed::Changed(changes)).await?;
             }
         }
@@ -207,7 +214,6 @@ impl Follower {
     }
 
     async fn fine(&mut self) -> Result<(), Gone> {
-        self.backoff = BACKOFF_MIN;
         if std::mem::take(&mut self.troubled) {
             self.send(Followed::Fine).await?;
         }
