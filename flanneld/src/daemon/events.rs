@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, anyhow};
-use ipam::PerFamily;
 use ipam::daemon_state::Phase;
+use ipam::lease::SubnetKey;
 use ipam::netconf::NetConf;
 use ipam::subnet_env::{Networks, SubnetEnv};
+use ipam::{Family, PerFamily};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -18,7 +19,7 @@ use crate::monitor::Disturbance;
 use crate::reconcile::{Passed, Reconciler};
 use crate::report::Reporter;
 use crate::store::etcd::Store;
-use crate::store::{Held, StoreEvent, StoreStatus};
+use crate::store::{Held, LossReason, StoreEvent, StoreStatus};
 
 /// Everything is compared this often although nothing said that it changed.
 const SLOW_CHECK: Duration = Duration::from_secs(60);
@@ -96,10 +97,7 @@ impl Loop<'_> {
                 self.disk.save(&self.saved);
             }
             StoreEvent::Lost { key, why } => {
-                self.health.lease = Some(format!(
-                    "lease {key} is lost: {why}; another is being acquired, \
-                     running pods stay as they are"
-                ));
+                self.health.lease = Some(lost(*key, why));
             }
             StoreEvent::Synced { leases, revision } => {
                 let peers = leases.len();
@@ -186,6 +184,24 @@ impl Loop<'_> {
     }
 }
 
+/// What a person should know of a lost lease.
+fn lost(key: SubnetKey, why: &LossReason) -> String {
+    // W-9: every upstream node without IPv4 publishes 0.0.0.0, and takes the
+    // first lease that says so for its own.
+    let mixed = matches!(why, LossReason::Taken { .. })
+        && key.get(Family::V4).is_none();
+    let hint = if mixed {
+        "; upstream's daemon with IPv6 only takes over any lease: it cannot \
+         be mixed with this one in an IPv6-only cluster"
+    } else {
+        ""
+    };
+    format!(
+        "lease {key} is lost: {why}{hint}; another is being acquired, running \
+         pods stay as they are"
+    )
+}
+
 /// What a restart needs to know of the lease. Its end is remembered by wall
 /// clock: no other clock outlives the machine.
 fn saved_lease(held: &Held) -> SavedLease {
@@ -200,5 +216,26 @@ fn saved_lease(held: &Held) -> SavedLease {
         lease_id: held.lease_id,
         mod_revision: held.mod_revision,
         expires,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ipam::lease::LeaseAttrs;
+
+    fn taken(key: &str) -> String {
+        let value = br#"{"PublicIP":"192.168.1.9","PublicIPv6":"fd00::9"}"#;
+        let by = Box::new(LeaseAttrs::decode(value).unwrap());
+        lost(SubnetKey::parse(key).unwrap(), &LossReason::Taken { by })
+    }
+
+    #[test]
+    fn a_mix_with_upstream_is_named_where_it_can_be_the_cause() {
+        let text = taken("0.0.0.0-0&fd00:0:0:1::-64");
+        assert!(text.contains("cannot be mixed"), "{text}");
+        assert!(text.contains("the node at 192.168.1.9, fd00::9"), "{text}");
+        let text = taken("10.5.1.0-24&fd00:0:0:1::-64");
+        assert!(!text.contains("mixed"), "{text}");
     }
 }
