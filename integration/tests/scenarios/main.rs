@@ -14,5 +14,7 @@ mod names;
 mod refusals;
 mod restart;
 mod security;
+mod state;
+mod subnets;
 mod traffic;
 mod upstream;

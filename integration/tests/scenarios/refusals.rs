@@ -1,12 +1,15 @@
 //! What cannot work is refused in words that help; what somebody else can
 //! mend is waited out.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use integration::cluster::{Cluster, SUBNET_ENV};
 use integration::daemon::{HEALTH_PORT, run_to_end};
 use integration::demo::Stack;
 use integration::etcd::Security;
 use integration::host::Host;
+use integration::poll::poll_until;
 use integration::underlay::Wiring;
 use ipam::daemon_state::Phase;
 use serde_json::{Value, json};
@@ -257,6 +260,13 @@ fn a_full_range_is_told_and_waited_out() -> Result<()> {
     cluster.node_mut(n).wait_ready()?;
     assert_eq!(cluster.node(n).subnets()?, freed);
     cluster.wait_joined()?;
+    // The route may still be the one to the node before.
+    let device = freed.concat().replace("/24", "");
+    for n in [0, 1] {
+        poll_until("the new node to answer", Duration::from_secs(20), || {
+            cluster.node(n).host.ping(&device, 1)
+        })?;
+    }
     cluster.assert_settled()
 }
 

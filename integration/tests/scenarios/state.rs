@@ -1,0 +1,260 @@
+//! What the daemon says about itself, as seen from outside: `state.json`,
+//! systemd, the health server, the exit status.
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use integration::cluster::{Cluster, SUBNET_ENV};
+use integration::daemon::Daemon;
+use integration::demo::Stack;
+use integration::etcd::Security;
+use integration::poll::poll_until;
+use integration::underlay::Wiring;
+use ipam::daemon_state::{DaemonState, Phase};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+const ENDPOINT: &str = "--etcd-endpoints=http://10.99.0.1:2379";
+/// Longest time for a daemon to hear of a change and to have acted on it.
+const SOON: Duration = Duration::from_secs(15);
+
+/// What systemd hears from a daemon.
+struct Systemd {
+    socket: UnixDatagram,
+    path: String,
+    _dir: tempfile::TempDir,
+}
+
+// === impl Systemd ===
+
+impl Systemd {
+    fn new() -> Result<Self> {
+        // Beside all that a host has of its own.
+        let dir = tempfile::Builder::new().prefix("flannel-it-").tempdir()?;
+        let path = dir.path().join("notify").display().to_string();
+        let socket = UnixDatagram::bind(&path)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket, path, _dir: dir })
+    }
+
+    /// What came since the last call.
+    fn heard(&self) -> Vec<String> {
+        let mut buffer = [0; 4096];
+        let mut out = Vec::new();
+        while let Ok(len) = self.socket.recv(&mut buffer) {
+            out.push(String::from_utf8_lossy(&buffer[..len]).into_owned());
+        }
+        out
+    }
+}
+
+fn wait_phase(cluster: &Cluster, phase: Phase) -> Result<DaemonState> {
+    poll_until(&format!("phase {phase:?}"), SOON, || {
+        let state = cluster.node(0).state()?;
+        ensure!(state.phase == phase, "{state:?}");
+        Ok(state)
+    })
+}
+
+/// A whole life: no store, no configuration, ready, asked to end.
+#[test]
+fn a_life_is_told_to_the_cni_plugin_and_to_systemd() -> Result<()> {
+    let mut cluster =
+        Cluster::empty(Wiring::OneSegment, 1, Security::default())?;
+    cluster.etcd.child().kill();
+    let systemd = Systemd::new()?;
+    let node = cluster.node_mut(0);
+    node.daemon = Some(Daemon::start(
+        &node.host,
+        &["--iface=eth0", ENDPOINT],
+        &[("NOTIFY_SOCKET", &systemd.path)],
+    )?);
+
+    let state = wait_phase(&cluster, Phase::WaitingForStore)?;
+    assert_eq!(state.version, DaemonState::VERSION);
+    assert_eq!(state.subnet_file, SUBNET_ENV);
+    let boot = cluster.node(0).host.read("/proc/sys/kernel/random/boot_id")?;
+    assert_eq!(state.boot_id, boot.trim());
+    assert!(state.since > 1_600_000_000, "{state:?}");
+    assert!(state.reason.contains("Connection refused"), "{state:?}");
+
+    cluster.etcd.start_again(cluster.underlay.middle())?;
+    let state = wait_phase(&cluster, Phase::WaitingForConfig)?;
+    assert!(state.reason.contains("does not exist in etcd"), "{state:?}");
+    let heard = systemd.heard();
+    assert!(!heard.concat().contains("READY=1"), "{heard:?}");
+    for text in [
+        "STATUS=starting: ",
+        "STATUS=waiting for the store: cannot read the network config: ",
+        "STATUS=waiting for the network configuration: key ",
+    ] {
+        assert!(heard.iter().any(|h| h.starts_with(text)), "{heard:?}");
+    }
+    assert!(cluster.node(0).host.read(SUBNET_ENV).is_err());
+
+    cluster.configure(&Stack::V4.net_conf())?;
+    let mut heard = Vec::new();
+    poll_until("READY=1", SOON, || {
+        heard.extend(systemd.heard());
+        ensure!(heard.concat().contains("READY=1"), "{heard:?}");
+        Ok(())
+    })?;
+    // At that moment, not a little later.
+    assert!(cluster.node(0).host.read(SUBNET_ENV).is_ok());
+    let state = wait_phase(&cluster, Phase::Ready)?;
+    assert_eq!(state.reason, "");
+    cluster.node_mut(0).wait_ready()?;
+    cluster.assert_settled()?;
+    let text = cluster.node(0).host.read("/run/flannel/state.json")?;
+    assert!(text.contains(r#""phase":"ready""#), "{text}");
+
+    let node = cluster.node_mut(0);
+    let daemon = node.daemon.as_mut().context("daemon")?;
+    daemon.signal(Signal::SIGTERM)?;
+    let status = daemon.child().wait(Duration::from_secs(10))?;
+    assert_eq!(status.code(), Some(0), "{status}");
+    let state = cluster.node(0).state()?;
+    assert_eq!(state.phase, Phase::Stopping);
+    assert!(state.reason.contains("stay connected"), "{state:?}");
+    heard.extend(systemd.heard());
+    let ready = heard.iter().filter(|h| h.contains("READY=1")).count();
+    assert_eq!(ready, 1, "{heard:?}");
+    assert_eq!(heard.last().map(|h| h.trim()), Some("STOPPING=1"), "{heard:?}");
+    // What is in the kernel stays.
+    let links = cluster.node(0).host.ip("-o link show up")?;
+    assert!(links.contains("flannel.1"), "{links}");
+    Ok(())
+}
+
+/// C-120, C-121: what each path answers, before and after.
+#[test]
+fn the_health_server_tells_alive_from_ready() -> Result<()> {
+    let mut cluster =
+        Cluster::empty(Wiring::OneSegment, 1, Security::default())?;
+    cluster.start_one(0, &["--iface=eth0"])?;
+    cluster.node_mut(0).wait_not_ready(&["network configuration"])?;
+    let get = |cluster: &Cluster, path: &str| -> Result<(u16, String)> {
+        let node = cluster.node(0);
+        node.daemon.as_ref().context("daemon")?.get(&node.host, path)
+    };
+    assert_eq!(
+        get(&cluster, "/healthz")?,
+        (200, "flanneld is running".to_owned())
+    );
+    assert_eq!(get(&cluster, "/metricsz")?.0, 404);
+    cluster.configure(&Stack::V4.net_conf())?;
+    cluster.node_mut(0).wait_ready()?;
+    assert_eq!(
+        get(&cluster, "/readyz")?,
+        (200, "flanneld is ready".to_owned())
+    );
+    assert_eq!(
+        get(&cluster, "/healthz")?,
+        (200, "flanneld is running".to_owned())
+    );
+    assert_eq!(get(&cluster, "/")?.0, 404);
+
+    // SIGINT is an order to end as well; then nobody answers.
+    let node = cluster.node_mut(0);
+    let daemon = node.daemon.as_mut().context("daemon")?;
+    daemon.signal(Signal::SIGINT)?;
+    let status = daemon.child().wait(Duration::from_secs(10))?;
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert!(get(&cluster, "/healthz").is_err());
+    Ok(())
+}
+
+/// The store going away changes nothing for the node: it stays ready, and
+/// says in the log what it cannot reach.
+#[test]
+fn a_store_that_goes_away_leaves_the_node_ready() -> Result<()> {
+    let mut cluster =
+        Cluster::new(Wiring::OneSegment, 2, &Stack::Dual.net_conf())?;
+    cluster.start(&["--iface=eth0"])?;
+    let routes = cluster.node(0).host.ip("route")?;
+    let from = cluster.node(0).log().len();
+    cluster.etcd.child().kill();
+    let daemon = cluster.node(0).daemon.as_ref().context("daemon")?;
+    daemon.wait_log("WARN", from, SOON)?;
+    cluster.node_mut(0).wait_ready()?;
+    cluster.assert_settled()?;
+    let state = cluster.node(0).state()?;
+    assert_eq!(state.phase, Phase::Ready);
+    assert!(state.reason.contains("10.99.0.1:2379"), "{state:?}");
+    assert_eq!(cluster.node(0).host.ip("route")?, routes);
+
+    cluster.etcd.start_again(cluster.underlay.middle())?;
+    poll_until("nothing to be said any more", SOON, || {
+        let state = cluster.node(0).state()?;
+        ensure!(state.reason.is_empty(), "{state:?}");
+        Ok(())
+    })?;
+    // What happens from now on is heard again.
+    let n = cluster.add_node()?;
+    cluster.start_one(n, &["--iface=eth0"])?;
+    cluster.node_mut(n).wait_ready()?;
+    cluster.wait_joined()?;
+    cluster.assert_settled()
+}
+
+/// The only subnet there is goes to another node: the daemon is without one
+/// until that node gives it back.
+#[test]
+fn a_node_without_its_subnet_says_so() -> Result<()> {
+    let conf = json!({
+        "Network": "10.244.0.0/22",
+        "SubnetMin": "10.244.2.0",
+        "SubnetMax": "10.244.2.0",
+        "Backend": { "Type": "vxlan" },
+    });
+    let mut cluster = Cluster::new(Wiring::OneSegment, 1, &conf)?;
+    cluster.start(&["--iface=eth0"])?;
+    let env = cluster.node(0).host.read(SUBNET_ENV)?;
+    let key = "/coreos.com/network/subnets/10.244.2.0-24";
+    let theirs = json!({
+        "PublicIP": "192.168.77.99",
+        "PublicIPv6": null,
+        "BackendType": "vxlan",
+        "BackendData": { "VNI": 1, "VtepMAC": "02:00:00:00:99:01" },
+    });
+    cluster.ctl(&["put", key, &theirs.to_string()])?;
+    let state = wait_phase(&cluster, Phase::LeaseLost)?;
+    let why = "lease 10.244.2.0-24 is lost: the node at 192.168.77.99 has \
+               taken it";
+    assert!(state.reason.contains(why), "{state:?}");
+    cluster.node_mut(0).wait_not_ready(&["without its subnet: ", why])?;
+    // Pods that run keep what they have.
+    assert_eq!(cluster.node(0).host.read(SUBNET_ENV)?, env);
+    let shown = cluster.node(0).host.ip("-o -4 addr show dev flannel.1")?;
+    assert!(shown.contains("inet 10.244.2.0/32"), "{shown}");
+
+    assert_eq!(cluster.ctl(&["del", key])?, "1\n");
+    cluster.node_mut(0).wait_ready()?;
+    assert_eq!(wait_phase(&cluster, Phase::Ready)?.reason, "");
+    assert_eq!(cluster.node(0).host.read(SUBNET_ENV)?, env);
+    cluster.assert_settled()
+}
+
+/// A pass that cannot do all it should is not ready, names the object, and is
+/// tried again.
+#[test]
+fn a_pass_that_fails_is_degraded() -> Result<()> {
+    let mut cluster =
+        Cluster::new(Wiring::OneSegment, 1, &Stack::Dual.net_conf())?;
+    cluster.start(&["--iface=eth0"])?;
+    // IPv6 is switched off under the IPv6 device.
+    let host = &cluster.node(0).host;
+    host.sysctl("net/ipv6/conf/flannel-v6.1/disable_ipv6", "1")?;
+    let daemon = cluster.node(0).daemon.as_ref().context("daemon")?;
+    daemon.signal(Signal::SIGHUP)?;
+    let state = wait_phase(&cluster, Phase::Degraded)?;
+    assert!(state.reason.contains("flannel-v6.1"), "{state:?}");
+    cluster.node_mut(0).wait_not_ready(&["degraded: ", "flannel-v6.1"])?;
+
+    let host = &cluster.node(0).host;
+    host.sysctl("net/ipv6/conf/flannel-v6.1/disable_ipv6", "0")?;
+    cluster.node_mut(0).wait_ready()?;
+    assert_eq!(wait_phase(&cluster, Phase::Ready)?.reason, "");
+    cluster.assert_settled()
+}
