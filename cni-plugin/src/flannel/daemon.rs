@@ -5,15 +5,13 @@ use std::path::Path;
 
 use ipam::daemon_state::DaemonState;
 
-/// The daemon's file, beside subnet.env.
-const STATE: &str = "state.json";
 /// Where the kernel tells one start of the machine from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// A sentence for the end of a message, with a space in front; empty when
 /// there is no such file, as with upstream's daemon.
 pub(super) fn says(subnet_file: &Path) -> String {
-    let Ok(text) = fs::read_to_string(subnet_file.with_file_name(STATE)) else {
+    let Ok(text) = fs::read_to_string(DaemonState::beside(subnet_file)) else {
         return String::new();
     };
     let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default();
@@ -44,6 +42,23 @@ mod tests {
     use ipam::daemon_state::Phase;
 
     use super::*;
+
+    /// D-80: each of several daemons on a host has a file of its own.
+    #[test]
+    fn the_daemon_of_this_subnet_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let mine = dir.path().join("b.env");
+        for (file, phase) in [
+            ("state.json", Phase::Ready),
+            ("b.env.state.json", Phase::Starting),
+        ] {
+            let boot_id = fs::read_to_string(BOOT_ID).unwrap();
+            let shown = mine.display().to_string();
+            let state = DaemonState::new(phase, "", 1, boot_id.trim(), shown);
+            fs::write(dir.path().join(file), state.render().unwrap()).unwrap();
+        }
+        assert_eq!(says(&mine), " flanneld says: starting");
+    }
 
     #[test]
     fn the_reason_is_passed_on() {
