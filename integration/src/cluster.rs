@@ -182,9 +182,10 @@ impl Cluster {
                                     .lines()
                                     .any(|l| l
                                         .starts_with(&format!("{subnet} "))),
-                                "{} has no route to {subnet} of {}; its routes:\n{routes}",
+                                "{} has no route to {subnet} of {}; its routes:\n{routes}its log:\n{}",
                                 a.host.name(),
-                                b.host.name()
+                                b.host.name(),
+                                a.log()
                             );
                         }
                     }

@@ -55,7 +55,9 @@ impl Underlay {
         middle.ip(&format!("addr add {STORE_V6}/128 dev lo"))?;
         match wiring {
             Wiring::OneSegment => {
-                middle.ip("link add br0 type bridge mcast_snooping 0")?;
+                // Of its own it would take the lowest of its ports', another
+                // one whenever a node joins.
+                middle.ip("link add br0 address 02:00:00:00:77:fe type bridge mcast_snooping 0")?;
                 middle.ip("addr add 192.168.77.254/24 dev br0")?;
                 middle.ip("addr add fd77::fe/64 dev br0 nodad")?;
                 middle.ip("link set br0 up")?;
