@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use ipam::pool::{RangeError, parse_cidr};
 use ipam::{Family, Subnet};
 use serde::{Serialize, Serializer};
 
@@ -15,11 +16,6 @@ pub(crate) struct Cidr {
     /// The prefix length in bits, at most the family's.
     pub(crate) len: u8,
 }
-
-/// Why a text is no address with a prefix length.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid CIDR address: {0}")]
-pub(crate) struct CidrError(String);
 
 // === impl Cidr ===
 
@@ -46,26 +42,11 @@ impl Cidr {
 }
 
 impl FromStr for Cidr {
-    type Err = CidrError;
+    type Err = RangeError;
 
-    fn from_str(text: &str) -> Result<Self, CidrError> {
-        let bad = || CidrError(text.to_owned());
-        let (ip, len) = text.split_once('/').ok_or_else(bad)?;
-        let ip: IpAddr = ip.parse().map_err(|_| bad())?;
-        if len.is_empty() || !len.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(bad());
-        }
-        let len: u8 = len.parse().map_err(|_| bad())?;
-        if len > Family::of(ip).bits() {
-            return Err(bad());
-        }
-        let canonical = ip.to_canonical();
-        if canonical == ip {
-            return Ok(Self { ip, len });
-        }
-        // the prefix of a mapped address must cover the mapping itself
-        let len = len.checked_sub(96).ok_or_else(bad)?;
-        Ok(Self { ip: canonical, len })
+    fn from_str(text: &str) -> Result<Self, RangeError> {
+        let (ip, len) = parse_cidr(text)?;
+        Ok(Self { ip, len })
     }
 }
 

@@ -4,9 +4,14 @@
 //! Two folders are involved. The *network's folder* is host-local's own:
 //! reservations, `last_reserved_ip.*`, `lock`. The *side folder*,
 //! `<dataDir>/.flannel-<network>`, is ours: host-local reads every file below
-//! the network's folder (HL-29), so nothing of ours may be in there, and no
-//! network can have a name with a leading dot (S-9). It holds the temporary
-//! file, the index's notes and its stamp.
+//! the network's folder (HL-29), so nothing of ours should be in there, and
+//! no network can have a name with a leading dot (S-9). It holds the
+//! temporary file, the index's notes and its stamp.
+//!
+//! A file cannot have names on two file systems. Where the network's folder
+//! is on another one than what it is in (a tmpfs, so that a restart of the
+//! machine empties it), the side folder is `.flannel` in the network's after
+//! all: host-local finds no reservation in there, it only reads more files.
 
 use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -136,7 +141,7 @@ impl Folder {
         let mut attempts = 3;
         let lock = loop {
             match lock::take(&lock_path, deadline) {
-                Err(e) if e.kind() == ErrorKind::NotFound && !create => {
+                Err(e) if is_absent(&e) && !create => {
                     return Ok(Opened::Absent);
                 }
                 // Not made yet, or removed while we waited for the lock.
@@ -148,11 +153,20 @@ impl Folder {
             }
         };
         let Some(lock) = lock else { return Ok(Opened::Busy) };
+        // Only now: the lock is inside, so this is its folder.
+        let handle = File::open(&path).map_err(on("open", &path))?;
+        let dev = |meta: io::Result<fs::Metadata>| meta.map(|meta| meta.dev());
+        let inside = dev(handle.metadata()).map_err(on("stat", &path))?;
+        let around =
+            dev(fs::metadata(data_dir)).map_err(on("stat", data_dir))?;
+        let side = match inside == around {
+            true => data_dir.join(format!(".flannel-{network}")),
+            false => path.join(".flannel"),
+        };
         Ok(Opened::Locked(Self {
-            // Only now: the lock is inside, so this is its folder.
-            handle: File::open(&path).map_err(on("open", &path))?,
+            handle,
             network: path,
-            side: data_dir.join(format!(".flannel-{network}")),
+            side,
             temp: None,
             _lock: lock,
         }))
@@ -344,6 +358,11 @@ fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         other => other.map(Some),
     }
+}
+
+/// Nothing is there; nor can anything be whose name is too long.
+fn is_absent(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename)
 }
 
 fn on(

@@ -36,7 +36,8 @@ mod tests;
 
 pub use disk::DiskError;
 pub use range::{
-    Range, RangeConf, RangeError, RangeSet, SetProblem, parse_requested,
+    Range, RangeConf, RangeError, RangeSet, SetProblem, parse_cidr,
+    parse_requested,
 };
 
 /// Where host-local keeps its networks unless told otherwise (HL-5).

@@ -396,9 +396,12 @@ fn given(text: &Option<String>) -> Option<&str> {
     text.as_deref().filter(|text| !text.is_empty())
 }
 
-/// An address with its prefix length, host bits kept. IPv4-mapped networks
-/// become the IPv4 ones they are.
-fn parse_cidr(text: &str) -> Result<(IpAddr, u8), RangeError> {
+/// Reads `address/length`, host bits kept. IPv4-mapped addresses become the
+/// IPv4 ones they are; their length must cover the mapping.
+///
+/// # Errors
+/// [`RangeError::Cidr`] with the text.
+pub fn parse_cidr(text: &str) -> Result<(IpAddr, u8), RangeError> {
     let bad = || RangeError::Cidr(text.to_owned());
     let (ip, len) = text.split_once('/').ok_or_else(bad)?;
     let ip: IpAddr = ip.parse().map_err(|_| bad())?;
@@ -410,10 +413,10 @@ fn parse_cidr(text: &str) -> Result<(IpAddr, u8), RangeError> {
         return Err(bad());
     }
     let canonical = ip.to_canonical();
-    match len.checked_sub(96) {
-        Some(len) if canonical != ip => Ok((canonical, len)),
-        _ => Ok((ip, len)),
+    if canonical == ip {
+        return Ok((ip, len));
     }
+    Ok((canonical, len.checked_sub(96).ok_or_else(bad)?))
 }
 
 fn last_default(subnet: &Subnet) -> IpAddr {

@@ -176,6 +176,11 @@ fn what_does_not_allocate_makes_nothing() {
     let data = dir.path().join("networks");
     assert!(Pool::open_existing(&data, "cbr0", soon()).unwrap().is_none());
     assert!(!data.exists());
+    // nothing can be under a name that no file can have
+    let long = "n".repeat(256);
+    assert!(Pool::open_existing(&data, &long, soon()).unwrap().is_none());
+    fs::create_dir(&data).unwrap();
+    assert!(Pool::open_existing(&data, &long, soon()).unwrap().is_none());
     open(&data).allocate(&eth0("a"), &[set(&["10.1.0.0/24"])], &[]).unwrap();
     let mut pool = Pool::open_existing(&data, "cbr0", soon()).unwrap().unwrap();
     assert_eq!(pool.release(&eth0("a")).unwrap().len(), 1);

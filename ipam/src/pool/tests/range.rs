@@ -1,6 +1,6 @@
 //! Validation of ranges: HL-9 to HL-22, CT-29, CT-30.
 
-use super::super::{RangeError, RangeSet, parse_requested};
+use super::super::{RangeError, RangeSet, parse_cidr, parse_requested};
 use super::{ip, range, set, subnet};
 
 /// The error's text for one set of `ranges`.
@@ -54,6 +54,23 @@ fn defaults_hl_20() {
         "1.0.0",
     );
     assert_eq!(empty.unwrap(), [set(&["10.1.0.0/24"])]);
+}
+
+#[test]
+fn addresses_with_a_length() {
+    for (text, ip, len) in [
+        ("10.1.2.3/16", "10.1.2.3", 16),
+        ("fd00::5/64", "fd00::5", 64),
+        ("::ffff:10.0.0.1/120", "10.0.0.1", 24),
+        ("::ffff:10.0.0.1/96", "10.0.0.1", 0),
+    ] {
+        assert_eq!(parse_cidr(text), Ok((ip.parse().unwrap(), len)));
+    }
+    for text in ["10.1.2.3/33", "::ffff:10.0.0.1/95", "10.1.2.3/+8", "x/8"] {
+        let error = parse_cidr(text).unwrap_err();
+        let want = format!("invalid CIDR address: {text}");
+        assert_eq!(error.to_string(), want);
+    }
 }
 
 #[test]
