@@ -59,7 +59,7 @@ fn run(
     kind: &str,
     conf: &str,
 ) -> Result<String, CniError> {
-    let path = find(kind, &call.env.path)?;
+    let path = find(call, kind)?;
     let failed = |doing: &str, e: &std::io::Error| {
         CniError::new(
             code::IO,
@@ -118,8 +118,13 @@ fn spawn(command: &mut Command) -> std::io::Result<Child> {
     }
 }
 
-/// The first regular file called `kind` in the colon list `path` (S-5).
-fn find(kind: &str, path: &str) -> Result<PathBuf, CniError> {
+/// The first regular file called `kind` in CNI_PATH (S-5).
+///
+/// # Errors
+/// Code 7 for a name that is none, code 4 without CNI_PATH, code 101 when it
+/// is in none of the folders.
+pub(crate) fn find(call: &Call, kind: &str) -> Result<PathBuf, CniError> {
+    let path = &call.env.path;
     if kind.is_empty() {
         return Err(CniError::config("no plugin name provided"));
     }
@@ -144,7 +149,7 @@ fn find(kind: &str, path: &str) -> Result<PathBuf, CniError> {
         .find(|file| fs::metadata(file).is_ok_and(|m| m.is_file()))
         .ok_or_else(|| {
             CniError::new(
-                code::ENVIRONMENT,
+                code::NO_PLUGIN,
                 format!(
                     "failed to find plugin {kind:?} in path [{}]",
                     path.replace(':', " ")
@@ -167,6 +172,14 @@ fn reported(stdout: &str) -> Option<CniError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::{Env, Version};
+
+    fn find(kind: &str, path: &str) -> Result<PathBuf, CniError> {
+        let env = Env { path: path.into(), ..Env::default() };
+        let (text, name) = (String::new(), "n".into());
+        let call = Call { env, text, name, version: Version::NEWEST };
+        super::find(&call, kind)
+    }
 
     #[test]
     fn plugins_are_regular_files_in_the_path() {

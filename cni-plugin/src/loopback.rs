@@ -1,12 +1,9 @@
 //! Type `loopback`: the interface `lo` of the pod (LO-1, LO-2). CNI_IFNAME
 //! does not matter.
 
-use std::path::Path;
-
 use ipam::Family;
-use netlink::{Dump, NetNs, Socket, addr, link};
+use netlink::{Dump, Socket, addr, link};
 
-use crate::bridge;
 use crate::cidr::Cidr;
 use crate::protocol::{Call, CniError, Plugin, code};
 use crate::result::{CniResult, Interface, IpConfig};
@@ -67,8 +64,7 @@ impl Plugin for Loopback {
     /// A namespace that is gone, or whose path holds something else, needs
     /// nothing.
     fn del(&self, call: &Call) -> Result<(), CniError> {
-        let Some(netns) = bridge::open_living(call)? else { return Ok(()) };
-        call.refuse_own(&netns)?;
+        let Some(netns) = call.living_netns()? else { return Ok(()) };
         let mut socket = Socket::open_in(&netns).map_err(CniError::internal)?;
         let lo = link::by_name(&mut socket, LO).map_err(CniError::internal)?;
         socket
@@ -100,8 +96,5 @@ impl Plugin for Loopback {
 }
 
 fn open(call: &Call) -> Result<Socket, CniError> {
-    let netns = NetNs::open(Path::new(&call.env.netns))
-        .map_err(|e| CniError::new(code::NETNS, e.to_string()))?;
-    call.refuse_own(&netns)?;
-    Socket::open_in(&netns).map_err(CniError::internal)
+    Socket::open_in(&call.netns()?).map_err(CniError::internal)
 }

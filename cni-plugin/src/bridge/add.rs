@@ -1,7 +1,6 @@
 //! ADD (BR-21..BR-43).
 
 use std::net::IpAddr;
-use std::path::Path;
 
 use ::ipam::Family;
 use ::ipam::gojson::Object;
@@ -10,17 +9,19 @@ use netlink::{NetNs, Socket, link};
 
 use super::conf::Conf;
 use super::ipam::Ipam;
-use super::util::mac_text;
-use super::{del_link, device, gateway, pod, port};
+use super::pod::{self, Pod};
+use super::util::{gone, mac_text};
+use super::{device, gateway, port};
 use crate::cidr::Cidr;
-use crate::protocol::{Call, CniError, code, log};
+use crate::protocol::{Call, CniError, FailedAdd, log};
 use crate::result::{CniResult, Interface, Route};
 
 /// What an ADD under way has made and must not leave behind.
 #[derive(Debug, Default)]
 struct Made {
-    /// The veth pair.
-    veth: bool,
+    /// The veth pair, by the name of the host's end: whatever becomes of the
+    /// pod's, this one takes it along.
+    port: Option<String>,
     /// IPAM has been asked for addresses.
     addresses: bool,
 }
@@ -28,21 +29,21 @@ struct Made {
 /// Attaches by the configuration `text`.
 ///
 /// # Errors
-/// Nothing of the attachment is left then.
-pub(crate) fn add(call: &Call, text: &str) -> Result<CniResult, CniError> {
-    let object = Object::parse(text)?;
+/// Nothing of the attachment is left then, unless the error says so.
+pub(crate) fn add(call: &Call, text: &str) -> Result<CniResult, FailedAdd> {
+    let object = Object::parse(text).map_err(CniError::from)?;
     let conf = Conf::read(&object, &call.args()?)?;
     let ipam = Ipam::of(call, &object, text, &conf.ipam);
-    let netns = NetNs::open(Path::new(&call.env.netns))
-        .map_err(|e| CniError::new(code::NETNS, e.to_string()))?;
-    call.refuse_own(&netns)?;
+    ipam.find(call)?;
+    let netns = call.netns()?;
     let mut socket = Socket::open().map_err(CniError::internal)?;
     let mut made = Made::default();
-    let result = attach(call, &conf, &ipam, &netns, &mut socket, &mut made);
-    if result.is_err() {
-        made.undo(call, &ipam, &netns);
-    }
-    result
+    attach(call, &conf, &ipam, &netns, &mut socket, &mut made).map_err(
+        |error| FailedAdd {
+            error,
+            undone: made.undo(call, &ipam, &mut socket),
+        },
+    )
 }
 
 fn attach(
@@ -55,9 +56,7 @@ fn attach(
 ) -> Result<CniResult, CniError> {
     let ifname = &call.env.ifname;
     let bridge = device::ensure(socket, conf)?;
-    let name = port::add(socket, conf, &bridge, netns, ifname)?;
-    made.veth = true;
-    let port = link::by_name(socket, &name).map_err(CniError::internal)?;
+    let port = port::add(socket, conf, &bridge, netns, ifname, &mut made.port)?;
     port::mark(socket, conf, &port, call)?;
     made.addresses = true;
     let given = ipam.add(call)?;
@@ -74,15 +73,22 @@ fn attach(
     if conf.gateway {
         gateway::ensure(socket, conf, &bridge, &gateways)?;
     }
-    let pod = pod::configure(netns, conf, ifname, &result)?;
+    let mut pod = Pod::configure(netns, conf, ifname, &result)?;
     let port = port::wait_forwarding(socket, &port)?;
+    for gateway in &gateways {
+        pod::wait_usable(socket, gateway.ip)?;
+    }
     if gateways.iter().any(|g| g.ip.is_ipv6()) {
         device::wait_link_local(socket, &bridge)?;
     }
+    pod.announce()?;
+    // its address follows the ports where nobody has fixed it (BR-42)
+    let bridge =
+        link::by_index(socket, bridge.index).map_err(CniError::internal)?;
     result.interfaces = vec![
         interface(&bridge, ""),
         interface(&port, ""),
-        interface(&pod, &call.env.netns),
+        interface(&pod.link, &call.env.netns),
     ];
     Ok(result)
 }
@@ -158,18 +164,17 @@ fn interface(link: &LinkInfo, sandbox: &str) -> Interface {
 impl Made {
     /// Takes back what was made: first the link, so that nobody answers on
     /// an address that is free again. A link that cannot be removed keeps its
-    /// address, until the runtime's DEL.
-    fn undo(&self, call: &Call, ipam: &Ipam<'_>, netns: &NetNs) {
-        if self.veth
-            && let Err(e) = del_link(netns, &call.env.ifname)
-        {
-            log(format_args!("undoing a failed ADD: {e}"));
-            return;
-        }
-        if self.addresses
-            && let Err(e) = ipam.del(call)
-        {
+    /// address, until the runtime's DEL. Returns whether nothing is left.
+    fn undo(&self, call: &Call, ipam: &Ipam<'_>, socket: &mut Socket) -> bool {
+        let unlinked = self.port.as_ref().map_or(Ok(()), |name| {
+            gone(socket.request(&link::delete_by_name(name)))
+        });
+        let undone = unlinked.map_err(CniError::internal).and_then(|()| {
+            if self.addresses { ipam.del(call) } else { Ok(()) }
+        });
+        if let Err(e) = &undone {
             log(format_args!("undoing a failed ADD: {e}"));
         }
+        undone.is_ok()
     }
 }

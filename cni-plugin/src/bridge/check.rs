@@ -1,12 +1,10 @@
 //! CHECK (BR-59..BR-61): what differs from what ADD made.
 
-use std::path::Path;
-
 use ::ipam::gojson::Object;
 use ::ipam::{Family, PerFamily};
 use netlink::link::LinkInfo;
 use netlink::route::{self, RouteInfo, TABLE_MAIN};
-use netlink::{Dump, NetNs, Socket, addr, link};
+use netlink::{Dump, Socket, addr, link};
 
 use super::conf::{Conf, parse_mac};
 use super::ipam::Ipam;
@@ -26,37 +24,51 @@ pub(crate) fn check(
 ) -> Result<(), CniError> {
     let object = Object::parse(text)?;
     let conf = Conf::read(&object, &call.args()?)?;
-    Ipam::of(call, &object, text, &conf.ipam).check(call, previous)?;
-    let netns = NetNs::open(Path::new(&call.env.netns))
-        .map_err(|e| CniError::new(code::NETNS, e.to_string()))?;
-    let mut inside = Socket::open_in(&netns).map_err(CniError::internal)?;
-    let pod = check_pod(call, &mut inside, previous)?;
+    let (interface, previous) = own_part(call, previous)?;
+    Ipam::of(call, &object, text, &conf.ipam).check(call, &previous)?;
+    let mut inside =
+        Socket::open_in(&call.netns()?).map_err(CniError::internal)?;
+    let pod = check_pod(&mut inside, interface, &previous)?;
     let mut outside = Socket::open().map_err(CniError::internal)?;
-    let bridge = check_bridge(&conf, &mut outside, previous)?;
+    let bridge = check_bridge(&conf, &mut outside, &previous)?;
     check_port(&conf, &mut outside, &bridge, &pod)?;
     if conf.gateway {
-        check_gateways(&mut outside, &bridge, previous)?;
+        check_gateways(&mut outside, &bridge, &previous)?;
     }
     Ok(())
 }
 
-/// The pod's interface, its addresses and its routes.
-fn check_pod(
+/// The pod's interface in `previous`, and `previous` without the addresses
+/// that later plugins gave to other interfaces (S-62).
+fn own_part<'a>(
     call: &Call,
-    socket: &mut Socket,
-    previous: &CniResult,
-) -> Result<LinkInfo, CniError> {
+    previous: &'a CniResult,
+) -> Result<(&'a Interface, CniResult), CniError> {
     let ifname = &call.env.ifname;
     let named = previous
         .interfaces
         .iter()
-        .position(|i| i.name == *ifname && i.sandbox == call.env.netns);
-    let Some(at) = named else {
+        .enumerate()
+        .find(|(_, i)| i.name == *ifname && i.sandbox == call.env.netns);
+    let Some((at, interface)) = named else {
         return differs(format_args!(
             "prevResult has no interface {ifname} in {}",
             call.env.netns
         ));
     };
+    let at = i64::try_from(at).ok();
+    let mut own = previous.clone();
+    own.ips.retain(|ip| ip.interface.is_none() || ip.interface == at);
+    Ok((interface, own))
+}
+
+/// The pod's interface, its addresses and its routes.
+fn check_pod(
+    socket: &mut Socket,
+    interface: &Interface,
+    previous: &CniResult,
+) -> Result<LinkInfo, CniError> {
+    let ifname = &interface.name;
     let pod = find(socket, ifname)?;
     if pod.kind.as_deref() != Some("veth") {
         return differs(format_args!(
@@ -64,17 +76,14 @@ fn check_pod(
             pod.kind.as_deref().unwrap_or("none")
         ));
     }
-    check_mac(previous.interfaces.get(at), &pod)?;
+    check_mac(interface, &pod)?;
     if !pod.up {
         return differs(format_args!("interface {ifname} is down"));
     }
     let addresses = addr::list(socket, None, Some(pod.index))
         .and_then(Dump::complete)
         .map_err(CniError::internal)?;
-    let at = i64::try_from(at).ok();
-    let own = previous.ips.iter();
-    for ip in own.filter(|ip| ip.interface.is_none() || ip.interface == at) {
-        let want = ip.address;
+    for want in previous.ips.iter().map(|ip| ip.address) {
         let found =
             addresses.iter().any(|a| a.ip == want.ip && a.len == want.len);
         if !found {
@@ -149,9 +158,9 @@ fn check_bridge(
         .interfaces
         .iter()
         .find(|i| i.name == *name && i.sandbox.is_empty());
-    if named.is_none() {
+    let Some(named) = named else {
         return differs(format_args!("prevResult has no bridge {name}"));
-    }
+    };
     let bridge = find(socket, name)?;
     if bridge.kind.as_deref() != Some("bridge") {
         return differs(format_args!("{name} is not a bridge"));
@@ -243,11 +252,8 @@ fn find(socket: &mut Socket, name: &str) -> Result<LinkInfo, CniError> {
     }
 }
 
-fn check_mac(
-    want: Option<&Interface>,
-    link: &LinkInfo,
-) -> Result<(), CniError> {
-    let want = want.map_or("", |i| i.mac.as_str());
+fn check_mac(want: &Interface, link: &LinkInfo) -> Result<(), CniError> {
+    let want = &want.mac;
     let same = want.is_empty()
         || parse_mac(want).is_none_or(|mac| link.mac == Some(mac));
     if same {

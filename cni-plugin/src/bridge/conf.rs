@@ -2,7 +2,8 @@
 
 use ipam::gojson::Object;
 
-use crate::protocol::{Args, CniError, code};
+use super::util::no_pattern;
+use crate::protocol::{Args, CniError, code, interface_name_problem};
 use crate::result::Dns;
 
 /// The bridge made when none is named.
@@ -145,10 +146,15 @@ fn refuse_unbuilt(conf: &Object<'_>) -> Result<(), CniError> {
 /// The bridge's name.
 ///
 /// # Errors
-/// Code 7 when it is no string.
-pub(super) fn bridge_name(conf: &Object<'_>) -> Result<String, CniError> {
+/// Code 7 when it cannot name a link.
+fn bridge_name(conf: &Object<'_>) -> Result<String, CniError> {
     let name = conf.string("bridge")?.filter(|name| !name.is_empty());
-    Ok(name.unwrap_or_else(|| BRIDGE.to_owned()))
+    let name = name.unwrap_or_else(|| BRIDGE.to_owned());
+    if let Some(problem) = interface_name_problem(&name) {
+        return Err(CniError::config(format!("bridge is {name:?}: {problem}")));
+    }
+    no_pattern("bridge", &name, code::CONFIG)?;
+    Ok(name)
 }
 
 /// CNI_ARGS, over it `args.cni`, over it `runtimeConfig` (BR-19).
@@ -165,9 +171,11 @@ fn mac(conf: &Object<'_>, args: &Args) -> Result<Option<[u8; 6]>, CniError> {
     let Some(text) = text.filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    parse_mac(&text).map(Some).ok_or_else(|| {
+    // the kernel gives a link no address of a group, nor one of zeros
+    let unicast = |mac: &[u8; 6]| mac[0] & 1 == 0 && *mac != [0; 6];
+    parse_mac(&text).filter(unicast).map(Some).ok_or_else(|| {
         CniError::config(format!(
-            "mac is {text:?}, but must be an address such as \
+            "mac is {text:?}, but must be the address of one host, such as \
              0a:58:0a:f4:01:02"
         ))
     })

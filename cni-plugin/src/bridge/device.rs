@@ -36,18 +36,30 @@ pub(super) fn ensure(
     conf: &Conf,
 ) -> Result<LinkInfo, CniError> {
     let name = &conf.bridge;
+    let mut is_new = false;
     let found = match link::by_name(socket, name) {
-        Err(e) if e.is_not_found() => None,
-        other => Some(other.map_err(CniError::internal)?),
+        Err(e) if e.is_not_found() => {
+            is_new = create(socket, conf)?;
+            link::by_name(socket, name)
+        }
+        other => other,
     };
-    let (bridge, is_new) = match found {
-        Some(bridge) => (bridge, false),
-        None => (create(socket, conf)?, true),
-    };
+    let bridge = found.map_err(CniError::internal)?;
     if bridge.kind.as_deref() != Some("bridge") {
         return Err(CniError::config(format!(
             "{name:?} already exists but is not a bridge"
         )));
+    }
+    // a pod's word must not make it the node's router
+    ignore(sysctl::write_if_different(
+        &format!("net/ipv6/conf/{name}/accept_ra"),
+        "0",
+    ));
+    if conf.gateway && !is_running(&bridge) {
+        ignore(sysctl::write_if_different(
+            &format!("net/ipv6/conf/{name}/accept_dad"),
+            "0",
+        ));
     }
     let mut changes = link::set(bridge.index);
     let mut changed = false;
@@ -67,12 +79,6 @@ pub(super) fn ensure(
     {
         (changes, changed) = (changes.mac(mac), true);
     }
-    if conf.gateway && !is_running(&bridge) {
-        ignore(sysctl::write_if_different(
-            &format!("net/ipv6/conf/{name}/accept_dad"),
-            "0",
-        ));
-    }
     if changed {
         socket.request(&changes.build()).map_err(|e| {
             CniError::internal(format_args!("bridge {name:?}: {e}"))
@@ -81,7 +87,9 @@ pub(super) fn ensure(
     Ok(bridge)
 }
 
-fn create(socket: &mut Socket, conf: &Conf) -> Result<LinkInfo, CniError> {
+/// Makes the bridge, unless another pod's ADD was faster; then it returns
+/// false.
+fn create(socket: &mut Socket, conf: &Conf) -> Result<bool, CniError> {
     let name = &conf.bridge;
     let spec = BridgeSpec {
         name: name.clone(),
@@ -91,19 +99,12 @@ fn create(socket: &mut Socket, conf: &Conf) -> Result<LinkInfo, CniError> {
         up: true,
     };
     match socket.request(&link::bridge::add(&spec)) {
-        // another pod's ADD was faster
-        Err(e) if !e.is_exists() => {
-            return Err(CniError::internal(format_args!(
-                "failed to create bridge {name:?}: {e}"
-            )));
-        }
-        _ => {}
+        Ok(()) => Ok(true),
+        Err(e) if e.is_exists() => Ok(false),
+        Err(e) => Err(CniError::internal(format_args!(
+            "failed to create bridge {name:?}: {e}"
+        ))),
     }
-    ignore(sysctl::write_if_different(
-        &format!("net/ipv6/conf/{name}/accept_ra"),
-        "0",
-    ));
-    link::by_name(socket, name).map_err(CniError::internal)
 }
 
 /// Waits until a bridge that was not running can ask for IPv6 neighbours.

@@ -5,13 +5,12 @@ use netlink::link::LinkInfo;
 use netlink::{Dump, Socket, addr, sysctl};
 
 use super::conf::Conf;
-use super::pod::wait_usable;
-use super::util::{address, gone};
+use super::util::{address, enable_ipv6, gone};
 use crate::cidr::Cidr;
 use crate::protocol::CniError;
 
 /// Puts the gateways on the bridge and switches forwarding on for their
-/// families. An IPv6 one is usable at once (PF-26).
+/// families. An IPv6 one is exempt from duplicate address detection (PF-26).
 pub(super) fn ensure(
     socket: &mut Socket,
     conf: &Conf,
@@ -78,8 +77,7 @@ fn add_gateway(
     gateway: &Cidr,
 ) -> Result<(), CniError> {
     if gateway.family() == Family::V6 {
-        let key = format!("net/ipv6/conf/{}/disable_ipv6", bridge.name);
-        sysctl::write_if_different(&key, "0").map_err(CniError::internal)?;
+        enable_ipv6(&bridge.name)?;
     }
     match socket.request(&addr::add(&address(bridge.index, gateway, false))) {
         // another pod's ADD was faster
@@ -87,7 +85,7 @@ fn add_gateway(
             "failed to set bridge addr: {:?}: {e}",
             bridge.name
         ))),
-        _ => wait_usable(socket, gateway.ip),
+        _ => Ok(()),
     }
 }
 

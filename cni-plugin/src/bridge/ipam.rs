@@ -45,6 +45,14 @@ impl<'a> Ipam<'a> {
         Self::HostLocal { pool, conf }
     }
 
+    /// Whether there is something to ask; before anything is made.
+    pub(super) fn find(&self, call: &Call) -> Result<(), CniError> {
+        match self {
+            Self::HostLocal { .. } => Ok(()),
+            Self::Plugin { kind, .. } => exec::find(call, kind).map(drop),
+        }
+    }
+
     /// Addresses for the attachment.
     pub(super) fn add(&self, call: &Call) -> Result<CniResult, CniError> {
         match self {

@@ -16,15 +16,13 @@ mod pod;
 mod port;
 mod util;
 
-use std::path::Path;
-
 use ::ipam::gojson::Object;
 use netlink::{NetNs, Socket, link};
 
 use self::conf::{Conf, ipam_kind};
 use self::ipam::Ipam;
 use self::util::gone;
-use crate::protocol::{Args, Call, CniError, code, log};
+use crate::protocol::{Args, Call, CniError, code};
 
 pub(crate) use self::add::add;
 pub(crate) use self::check::check;
@@ -38,8 +36,7 @@ pub(crate) use self::check::check;
 /// reserved. Otherwise what hindered the release of the address.
 pub(crate) fn del(call: &Call, text: &str) -> Result<(), CniError> {
     let conf = Object::parse(text)?;
-    if let Some(netns) = open_living(call)? {
-        call.refuse_own(&netns)?;
+    if let Some(netns) = call.living_netns()? {
         del_link(&netns, &call.env.ifname)?;
     }
     match ipam_kind(&conf)?.as_str() {
@@ -58,22 +55,6 @@ pub(crate) fn status(call: &Call, text: &str) -> Result<(), CniError> {
     let read = Conf::read(&conf, &Args::default())
         .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })?;
     Ipam::of(call, &conf, text, &read.ipam).status(call)
-}
-
-/// The container's namespace; `None` when there is none any more.
-pub(crate) fn open_living(call: &Call) -> Result<Option<NetNs>, CniError> {
-    if call.env.netns.is_empty() {
-        return Ok(None);
-    }
-    match NetNs::open(Path::new(&call.env.netns)) {
-        Ok(netns) => Ok(Some(netns)),
-        Err(e) if e.is_missing() => Ok(None),
-        Err(e) if e.is_not_a_namespace() => {
-            log(format_args!("DEL: taken as gone: {e}"));
-            Ok(None)
-        }
-        Err(e) => Err(CniError::new(code::NETNS, e.to_string())),
-    }
 }
 
 /// Removes the pod's interface, and with it the host's end.

@@ -9,85 +9,98 @@ use netlink::route::{RouteKind, RouteSpec, Scope, TABLE_MAIN};
 use netlink::{NetNs, Request, Socket, addr, link, route, sysctl};
 
 use super::conf::Conf;
-use super::util::{address, all, ignore};
-use crate::protocol::{CniError, code};
+use super::util::{address, all, enable_ipv6, ignore};
+use crate::protocol::CniError;
 use crate::result::{CniResult, IpConfig, Route};
 
 /// How long duplicate address detection may take (BR-34), or the kernel to
 /// take an address into use.
 const ADDRESS_WAIT: Duration = Duration::from_secs(5);
 
-/// Gives the interface its addresses and routes and sets it up. Everything
-/// works when this returns, but for the port's own state.
-pub(super) fn configure(
-    netns: &NetNs,
-    conf: &Conf,
-    ifname: &str,
-    result: &CniResult,
-) -> Result<LinkInfo, CniError> {
-    let has =
-        |family| result.ips.iter().any(|ip| ip.address.family() == family);
-    let (v4, v6) = (has(Family::V4), has(Family::V6));
-    let mut socket = netns
-        .enter(|| {
-            settings(ifname, v4, v6, conf.detect_duplicates)?;
-            Socket::open().map_err(CniError::internal)
-        })
-        .map_err(|e| CniError::new(code::NETNS, e.to_string()))??;
-    let pod = link::by_name(&mut socket, ifname).map_err(CniError::internal)?;
-    // with the address there first, setting the link up announces it by ARP
-    let mut requests: Vec<Request> = result
-        .ips
-        .iter()
-        .map(|ip| {
-            let detect = conf.detect_duplicates;
-            addr::add(&address(pod.index, &ip.address, detect))
-        })
-        .collect();
-    requests.push(link::set(pod.index).up().build());
-    let routes = routes(&pod, result)?;
-    if conf.detect_duplicates && v6 {
-        all(socket.batch(&requests)).map_err(CniError::internal)?;
-        requests = Vec::new();
-        wait_undisputed(&mut socket, &pod)?;
-    }
-    requests.extend(routes.iter().map(route::prepend));
-    all(socket.batch(&requests)).map_err(CniError::internal)?;
-    for ip in result.ips.iter().filter(|ip| ip.address.ip.is_ipv6()) {
-        wait_usable(&mut socket, ip.address.ip)?;
-    }
-    Ok(pod)
+/// The pod's interface.
+#[derive(Debug)]
+pub(super) struct Pod {
+    /// As it was before it got its addresses.
+    pub(super) link: LinkInfo,
+    /// Where it is.
+    socket: Socket,
 }
 
-/// Settings of the interface (BR-32, BR-33).
-fn settings(
-    ifname: &str,
-    v4: bool,
-    v6: bool,
-    detect: bool,
-) -> Result<(), CniError> {
-    let v6_key = |link: &str, key: &str| format!("net/ipv6/conf/{link}/{key}");
-    if v4 {
-        let key = format!("net/ipv4/conf/{ifname}/arp_notify");
-        ignore(sysctl::write_if_different(&key, "1"));
+// === impl Pod ===
+
+impl Pod {
+    /// Gives the interface its addresses and routes and sets it up.
+    /// Everything works when this returns, but for the port's own state.
+    pub(super) fn configure(
+        netns: &NetNs,
+        conf: &Conf,
+        ifname: &str,
+        result: &CniResult,
+    ) -> Result<Self, CniError> {
+        let detect = conf.detect_duplicates;
+        let v6 = result.ips.iter().any(|ip| ip.address.ip.is_ipv6());
+        let mut socket = netns.enter(|| {
+            settings(ifname, v6, detect)?;
+            Socket::open().map_err(CniError::internal)
+        })??;
+        let link =
+            link::by_name(&mut socket, ifname).map_err(CniError::internal)?;
+        let address = |ip: &IpConfig| address(link.index, &ip.address, detect);
+        let mut requests: Vec<Request> =
+            result.ips.iter().map(|ip| addr::add(&address(ip))).collect();
+        requests.push(link::set(link.index).up().build());
+        let routes = routes(&link, result)?;
+        if detect && v6 {
+            all(socket.batch(&requests)).map_err(CniError::internal)?;
+            requests = Vec::new();
+            wait_undisputed(&mut socket, &link)?;
+        }
+        requests.extend(routes.iter().map(route::prepend));
+        all(socket.batch(&requests)).map_err(CniError::internal)?;
+        for ip in &result.ips {
+            wait_usable(&mut socket, ip.address.ip)?;
+        }
+        Ok(Self { link, socket })
     }
-    if !v6 {
-        return Ok(());
+
+    /// Tells the neighbours at which link-layer address the pod's addresses
+    /// are now: another pod may have had them a moment ago.
+    ///
+    /// The kernel does so by itself when the link comes up (`arp_notify`),
+    /// but then the port does not pass frames yet. It does so again when the
+    /// link-layer address is set, also to what it is.
+    pub(super) fn announce(&mut self) -> Result<(), CniError> {
+        let Some(mac) = self.link.mac else { return Ok(()) };
+        self.socket
+            .request(&link::set(self.link.index).mac(mac).build())
+            .map_err(CniError::internal)
     }
-    for link in ["lo", ifname] {
-        sysctl::write_if_different(&v6_key(link, "disable_ipv6"), "0")
+}
+
+/// Settings of the interface (BR-32, BR-33), and `ndisc_notify`, which is
+/// `arp_notify` for IPv6.
+fn settings(ifname: &str, v6: bool, detect: bool) -> Result<(), CniError> {
+    let v6_key = |key: &str| format!("net/ipv6/conf/{ifname}/{key}");
+    if v6 {
+        for link in ["lo", ifname] {
+            enable_ipv6(link)?;
+        }
+        sysctl::write_if_different(&v6_key("keep_addr_on_down"), "1")
             .map_err(CniError::internal)?;
     }
-    if detect {
-        let key = v6_key(ifname, "enhanced_dad");
-        ignore(sysctl::write_if_different(&key, "1"));
-    }
     let accept = if detect { "1" } else { "0" };
-    let key = v6_key(ifname, "accept_dad");
-    ignore(sysctl::write_if_different(&key, accept));
-    sysctl::write_if_different(&v6_key(ifname, "keep_addr_on_down"), "1")
-        .map(drop)
-        .map_err(CniError::internal)
+    let mut wanted = vec![
+        (format!("net/ipv4/conf/{ifname}/arp_notify"), "1"),
+        (v6_key("accept_dad"), accept),
+        (v6_key("ndisc_notify"), "1"),
+    ];
+    if detect {
+        wanted.push((v6_key("enhanced_dad"), "1"));
+    }
+    for (key, value) in wanted {
+        ignore(sysctl::write_if_different(&key, value));
+    }
+    Ok(())
 }
 
 /// The kernel takes an IPv6 address into use on a work queue, also one that
@@ -110,7 +123,11 @@ pub(super) fn wait_usable(
         if began.elapsed() >= ADDRESS_WAIT {
             return Err(CniError::internal(format_args!(
                 "address {ip} is not in use after {ADDRESS_WAIT:?}"
-            )));
+            ))
+            .details(
+                "see `ip -6 address`: duplicate address detection may have \
+                 found it on another host",
+            ));
         }
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));

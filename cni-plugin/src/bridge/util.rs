@@ -7,7 +7,7 @@ use netlink::link::Mac;
 use netlink::{Error, sysctl};
 
 use crate::cidr::Cidr;
-use crate::protocol::log;
+use crate::protocol::{CniError, log};
 
 /// An address as it is put on a link; `detect` keeps duplicate address
 /// detection.
@@ -35,6 +35,33 @@ pub(super) fn gone(result: Result<(), Error>) -> Result<(), Error> {
     match result {
         Err(e) if e.is_not_found() => Ok(()),
         other => other,
+    }
+}
+
+/// Refuses a link name that the kernel would take for a pattern and make
+/// another name of.
+pub(super) fn no_pattern(
+    what: &str,
+    name: &str,
+    code: u32,
+) -> Result<(), CniError> {
+    if !name.contains('%') {
+        return Ok(());
+    }
+    let msg = format!("{what} is {name:?}, but must not contain %");
+    Err(CniError::new(code, msg))
+}
+
+/// Lets a link have IPv6 addresses.
+pub(super) fn enable_ipv6(link: &str) -> Result<(), CniError> {
+    let key = format!("net/ipv6/conf/{link}/disable_ipv6");
+    match sysctl::write_if_different(&key, "0") {
+        Err(e) if e.is_missing() => Err(CniError::internal(format_args!(
+            "{link} can have no IPv6 address: its MTU is below 1280, or the \
+             kernel has IPv6 off"
+        ))
+        .details(e.to_string())),
+        other => other.map(drop).map_err(CniError::internal),
     }
 }
 

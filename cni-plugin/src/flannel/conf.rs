@@ -37,21 +37,26 @@ impl Conf {
     /// what flannel itself sets.
     pub(super) fn read(call: &Call) -> Result<Self, CniError> {
         let conf = call.conf()?;
-        let path = |key, default: &str| -> Result<PathBuf, CniError> {
-            let text = conf.string(key)?.filter(|text| !text.is_empty());
-            Ok(text.unwrap_or_else(|| default.to_owned()).into())
-        };
         let map = |key| -> Result<Option<GoMap>, CniError> {
             conf.object(key)?.map(|object| read_map(&object)).transpose()
         };
         Ok(Self {
-            subnet_file: path("subnetFile", SUBNET_FILE)?,
-            data_dir: path("dataDir", DATA_DIR)?,
+            subnet_file: path(&conf, "subnetFile", SUBNET_FILE)?,
+            data_dir: Self::data_dir(&conf)?,
             delegate: map("delegate")?.unwrap_or_default(),
             ipam: map("ipam")?.unwrap_or_default(),
             runtime_config: map("runtimeConfig")?,
             version: conf.string("cniVersion")?.filter(|v| !v.is_empty()),
         })
+    }
+
+    /// Where delegates' configurations are kept; for DEL, to which the rest
+    /// of `conf` may not matter.
+    ///
+    /// # Errors
+    /// Code 7 when it is no string.
+    pub(super) fn data_dir(conf: &Object<'_>) -> Result<PathBuf, CniError> {
+        path(conf, "dataDir", DATA_DIR)
     }
 
     /// Refuses a delegate that names what flannel itself sets (P-21).
@@ -82,6 +87,15 @@ impl Conf {
         }
         Ok(())
     }
+}
+
+fn path(
+    conf: &Object<'_>,
+    key: &str,
+    default: &str,
+) -> Result<PathBuf, CniError> {
+    let text = conf.string(key)?.filter(|text| !text.is_empty());
+    Ok(text.unwrap_or_else(|| default.to_owned()).into())
 }
 
 /// A copy of `object` as Go's maps are.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ipam::gojson::{self, Object, Value};
+use ipam::gojson::{Object, Value};
 use ipam::subnet_env::PluginEnv;
 
 use super::conf::{Conf, read_map};
@@ -149,13 +149,14 @@ fn given_routes(base: &GoMap) -> Result<Vec<Route>, CniError> {
     let Some(text) = base.raw("routes").filter(|text| *text != "null") else {
         return Ok(Vec::new());
     };
+    // under its key again, which errors name
+    let text = format!("{{\"routes\":{text}}}");
     let one = |v: &Value<'_>| Route::read(&v.object()?);
-    gojson::parse(text)?
-        .array()?
-        .iter()
-        .map(one)
-        .collect::<Result<_, CniError>>()
-        .map_err(|e| e.context("'ipam' dictionary: routes"))
+    Object::parse(&text)
+        .and_then(|ipam| ipam.array("routes"))
+        .map_err(CniError::from)
+        .and_then(|routes| routes.unwrap_or_default().iter().map(one).collect())
+        .map_err(|e| e.context("'ipam' dictionary"))
 }
 
 /// What flanneld wrote, or why there is none (F-14, FL-5).

@@ -15,7 +15,7 @@ mod tests;
 use self::conf::Conf;
 use self::delegate::{Delegate, read_env};
 use self::scratch::{Kept, Scratch};
-use crate::protocol::{Call, CniError, Plugin, code, log};
+use crate::protocol::{Call, CniError, FailedAdd, Plugin, code, log};
 use crate::result::CniResult;
 use crate::{bridge, exec};
 
@@ -33,27 +33,32 @@ impl Plugin for Flannel {
         conf.check_delegate()?;
         let env = read_env(&conf.subnet_file)?;
         let delegate = Delegate::derive(&conf, &call.name, Some(&env))?;
+        if !delegate.is_native() {
+            refuse_self(&delegate)?;
+            exec::find(call, &delegate.kind)?;
+        }
         let scratch = Scratch::new(&conf.data_dir, call);
         let before = scratch.bytes()?;
         scratch.write(delegate.text.as_bytes())?;
-        let result = add(call, &delegate, before.is_none());
-        if result.is_err()
-            && let Err(e) = scratch.restore(before.as_deref())
-        {
-            log(format_args!("flannel: undoing a failed ADD: {e}"));
-        }
-        result
+        add(call, &delegate, before.is_none()).map_err(|failed| {
+            // what is left is for DEL, which goes by what is kept
+            if failed.undone
+                && let Err(e) = scratch.restore(before.as_deref())
+            {
+                log(format_args!("flannel: undoing a failed ADD: {e}"));
+            }
+            failed.error
+        })
     }
 
     fn del(&self, call: &Call) -> Result<(), CniError> {
-        let conf = Conf::read(call)?;
-        let scratch = Scratch::new(&conf.data_dir, call);
+        let scratch = Scratch::new(&Conf::data_dir(&call.conf()?)?, call);
         let kept = scratch.kept(&call.name)?;
         match &kept {
             Kept::Ours(text) => del(call, &Delegate::kept(text.clone())?)?,
             // W-40, W-41: our own configuration says what to undo
             Kept::Nothing | Kept::Others | Kept::Unusable => {
-                del_derived(call, &conf)?;
+                del_derived(call, &Conf::read(call)?)?;
             }
         }
         match kept {
@@ -114,13 +119,13 @@ impl Plugin for Flannel {
     }
 }
 
-/// Runs the delegate's ADD; when it fails, nothing of it is left. `first`
-/// tells that nothing was attached before under this container.
+/// Runs the delegate's ADD, and undoes one that fails. `first` tells that
+/// nothing was attached before under this container.
 fn add(
     call: &Call,
     delegate: &Delegate,
     first: bool,
-) -> Result<CniResult, CniError> {
+) -> Result<CniResult, FailedAdd> {
     if delegate.is_native() {
         if delegate.default_masquerade {
             log(format_args!(
@@ -132,16 +137,14 @@ fn add(
         }
         return bridge::add(call, &delegate.native()?);
     }
-    refuse_self(delegate)?;
-    let result = exec::add(call, &delegate.kind, &delegate.text);
-    // S-61; but an attachment that was there before must live on
-    if result.is_err()
-        && first
-        && let Err(e) = exec::other(call, "DEL", &delegate.kind, &delegate.text)
-    {
-        log(format_args!("flannel: undoing a failed ADD: {e}"));
-    }
-    result
+    exec::add(call, &delegate.kind, &delegate.text).map_err(|error| {
+        // S-61; but an attachment that was there before must live on
+        let undone = if first { del(call, delegate) } else { Ok(()) };
+        if let Err(e) = &undone {
+            log(format_args!("flannel: undoing a failed ADD: {e}"));
+        }
+        FailedAdd { error, undone: undone.is_ok() }
+    })
 }
 
 fn del(call: &Call, delegate: &Delegate) -> Result<(), CniError> {
@@ -154,23 +157,30 @@ fn del(call: &Call, delegate: &Delegate) -> Result<(), CniError> {
 
 /// DEL without the file that ADD left. What our own delegates need is in the
 /// configuration; others may need what flanneld wrote, and when that is gone
-/// too there is nothing that upstream could do either.
+/// too there is nothing that upstream could do either. A configuration by
+/// which nothing can be attached has attached nothing: it must not keep the
+/// pod from going away.
 fn del_derived(call: &Call, conf: &Conf) -> Result<(), CniError> {
     let complete = read_env(&conf.subnet_file)
         .and_then(|env| Delegate::derive(conf, &call.name, Some(&env)));
     let rough = Delegate::derive(conf, &call.name, None)?;
-    match complete {
-        Ok(delegate) => del(call, &delegate),
-        Err(e) if !rough.is_native() => {
-            log(format_args!(
-                "flannel: container {}: nothing is kept about its \
-                 attachment, so delegate {:?} is not run: {e}",
-                call.env.container_id, rough.kind
-            ));
-            Ok(())
+    let delegate = match complete {
+        Err(_) if rough.is_native() => Ok(rough),
+        other => other,
+    };
+    let why = match delegate.map(|delegate| del(call, &delegate)) {
+        Err(why) => why,
+        Ok(Err(why)) if matches!(why.code, code::CONFIG | code::NO_PLUGIN) => {
+            why
         }
-        Err(_) => del(call, &rough),
-    }
+        Ok(result) => return result,
+    };
+    log(format_args!(
+        "flannel: container {}: nothing is kept about its attachment, and \
+         the configuration does not serve to undo it: {why}",
+        call.env.container_id
+    ));
+    Ok(())
 }
 
 /// A delegate that delegates to itself would never end.

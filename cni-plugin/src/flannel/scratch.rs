@@ -53,7 +53,7 @@ impl Scratch {
     pub(super) fn bytes(&self) -> Result<Option<Vec<u8>>, CniError> {
         match fs::read(&self.path) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) if is_absent(&e) => Ok(None),
             Err(e) => Err(self.failed("read", &e)),
         }
     }
@@ -85,12 +85,10 @@ impl Scratch {
     /// # Errors
     /// Code 5.
     pub(super) fn write(&self, bytes: &[u8]) -> Result<(), CniError> {
-        // no container id starts with a dot
-        let temporary = self.folder.join(format!(
-            ".{}.{}",
-            self.container,
-            std::process::id()
-        ));
+        // no container id starts with a dot; one of 255 bytes is a file name
+        let container = self.container.get(..200).unwrap_or(&self.container);
+        let process = std::process::id();
+        let temporary = self.folder.join(format!(".{container}.{process}"));
         let written = self.write_by(&temporary, bytes);
         if written.is_err() {
             // what is left of it, if anything
@@ -133,9 +131,7 @@ impl Scratch {
     /// Code 5.
     pub(super) fn remove(&self) -> Result<(), CniError> {
         match fs::remove_file(&self.path) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                Err(self.failed("remove", &e))
-            }
+            Err(e) if !is_absent(&e) => Err(self.failed("remove", &e)),
             _ => Ok(()),
         }
     }
@@ -146,4 +142,9 @@ impl Scratch {
             format!("cannot {doing} {}: {e}", self.path.display()),
         )
     }
+}
+
+/// A name that is too long for a file has none.
+fn is_absent(e: &io::Error) -> bool {
+    matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename)
 }

@@ -98,17 +98,22 @@ fn container_id(text: &str) -> Result<(), CniError> {
         .details(text))
 }
 
-fn interface_name(text: &str) -> Result<(), CniError> {
-    let msg = if text.len() > IFNAME_MAX {
-        "interface name is too long"
+/// Why `text` cannot name an interface (S-10).
+pub(crate) fn interface_name_problem(text: &str) -> Option<&'static str> {
+    if text.len() > IFNAME_MAX {
+        Some("interface name is too long")
     } else if text == "." || text == ".." {
-        "interface name is . or .."
+        Some("interface name is . or ..")
     } else if text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace())
     {
-        "interface name contains / or : or whitespace characters"
+        Some("interface name contains / or : or whitespace characters")
     } else {
-        return Ok(());
-    };
+        None
+    }
+}
+
+fn interface_name(text: &str) -> Result<(), CniError> {
+    let Some(msg) = interface_name_problem(text) else { return Ok(()) };
     let shown = match text.len() > IFNAME_MAX {
         true => format!(
             "interface name {text:?} has {} bytes, at most {IFNAME_MAX} fit",

@@ -36,8 +36,19 @@ pub(crate) mod code {
     pub(crate) const NOT_AVAILABLE: u32 = 50;
     /// CHECK: the attachment is not what ADD made.
     pub(crate) const DIFFERS: u32 = 100;
+    /// A plugin that is to be executed is not in CNI_PATH.
+    pub(crate) const NO_PLUGIN: u32 = 101;
     /// The kernel or a file refused a step.
     pub(crate) const INTERNAL: u32 = 999;
+}
+
+/// Why an ADD failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FailedAdd {
+    /// What the runtime is told.
+    pub(crate) error: CniError,
+    /// Whether nothing of the attachment is left.
+    pub(crate) undone: bool,
 }
 
 #[derive(Serialize)]
@@ -107,11 +118,24 @@ impl CniError {
     }
 }
 
+impl From<CniError> for FailedAdd {
+    /// An error before anything was made.
+    fn from(error: CniError) -> Self {
+        Self { error, undone: true }
+    }
+}
+
 /// Replaces `phrase` (lower case ASCII) in any case.
 fn replace_folded(text: &mut String, phrase: &str, other: &str) {
     // ASCII folding keeps every byte where it is
     while let Some(at) = text.to_ascii_lowercase().find(phrase) {
         text.replace_range(at..at + phrase.len(), other);
+    }
+}
+
+impl From<netlink::NetNsError> for CniError {
+    fn from(e: netlink::NetNsError) -> Self {
+        Self::new(code::NETNS, e.to_string())
     }
 }
 

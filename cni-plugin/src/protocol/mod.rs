@@ -16,8 +16,8 @@ use netlink::NetNs;
 use serde::Serialize;
 
 pub(crate) use args::Args;
-pub(crate) use env::Env;
-pub(crate) use error::{CniError, code};
+pub(crate) use env::{Env, interface_name_problem};
+pub(crate) use error::{CniError, FailedAdd, code};
 pub(crate) use version::{Layout, Version};
 
 use crate::result::CniResult;
@@ -127,13 +127,23 @@ fn run(
     let version = version::accept(&asked)?;
     let call = Call { env, text, name, version };
     match verb.as_str() {
-        "ADD" => return plugin.add(&call)?.render(version),
+        "ADD" => return add(plugin, &call),
         "DEL" => plugin.del(&call)?,
         "CHECK" => plugin.check(&call)?,
         "GC" => plugin.gc(&call)?,
         _ => plugin.status(&call)?,
     }
     Ok(String::new())
+}
+
+/// The text of ADD's result. One that the version has no form for (S-50) is
+/// a failure like any other: the attachment is taken back.
+fn add(plugin: &dyn Plugin, call: &Call) -> Result<String, CniError> {
+    plugin.add(call)?.render(call.version).inspect_err(|_| {
+        if let Err(e) = plugin.del(call) {
+            log(format_args!("undoing a failed ADD: {e}"));
+        }
+    })
 }
 
 /// The name and version of a configuration (S-12).
@@ -195,21 +205,42 @@ impl Call {
         Args::parse(&self.env.args)
     }
 
-    /// Refuses a container that lives in the plugin's own namespace, before
-    /// anything is touched (S-18).
+    /// The container's namespace.
     ///
     /// # Errors
-    /// Code 8 when they are the same.
-    pub(crate) fn refuse_own(&self, netns: &NetNs) -> Result<(), CniError> {
-        if self.env.netns_override {
-            return Ok(());
+    /// Code 8 when there is none at CNI_NETNS, or it is the plugin's own
+    /// (S-18).
+    pub(crate) fn netns(&self) -> Result<NetNs, CniError> {
+        let netns = NetNs::open(&self.env.netns)?;
+        self.refuse_own(&netns)?;
+        Ok(netns)
+    }
+
+    /// The container's namespace; `None` when it is gone, or its path holds
+    /// something else (CW-3).
+    ///
+    /// # Errors
+    /// Code 8 when it cannot be opened, or is the plugin's own (S-18).
+    pub(crate) fn living_netns(&self) -> Result<Option<NetNs>, CniError> {
+        if self.env.netns.is_empty() {
+            return Ok(None);
         }
-        let own = NetNs::current()
-            .map_err(|e| CniError::new(code::NETNS, e.to_string()))?;
-        let same = netns
-            .same_as(&own)
-            .map_err(|e| CniError::new(code::NETNS, e.to_string()))?;
-        if !same {
+        match NetNs::open(&self.env.netns) {
+            Ok(netns) => {
+                self.refuse_own(&netns)?;
+                Ok(Some(netns))
+            }
+            Err(e) if e.is_missing() => Ok(None),
+            Err(e) if e.is_not_a_namespace() => {
+                log(format_args!("taken as gone: {e}"));
+                Ok(None)
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn refuse_own(&self, netns: &NetNs) -> Result<(), CniError> {
+        if self.env.netns_override || !netns.same_as(&NetNs::current()?)? {
             return Ok(());
         }
         Err(CniError::new(

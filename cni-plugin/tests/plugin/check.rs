@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::json;
+
 use crate::node::{Call, Node, Stack, on_a_node, run};
 
 fn ip(line: &str) {
@@ -33,6 +35,30 @@ fn nothing_differs() {
             fs::remove_file(kept).unwrap();
             assert!(pod.after(&result).call("CHECK").ok, "kept file gone");
         }
+    });
+}
+
+/// S-62: later plugins of the chain add interfaces of their own.
+#[test]
+fn addresses_of_other_interfaces_do_not_matter() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pod = node.pod("a");
+        let mut result = pod.add();
+        let add = |list: &mut serde_json::Value, item| {
+            list.as_array_mut().unwrap().push(item);
+        };
+        add(
+            &mut result["interfaces"],
+            json!({ "name": "net1", "sandbox": pod.netns }),
+        );
+        let ip = json!({ "address": "10.9.0.2/24", "gateway": "10.9.0.1", "interface": 3 });
+        add(&mut result["ips"], ip);
+        let answer = pod.after(&result).call("CHECK");
+        assert!(answer.ok, "{answer:?}");
+        // but one of its own that is not there does
+        result["ips"][1]["interface"] = 2.into();
+        assert_eq!(pod.after(&result).call("CHECK").error().0, 100);
     });
 }
 

@@ -134,7 +134,7 @@ fn plugins_that_are_not_there() {
         assert_eq!(
             missing.call("ADD").error(),
             (
-                4,
+                101,
                 "failed to find plugin \"macvlan\" in path [/run/plugins]"
                     .into()
             )
@@ -146,6 +146,47 @@ fn plugins_that_are_not_there() {
         let (code, msg) = pod.env("CNI_PATH", "").call("ADD").error();
         assert_eq!(code, 4);
         assert!(msg.contains("CNI_PATH"), "{msg}");
+        let ipam = node.pod("i").with("ipam", json!({ "type": "dhcp" }));
+        assert_eq!(ipam.call("ADD").error().0, 101);
+        node.assert_clean();
+        let cni0 = netlink::link::by_name(&mut node.socket(), "cni0");
+        assert!(cni0.is_err(), "not even the bridge");
+        // the pods can go away all the same
+        for pod in [missing, slash, ourselves, ipam] {
+            let answer = pod.call("DEL");
+            assert!(answer.ok, "{answer:?}");
+            assert!(answer.stderr.contains("nothing is kept"), "{answer:?}");
+        }
+    });
+}
+
+/// A failed ADD whose undoing fails as well: DEL finds what is needed.
+#[test]
+fn what_cannot_be_undone_is_kept() {
+    on_a_node(|node| {
+        let pod = foreign(node, "a");
+        script("ADD", "exit 1");
+        script("DEL", "exit 1");
+        assert_eq!(pod.call("ADD").error().0, 999);
+        assert_eq!(node.scratch(), ["a"]);
+        fs::remove_file(SUBNET_ENV).unwrap();
+        script("DEL", "");
+        pod.del();
+        assert_eq!(told("stdin.DEL"), told("stdin.ADD"));
+        node.assert_clean();
+    });
+}
+
+/// S-50: 0.2.0 has no form for a result without an address.
+#[test]
+fn a_result_that_cannot_be_told_is_undone() {
+    on_a_node(|node| {
+        let pod = foreign(node, "a").version("0.2.0");
+        script("ADD", "echo '{\"cniVersion\":\"0.2.0\",\"dns\":{}}'");
+        let (code, msg) = pod.call("ADD").error();
+        assert_eq!(code, 6);
+        assert!(msg.starts_with("cannot convert: no valid IP"), "{msg}");
+        assert!(exists("/run/stdin.DEL"));
         node.assert_clean();
     });
 }

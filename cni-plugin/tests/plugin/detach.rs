@@ -112,6 +112,20 @@ fn with_a_configuration_that_became_wrong() {
     });
 }
 
+/// What is kept counts, not what became of the rest.
+#[test]
+fn with_a_configuration_that_says_nothing() {
+    on_a_node(|node| {
+        let pod = attached(node, "a")
+            .with("delegate", "x".into())
+            .with("ipam", 5.into())
+            .with("subnetFile", false.into());
+        assert_eq!(pod.call("ADD").error().0, 7);
+        pod.del();
+        node.assert_clean();
+    });
+}
+
 /// The other container's address, link and file stay.
 #[test]
 fn touches_only_its_own() {

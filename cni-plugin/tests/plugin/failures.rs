@@ -276,6 +276,91 @@ fn the_pool_is_no_folder() {
         node.flanneld(Stack::V4);
         fs::create_dir_all("/var/lib/cni/networks").unwrap();
         fs::write("/var/lib/cni/networks/cbr0", "").unwrap();
-        fails(node, &node.pod("a"), 5, "/var/lib/cni/networks/cbr0");
+        let pod = node.pod("a");
+        let (code, msg) = pod.call("ADD").error();
+        assert_eq!(code, 5);
+        assert!(msg.contains("/var/lib/cni/networks/cbr0"), "{msg}");
+        // nobody can tell whether an address is left: the file stays for DEL
+        assert_eq!((node.veths().len(), node.scratch()), (0, vec!["a".into()]));
+        fs::remove_file("/var/lib/cni/networks/cbr0").unwrap();
+        pod.del();
+        node.assert_clean();
+    });
+}
+
+/// The host's end takes the pod's along, whatever became of that.
+#[test]
+fn the_pods_interface_is_renamed_under_way() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let rename = "case $CNI_COMMAND in ADD) ip -n a link set eth0 name x; \
+                      exit 1;; esac";
+        node.plugins(&[("static", rename)]);
+        let pod = node.pod("a").with("ipam", json!({ "type": "static" }));
+        fails(node, &pod, 999, "plugin \"static\" failed");
+        let left = run("ip", &["-n", "a", "-br", "link"]);
+        assert_eq!(left.lines().count(), 1, "{left}");
+    });
+}
+
+/// Names and addresses that the kernel would refuse without saying what it
+/// minds, or make another name of.
+#[test]
+fn values_no_link_can_have() {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        for (bridge, text) in [
+            ("br%d", "bridge is \"br%d\", but must not contain %"),
+            ("a-name-too-long-for-linux", "interface name is too long"),
+            ("a/b", "bridge is \"a/b\": interface name contains / or :"),
+        ] {
+            let pod = node.pod(&format!("p{}", bridge.len()));
+            fails(node, &pod.delegate("bridge", bridge.into()), 7, text);
+        }
+        let mut pattern = node.pod("pattern");
+        pattern.ifname = "eth%d".into();
+        fails(node, &pattern, 4, "CNI_IFNAME is \"eth%d\"");
+        let group = json!({ "mac": "01:00:00:00:00:01" });
+        let group = node.pod("group").with("runtimeConfig", group);
+        fails(node, &group, 7, "must be the address of one host");
+        // 1280 is IPv6's least
+        let small = node.pod("small").delegate("mtu", 1000.into());
+        fails(node, &small, 999, "can have no IPv6 address: its MTU is below");
+        for netns in ["pattern", "group", "small"] {
+            let left = run("ip", &["-n", netns, "-br", "link"]);
+            assert_eq!(left.lines().count(), 1, "{left}");
+        }
+        assert!(netlink::link::by_name(&mut node.socket(), "br0").is_err());
+    });
+}
+
+/// S-9 has no limit of length; Linux's file names have.
+#[test]
+fn long_names() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let network = "n".repeat(240);
+        let mut pod = node.pod("a").with("name", network.as_str().into());
+        pod.id = "c".repeat(255);
+        pod.add();
+        let veth = node.veths().remove(0);
+        let veth = netlink::link::by_name(&mut node.socket(), &veth).unwrap();
+        let alias = veth.alias.unwrap();
+        assert!(alias.starts_with("flannel:nnn"), "{alias}");
+        pod.del();
+        node.assert_clean();
+        assert_eq!(
+            crate::node::names(&format!("/var/lib/cni/networks/{network}")),
+            ["last_reserved_ip.0", "lock"]
+        );
+        // nothing can be kept under these
+        pod.id.push('c');
+        fails(node, &pod, 5, "File name too long");
+        pod.del();
+        let mut pod = node.pod("b").with("name", "n".repeat(256).into());
+        assert_eq!(pod.call("ADD").error().0, 5);
+        pod.conf["ipam"] = json!({ "dataDir": "/var/lib/cni/networks" });
+        pod.del();
+        node.assert_clean();
     });
 }

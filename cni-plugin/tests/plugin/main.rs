@@ -15,6 +15,7 @@ mod detach;
 mod failures;
 mod fixed;
 mod loopback;
+mod neighbours;
 mod node;
 mod options;
 mod protocol;

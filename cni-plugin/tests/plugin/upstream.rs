@@ -49,6 +49,31 @@ fn a_pod_of_the_go_plugins_is_deleted() {
     });
 }
 
+/// A network's folder on a file system of its own, which a restart empties:
+/// a reservation cannot be linked to from outside.
+#[test]
+fn a_pool_on_another_file_system() {
+    use nix::mount::{MsFlags, mount};
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        let pool = "/var/lib/cni/networks/cbr0";
+        fs::create_dir_all(pool).unwrap();
+        let kind = Some("tmpfs");
+        mount(kind, pool, kind, MsFlags::empty(), None::<&str>).unwrap();
+        let (a, b) = (node.pod("a"), node.pod("b"));
+        assert_eq!(plain(&a.add()), ["10.244.1.2", "fd00:244:0:1::2"]);
+        assert_eq!(plain(&b.add()), ["10.244.1.3", "fd00:244:0:1::3"]);
+        assert_eq!(
+            crate::node::names(&format!("{pool}/.flannel")),
+            ["a@eth0", "b@eth0", "stamp"]
+        );
+        for pod in [&a, &b] {
+            pod.del();
+        }
+        node.assert_clean();
+    });
+}
+
 /// HL-28: reservations that name the container only.
 #[test]
 fn an_old_reservation_is_released() {
