@@ -39,6 +39,13 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
     let subnet_file = SubnetFile::new(&options.subnet_file);
     let (etcd, mut status) = Etcd::new(options.etcd.clone())?;
 
+    reporter.say(
+        Phase::WaitingForStore,
+        &format!(
+            "asking etcd at {} for the network configuration",
+            options.etcd.endpoints.join(", ")
+        ),
+    );
     let config = wait_config(&etcd, &mut status, reporter).await;
     let options_of_backend = vxlan_of(&config.netconf)?;
 

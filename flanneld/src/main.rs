@@ -42,11 +42,15 @@ fn start(options: &Options) -> Result<()> {
         note.log();
     }
     let _lock = InstanceLock::take(&options.subnet_file)?;
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("starting the runtime")?
-        .block_on(live(options))
+        .context("starting the runtime")?;
+    let result = runtime.block_on(live(options));
+    // A name that is being resolved cannot be given up, and may take as long
+    // as a dead name server lets it: nobody waits for it.
+    runtime.shutdown_background();
+    result
 }
 
 /// The daemon until a signal or an error ends it; the health server around it.

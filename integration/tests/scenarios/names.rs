@@ -16,6 +16,7 @@ use integration::host::Host;
 use integration::underlay::{STORE_V4, STORE_V6, Wiring};
 use ipam::daemon_state::Phase;
 use nix::mount::{MsFlags, mount};
+use nix::sys::signal::Signal;
 
 /// Where the name server listens.
 const RESOLVER: &str = "10.99.0.53";
@@ -204,6 +205,28 @@ fn an_unknown_name_is_told_and_waited_for() -> Result<()> {
     cluster.node_mut(0).wait_ready()?;
     assert!(resolver.finish()? > 0, "nobody asked");
     cluster.assert_settled()
+}
+
+/// A name server that never answers keeps nobody from ending the daemon.
+#[test]
+fn a_silent_name_server_does_not_hold_up_the_end() -> Result<()> {
+    let mut cluster =
+        Cluster::empty(Wiring::OneSegment, 1, Security::default())?;
+    let host = &cluster.node(0).host;
+    own_file(host, "/etc/resolv.conf", &resolv_conf(&[NOWHERE]))?;
+    own_file(host, "/etc/hosts", "127.0.0.1 localhost\n")?;
+    let endpoint = "--etcd-endpoints=http://etcd.nowhere.test:2379";
+    cluster.start_one(0, &["--iface=eth0", endpoint])?;
+    cluster.node_mut(0).wait_not_ready(&[
+        "waiting for the store: asking etcd at http://etcd.nowhere.test:2379",
+    ])?;
+    let node = cluster.node_mut(0);
+    let daemon = node.daemon.as_mut().context("daemon")?;
+    daemon.signal(Signal::SIGTERM)?;
+    let status = daemon.child().wait(Duration::from_secs(3))?;
+    assert_eq!(status.code(), Some(0), "{status}");
+    assert_eq!(node.state()?.phase, Phase::Stopping);
+    Ok(())
 }
 
 /// Each kind of dead member in front of the one that lives: nothing listens,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use integration::cluster::{Cluster, Node, SUBNET_ENV};
 use integration::demo::Stack;
+use integration::kernel;
 use integration::poll::poll_until;
 use integration::underlay::Wiring;
 use ipam::daemon_state::Phase;
@@ -170,12 +171,16 @@ fn daemons_that_race_get_different_subnets() -> Result<()> {
 }
 
 /// Upstream's key form has room for one IPv6-only node (W-9); ours tells them
-/// apart.
+/// apart. These have no IPv4 at all, etcd's address included.
 #[test]
 fn ipv6_only_nodes_get_different_subnets() -> Result<()> {
     let mut cluster =
         Cluster::new(Wiring::OneSegment, 3, &Stack::V6.net_conf())?;
-    cluster.start(&["--iface=eth0"])?;
+    for node in &cluster.nodes {
+        node.host.ip("-4 addr flush dev eth0")?;
+    }
+    let endpoint = format!("--etcd-endpoints={}", cluster.etcd.url_v6());
+    cluster.start(&[&endpoint])?;
     let held: BTreeSet<_> =
         cluster.nodes.iter().map(key).collect::<Result<_>>()?;
     assert_eq!(held.len(), 3, "{held:?}");
@@ -320,6 +325,35 @@ fn entries_that_cannot_be_read_disturb_nobody() -> Result<()> {
         assert_eq!(cluster.node(n).state()?.phase, Phase::Ready);
     }
     Ok(())
+}
+
+/// an entry on an etcd lease of some seconds is a peer until it ends.
+#[test]
+fn a_lease_that_ends_takes_its_objects_along() -> Result<()> {
+    let mut cluster =
+        Cluster::new(Wiring::OneSegment, 1, &Stack::V4.net_conf())?;
+    cluster.start(&["--iface=eth0"])?;
+    let before = kernel::overlay(&cluster.node(0).host)?;
+    // "lease 1234abcd granted with TTL(3s)"
+    let granted = cluster.ctl(&["lease", "grant", "3"])?;
+    let id = granted.split(' ').nth(1).context("no lease")?;
+    let option = format!("--lease={id}");
+    let name = format!("{SUBNETS}10.244.250.0-24");
+    cluster.ctl(&["put", &option, &name, &lease_of("192.168.77.99")])?;
+    let routes = || cluster.node(0).host.ip("route");
+    poll_until("the peer's route", SOON, || {
+        let routes = routes()?;
+        ensure!(routes.contains("10.244.250.0/24"), "{routes}");
+        Ok(())
+    })?;
+    let fdb = cluster.node(0).host.cmd(&["bridge", "fdb", "show"])?;
+    assert!(fdb.contains("02:00:00:00:99:01 dev flannel.1"), "{fdb}");
+    poll_until("all of it to go", SOON, || {
+        let now = kernel::overlay(&cluster.node(0).host)?;
+        ensure!(now == before, "before:\n{before}\nnow:\n{now}");
+        Ok(())
+    })?;
+    cluster.assert_settled()
 }
 
 /// with an interface that holds `FLANNEL_SUBNET` on each node, they
