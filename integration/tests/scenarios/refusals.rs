@@ -50,6 +50,12 @@ fn what_is_not_understood_exits_with_2() -> Result<()> {
         let hint = "\n`flanneld -h` lists the flags\n";
         assert!(ended.text.ends_with(hint), "{flags:?}: {}", ended.text);
     }
+    let flag = "-etcd-endpoints=http://root:hunter2@10.0.0.1:2379";
+    let ended = run_to_end(&host, &[flag], &[])?;
+    assert_eq!(ended.code, Some(2), "{}", ended.text);
+    let text = "an endpoint holds no credentials: give them by --etcd-username";
+    assert!(ended.text.contains(text), "{}", ended.text);
+    assert!(!ended.text.contains("hunter2"), "{}", ended.text);
     let ended = run_to_end(&host, &[], &[("FLANNELD_V", "loud")])?;
     assert_eq!(ended.code, Some(2));
     let text = "invalid value \"loud\" in the environment variable FLANNELD_V: \
@@ -71,6 +77,25 @@ fn help_and_version_are_answered() -> Result<()> {
     assert_eq!(ended.code, Some(0), "{}", ended.text);
     assert_eq!(ended.text.lines().count(), 1, "{}", ended.text);
     Ok(())
+}
+
+/// What no waiting can mend ends the start.
+#[test]
+fn an_endpoint_that_is_none_ends_the_start() -> Result<()> {
+    let host = Host::new("node")?;
+    for (endpoint, text) in [
+        ("ftp://10.99.0.1:2379", "is not a URL: give http://host:port or"),
+        ("unix:///run/etcd.sock", "sockets in the file system are not"),
+        ("http://10.99.0.1:2379/v2", "is not a URL: give http://host:port or"),
+    ] {
+        let flag = format!("--etcd-endpoints={endpoint}");
+        let ended = run_to_end(&host, &[&flag], &[])?;
+        assert_eq!(ended.code, Some(1), "{endpoint}: {}", ended.text);
+        let line = format!("etcd endpoint {endpoint:?}");
+        assert!(ended.text.contains(&line), "{}", ended.text);
+        assert!(ended.text.contains(text), "{}", ended.text);
+    }
+    assert_untouched(&host)
 }
 
 /// A flag whose function does not exist refuses the start in one line.
