@@ -61,6 +61,7 @@ impl Plugin for Flannel {
                 del_derived(call, &Conf::read(call)?)?;
             }
         }
+        scratch.remove_temporary();
         match kept {
             Kept::Ours(_) | Kept::Unusable => scratch.remove(),
             Kept::Nothing | Kept::Others => Ok(()),

@@ -13,14 +13,16 @@ use std::path::{Path, PathBuf};
 
 use ipam::gojson::Object;
 
-use crate::protocol::{Call, CniError, code, log};
+use crate::protocol::{Call, CniError, Env, code, log};
 
 /// One container's file.
 #[derive(Debug)]
 pub(super) struct Scratch {
     folder: PathBuf,
     path: PathBuf,
-    container: String,
+    /// What it is written as first. A killed ADD leaves it; there is one for
+    /// each attachment, so that its DEL or its next ADD finds it.
+    temporary: PathBuf,
 }
 
 /// What the file holds for a network.
@@ -41,9 +43,14 @@ pub(super) enum Kept {
 impl Scratch {
     /// The file of the call's container in `folder`.
     pub(super) fn new(folder: &Path, call: &Call) -> Self {
-        let container = call.env.container_id.clone();
-        let path = folder.join(&container);
-        Self { folder: folder.to_owned(), path, container }
+        let Env { container_id, ifname, .. } = &call.env;
+        // no container id starts with a dot; one of 255 bytes is a file name
+        let cut = container_id.get(..200).unwrap_or(container_id);
+        Self {
+            folder: folder.to_owned(),
+            path: folder.join(container_id),
+            temporary: folder.join(format!(".{cut}.{ifname}")),
+        }
     }
 
     /// What is there, byte for byte.
@@ -85,29 +92,24 @@ impl Scratch {
     /// # Errors
     /// Code 5.
     pub(super) fn write(&self, bytes: &[u8]) -> Result<(), CniError> {
-        // no container id starts with a dot; one of 255 bytes is a file name
-        let container = self.container.get(..200).unwrap_or(&self.container);
-        let process = std::process::id();
-        let temporary = self.folder.join(format!(".{container}.{process}"));
-        let written = self.write_by(&temporary, bytes);
+        let written = self.try_write(bytes);
         if written.is_err() {
-            // what is left of it, if anything
-            let _ = fs::remove_file(&temporary);
+            self.remove_temporary();
         }
         written.map_err(|e| self.failed("write", &e))
     }
 
-    fn write_by(&self, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(temporary)?;
+            .open(&self.temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(temporary, &self.path)?;
+        fs::rename(&self.temporary, &self.path)?;
         File::open(&self.folder)?.sync_all()
     }
 
@@ -134,6 +136,12 @@ impl Scratch {
             Err(e) if !is_absent(&e) => Err(self.failed("remove", &e)),
             _ => Ok(()),
         }
+    }
+
+    /// Removes what a killed ADD may have left.
+    pub(super) fn remove_temporary(&self) {
+        // rubbish that hurts nobody
+        let _ = fs::remove_file(&self.temporary);
     }
 
     fn failed(&self, doing: &str, e: &io::Error) -> CniError {

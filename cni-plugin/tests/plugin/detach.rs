@@ -112,6 +112,23 @@ fn with_a_configuration_that_became_wrong() {
     });
 }
 
+/// An ADD that was killed while it wrote.
+#[test]
+fn with_a_kept_configuration_half_written() {
+    on_a_node(|node| {
+        let a = attached(node, "a");
+        let b = attached(node, "b");
+        fs::remove_file("/var/lib/cni/flannel/a").unwrap();
+        for half in [".a.eth0", ".b.eth0"] {
+            fs::write(format!("/var/lib/cni/flannel/{half}"), "{").unwrap();
+        }
+        a.del();
+        assert_eq!(node.scratch(), [".b.eth0", "b"]);
+        b.del();
+        node.assert_clean();
+    });
+}
+
 /// What is kept counts, not what became of the rest.
 #[test]
 fn with_a_configuration_that_says_nothing() {
