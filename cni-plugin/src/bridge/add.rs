@@ -9,7 +9,7 @@ use netlink::{NetNs, Socket, link};
 
 use super::conf::Conf;
 use super::ipam::Ipam;
-use super::pod::{self, Pod};
+use super::pod::Pod;
 use super::util::{gone, mac_text};
 use super::{device, gateway, port};
 use crate::cidr::Cidr;
@@ -65,7 +65,7 @@ fn attach(
             "IPAM plugin returned missing IP config",
         ));
     }
-    let mut result = complete(conf, given)?;
+    let mut result = complete(conf, given);
     let gateways = match conf.gateway {
         true => gateways(&result),
         false => Vec::new(),
@@ -75,13 +75,13 @@ fn attach(
     }
     let mut pod = Pod::configure(netns, conf, ifname, &result)?;
     let port = port::wait_forwarding(socket, &port)?;
-    for gateway in &gateways {
-        pod::wait_usable(socket, gateway.ip)?;
+    if port::forwards(&port) {
+        gateway::wait_usable(socket, &gateways)?;
+        if gateways.iter().any(|g| g.ip.is_ipv6()) {
+            device::wait_link_local(socket, &bridge)?;
+        }
+        pod.announce()?;
     }
-    if gateways.iter().any(|g| g.ip.is_ipv6()) {
-        device::wait_link_local(socket, &bridge)?;
-    }
-    pod.announce()?;
     // its address follows the ports where nobody has fixed it (BR-42)
     let bridge =
         link::by_index(socket, bridge.index).map_err(CniError::internal)?;
@@ -95,7 +95,7 @@ fn attach(
 
 /// What IPAM gave, with gateways, default routes and name resolution as the
 /// configuration has them (BR-18, BR-31).
-fn complete(conf: &Conf, mut given: CniResult) -> Result<CniResult, CniError> {
+fn complete(conf: &Conf, mut given: CniResult) -> CniResult {
     given.interfaces.clear();
     for ip in &mut given.ips {
         ip.interface = Some(2);
@@ -111,7 +111,7 @@ fn complete(conf: &Conf, mut given: CniResult) -> Result<CniResult, CniError> {
     if let Some(dns) = &conf.dns {
         given.dns = dns.clone();
     }
-    Ok(given)
+    given
 }
 
 /// One default route per family. One that IPAM gave counts also without a

@@ -5,6 +5,7 @@ use netlink::link::LinkInfo;
 use netlink::{Dump, Socket, addr, sysctl};
 
 use super::conf::Conf;
+use super::pod;
 use super::util::{address, enable_ipv6, gone};
 use crate::cidr::Cidr;
 use crate::protocol::CniError;
@@ -56,6 +57,15 @@ pub(super) fn ensure(
         }
     }
     Ok(())
+}
+
+/// Waits until the gateways answer: also one that somebody else put there a
+/// moment ago, with duplicate address detection.
+pub(super) fn wait_usable(
+    socket: &mut Socket,
+    gateways: &[Cidr],
+) -> Result<(), CniError> {
+    gateways.iter().try_for_each(|g| pod::wait_usable(socket, g.ip))
 }
 
 /// Whether a bridge with `gateway` must not have `other` as well: any other

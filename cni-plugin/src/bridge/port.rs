@@ -129,11 +129,11 @@ pub(super) fn wait_forwarding(
     loop {
         let now =
             link::by_index(socket, port.index).map_err(CniError::internal)?;
-        let state = now.port.map(|port| port.state);
         let up = now.operstate == OperState::Up;
-        if up && state == Some(FORWARDING) {
+        if up && forwards(&now) {
             return Ok(now);
         }
+        let state = now.port.map(|port| port.state);
         let late = began.elapsed() >= PORT_WAIT;
         if up && (late || matches!(state, Some(LISTENING | LEARNING))) {
             log(format_args!(
@@ -150,6 +150,11 @@ pub(super) fn wait_forwarding(
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
+}
+
+/// Whether the bridge lets frames through the port.
+pub(super) fn forwards(port: &LinkInfo) -> bool {
+    port.port.is_some_and(|p| p.state == FORWARDING)
 }
 
 #[cfg(test)]

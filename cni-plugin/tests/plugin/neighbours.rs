@@ -90,8 +90,10 @@ fn a_bridge_that_is_found_takes_no_router_advertisements() {
 #[test]
 fn a_bridge_with_spanning_tree() {
     on_a_node(|node| {
-        node.flanneld(Stack::V4);
+        node.flanneld(Stack::Dual);
         ip("link add cni0 type bridge stp_state 1");
+        // not even tried while there is no port
+        ip("address add fd00:244:0:1::1/64 dev cni0");
         let answer = node.pod("a").call("ADD");
         answer.result();
         assert!(answer.stderr.contains("spanning tree"), "{answer:?}");
