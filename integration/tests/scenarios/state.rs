@@ -57,6 +57,16 @@ fn wait_phase(cluster: &Cluster, phase: Phase) -> Result<DaemonState> {
     })
 }
 
+/// Ready, and nothing to be said any more.
+fn wait_well(cluster: &Cluster) -> Result<()> {
+    poll_until("the daemon to be well", SOON, || {
+        let state = cluster.node(0).state()?;
+        let well = state.phase == Phase::Ready && state.reason.is_empty();
+        ensure!(well, "{state:?}");
+        Ok(())
+    })
+}
+
 /// A whole life: no store, no configuration, ready, asked to end.
 #[test]
 fn a_life_is_told_to_the_cni_plugin_and_to_systemd() -> Result<()> {
@@ -71,6 +81,7 @@ fn a_life_is_told_to_the_cni_plugin_and_to_systemd() -> Result<()> {
         &[("NOTIFY_SOCKET", &systemd.path)],
     )?);
 
+    cluster.node_mut(0).wait_not_ready(&["Connection refused"])?;
     let state = wait_phase(&cluster, Phase::WaitingForStore)?;
     assert_eq!(state.version, DaemonState::VERSION);
     assert_eq!(state.subnet_file, SUBNET_ENV);
@@ -102,8 +113,7 @@ fn a_life_is_told_to_the_cni_plugin_and_to_systemd() -> Result<()> {
     })?;
     // At that moment, not a little later.
     assert!(cluster.node(0).host.read(SUBNET_ENV).is_ok());
-    let state = wait_phase(&cluster, Phase::Ready)?;
-    assert_eq!(state.reason, "");
+    wait_well(&cluster)?;
     cluster.node_mut(0).wait_ready()?;
     cluster.assert_settled()?;
     let text = cluster.node(0).host.read("/run/flannel/state.json")?;
@@ -185,11 +195,7 @@ fn a_store_that_goes_away_leaves_the_node_ready() -> Result<()> {
     assert_eq!(cluster.node(0).host.ip("route")?, routes);
 
     cluster.etcd.start_again(cluster.underlay.middle())?;
-    poll_until("nothing to be said any more", SOON, || {
-        let state = cluster.node(0).state()?;
-        ensure!(state.reason.is_empty(), "{state:?}");
-        Ok(())
-    })?;
+    wait_well(&cluster)?;
     // What happens from now on is heard again.
     let n = cluster.add_node()?;
     cluster.start_one(n, &["--iface=eth0"])?;
@@ -231,7 +237,7 @@ fn a_node_without_its_subnet_says_so() -> Result<()> {
 
     assert_eq!(cluster.ctl(&["del", key])?, "1\n");
     cluster.node_mut(0).wait_ready()?;
-    assert_eq!(wait_phase(&cluster, Phase::Ready)?.reason, "");
+    wait_well(&cluster)?;
     assert_eq!(cluster.node(0).host.read(SUBNET_ENV)?, env);
     cluster.assert_settled()
 }
@@ -255,6 +261,6 @@ fn a_pass_that_fails_is_degraded() -> Result<()> {
     let host = &cluster.node(0).host;
     host.sysctl("net/ipv6/conf/flannel-v6.1/disable_ipv6", "0")?;
     cluster.node_mut(0).wait_ready()?;
-    assert_eq!(wait_phase(&cluster, Phase::Ready)?.reason, "");
+    wait_well(&cluster)?;
     cluster.assert_settled()
 }

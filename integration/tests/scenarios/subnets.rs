@@ -47,6 +47,13 @@ fn lease_of(public: &str) -> String {
     .to_string()
 }
 
+/// A configuration that gives out no subnet from 10.244.100.0 on.
+fn half() -> Value {
+    let mut conf = Stack::V4.net_conf();
+    conf["SubnetMax"] = json!("10.244.99.0");
+    conf
+}
+
 fn pid(cluster: &mut Cluster, n: usize) -> Result<u32> {
     let daemon = cluster.node_mut(n).daemon.as_mut().context("no daemon")?;
     Ok(daemon.child().pid())
@@ -291,8 +298,7 @@ fn a_reservation_is_used_and_stays_one() -> Result<()> {
 /// stops hearing of leases.
 #[test]
 fn entries_that_cannot_be_read_disturb_nobody() -> Result<()> {
-    let mut cluster =
-        Cluster::new(Wiring::OneSegment, 2, &Stack::V4.net_conf())?;
+    let mut cluster = Cluster::new(Wiring::OneSegment, 2, &half())?;
     cluster.start(&["--iface=eth0"])?;
     let bad = [
         ("hello", "world"),
@@ -330,8 +336,7 @@ fn entries_that_cannot_be_read_disturb_nobody() -> Result<()> {
 /// an entry on an etcd lease of some seconds is a peer until it ends.
 #[test]
 fn a_lease_that_ends_takes_its_objects_along() -> Result<()> {
-    let mut cluster =
-        Cluster::new(Wiring::OneSegment, 1, &Stack::V4.net_conf())?;
+    let mut cluster = Cluster::new(Wiring::OneSegment, 1, &half())?;
     cluster.start(&["--iface=eth0"])?;
     let before = kernel::overlay(&cluster.node(0).host)?;
     // "lease 1234abcd granted with TTL(3s)"
