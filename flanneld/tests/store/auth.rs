@@ -7,7 +7,6 @@ use flanneld::store::etcd::{Credentials, Etcd, EtcdConfig};
 use crate::etcd::{PREFIX, Server};
 use crate::node::*;
 
-const CONF: &str = r#"{"Network": "10.5.0.0/16"}"#;
 const ROOT: Option<(&str, &str)> = Some(("root", "rootpw"));
 
 /// A server with users `root` and `flannel`, authentication on.

@@ -8,8 +8,6 @@ use crate::etcd::{Server, free_ports};
 use crate::node::*;
 use crate::proxy::Proxy;
 
-const CONF: &str = r#"{"Network": "10.5.0.0/16"}"#;
-
 async fn server() -> Server {
     let server = Server::start().await;
     server.configure(CONF).await;
@@ -39,7 +37,7 @@ async fn one_endpoint_is_dead() {
             let mut node =
                 Node::start_with(settings(&urls), "1.1.1.1", |_| {}).await;
             node.until("a lease", |n| n.held.is_some()).await;
-            assert!(start.elapsed() < Duration::from_secs(5), "{urls:?}");
+            assert!(start.elapsed() < Duration::from_secs(10), "{urls:?}");
             // every request in a row works, not every second one
             for i in 0..6 {
                 node.store.publisher.publish(attrs(&format!("1.1.1.{i}")));
@@ -85,7 +83,7 @@ async fn frozen_member_is_left() {
     server.freeze(true);
     let start = Instant::now();
     node.complains("etcd").await;
-    assert!(start.elapsed() < Duration::from_secs(20));
+    assert!(start.elapsed() < Duration::from_secs(25));
     server.freeze(false);
     server.put("10.5.1.0-24", &attrs("2.2.2.2").encode(), Some(600)).await;
     node.until("the peer", |n| n.peers.len() == 1).await;

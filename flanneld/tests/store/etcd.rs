@@ -1,8 +1,9 @@
 //! A real etcd server that ends with its value.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use etcd_client::{
@@ -220,7 +221,7 @@ impl Server {
 
     /// Any answer counts, also one that wants a user.
     async fn answers(&self) -> bool {
-        if TcpListener::bind(("127.0.0.1", self.port)).is_ok() {
+        if TcpStream::connect(("127.0.0.1", self.port)).is_err() {
             return false;
         }
         let mut client = self.client().await;
@@ -264,9 +265,17 @@ fn program() -> PathBuf {
         )
 }
 
-/// Two ports of loopback that nobody listens on.
+/// Two ports of loopback that nobody listens on, below those that the kernel
+/// gives to outgoing connections: one of these might take the port of a server
+/// that is away for a moment, or be connected to itself.
 pub(crate) fn free_ports() -> (u16, u16) {
-    let bind = || TcpListener::bind("127.0.0.1:0").unwrap();
-    let (a, b) = (bind(), bind());
-    (a.local_addr().unwrap().port(), b.local_addr().unwrap().port())
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let next = || {
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let n = std::process::id().wrapping_mul(97).wrapping_add(n);
+        20_000 + u16::try_from(n % 12_000).unwrap()
+    };
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut ports = std::iter::repeat_with(next).filter(free);
+    (ports.next().unwrap(), ports.next().unwrap())
 }

@@ -6,8 +6,6 @@ use crate::etcd::Server;
 use crate::node::*;
 use crate::proxy::Proxy;
 
-const CONF: &str = r#"{"Network": "10.5.0.0/16", "SubnetMin": "10.5.100.0"}"#;
-
 fn value(public: &str) -> String {
     attrs(public).encode()
 }

@@ -17,6 +17,11 @@ use crate::etcd::{PREFIX, Server};
 /// No test waits longer for anything.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 
+/// A configuration of whose subnets no test's node gets one that a test writes
+/// for another (`10.5.1.0-24` and the like).
+pub(crate) const CONF: &str =
+    r#"{"Network": "10.5.0.0/16", "SubnetMin": "10.5.100.0"}"#;
+
 pub(crate) struct Node {
     pub(crate) store: Store,
     pub(crate) status: watch::Receiver<StoreStatus>,

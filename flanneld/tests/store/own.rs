@@ -8,8 +8,6 @@ use crate::acquire::ttl;
 use crate::etcd::Server;
 use crate::node::*;
 
-const CONF: &str = r#"{"Network": "10.5.0.0/16"}"#;
-
 async fn server() -> Server {
     let server = Server::start().await;
     server.configure(CONF).await;

@@ -6,8 +6,6 @@ use crate::certs::{Authority, Pair};
 use crate::etcd::Server;
 use crate::node::*;
 
-const CONF: &str = r#"{"Network": "10.5.0.0/16"}"#;
-
 async fn start(
     authority: &Authority,
     server: &Pair,
