@@ -2,13 +2,13 @@
 //! out. An event only marks something dirty; truth is the difference between
 //! the plan and what is there.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use ipam::PerFamily;
-use ipam::lease::{Lease, LeaseTable};
+use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
 use ipam::netconf::NetConf;
 use ipam::netconf::backend::VxlanOptions;
 use overlay::{
@@ -21,6 +21,9 @@ use crate::store::StoreEvent;
 use crate::worker::Worker;
 use crate::world::{Kernel, KernelError};
 use crate::{facts, pass};
+
+#[cfg(test)]
+mod tests;
 
 /// What failed is tried again after this, and after twice as long each time …
 const RETRY_FIRST: Duration = Duration::from_secs(1);
@@ -51,7 +54,8 @@ pub struct Reconciler {
     kernel: Worker<Kernel>,
     interest: Interest,
     own: Option<Lease>,
-    peers: LeaseTable,
+    /// The other nodes' leases: what the store said, and nothing else.
+    peers: BTreeMap<SubnetKey, LeaseAttrs>,
     synced: bool,
     /// What the last pass planned.
     planned: Desired,
@@ -99,7 +103,7 @@ impl Reconciler {
             kernel,
             interest,
             own: None,
-            peers: LeaseTable::new(),
+            peers: BTreeMap::new(),
             synced: false,
             planned: Desired::default(),
             dirty: Dirty { everything: true, objects: BTreeSet::new() },
@@ -114,13 +118,16 @@ impl Reconciler {
         let news = match event {
             StoreEvent::Synced { leases, .. } => {
                 let first = !std::mem::replace(&mut self.synced, true);
-                let events = self.peers.replace(leases, &BTreeSet::new());
-                first || !events.is_empty()
+                let other = self.peers != leases;
+                self.peers = leases;
+                first || other
             }
-            StoreEvent::Upsert(lease) => self.peers.upsert(lease).is_some(),
+            StoreEvent::Upsert(Lease { key, attrs }) => {
+                let old = self.peers.insert(key, attrs);
+                old.as_ref() != self.peers.get(&key)
+            }
             StoreEvent::Remove(key) => self.peers.remove(&key).is_some(),
             StoreEvent::Held(held) => {
-                self.peers.set_own(Some(held.lease.key));
                 let lease = Some(held.lease);
                 let other = self.own != lease;
                 self.own = lease;
@@ -225,7 +232,7 @@ impl Reconciler {
         Ok(Passed {
             lease,
             mtu,
-            peers: self.peers.leases().len(),
+            peers: self.peers.len(),
             changed: report.changed,
             failed: report
                 .failed
@@ -239,7 +246,7 @@ impl Reconciler {
     async fn facts(&self) -> anyhow::Result<Facts> {
         let uplink = self.setup.uplink;
         let peers: Vec<IpAddr> = if self.setup.vxlan.direct_routing {
-            let leases = self.peers.leases().values();
+            let leases = self.peers.values();
             leases.flat_map(|l| l.public.iter().map(|(_, ip)| *ip)).collect()
         } else {
             Vec::new()
@@ -250,8 +257,9 @@ impl Reconciler {
             .run(move |kernel| {
                 let uplink = kernel.uplink(uplink)?;
                 let socket = kernel.socket();
-                let direct =
-                    facts::direct(peers, |peer| facts::path_to(socket, peer));
+                let direct = facts::direct(peers, |peer| {
+                    facts::path_if_any(socket, peer)
+                })?;
                 let caps = Caps { nexthop_objects: kernel.nexthop_objects() };
                 Ok::<_, KernelError>(Facts { uplink, macs, direct, caps })
             })
@@ -262,7 +270,7 @@ impl Reconciler {
     fn plan(&self, lease: &Lease, facts: &Facts) -> anyhow::Result<Plan> {
         let node = Node { key: lease.key, public: self.setup.public };
         let Setup { conf, vxlan: options, .. } = &self.setup;
-        Ok(vxlan::plan(&node, facts, conf, options, self.peers.leases())?)
+        Ok(vxlan::plan(&node, facts, conf, options, &self.peers)?)
     }
 
     /// Logs what a person should know, once while it lasts.

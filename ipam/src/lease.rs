@@ -9,12 +9,10 @@
 
 mod attrs;
 mod key;
-mod table;
 mod undecodable;
 
 pub use attrs::{BackendData, LeaseAttrs};
 pub use key::{KeyError, SubnetKey};
-pub use table::{LeaseEvent, LeaseTable};
 pub use undecodable::Undecodable;
 
 use crate::gojson;

@@ -1,0 +1,88 @@
+use ipam::netconf::Backend;
+
+use super::*;
+use crate::store::{Held, LossReason};
+
+fn reconciler() -> Reconciler {
+    let text = r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#;
+    let (conf, _) = NetConf::parse(text).unwrap();
+    let Backend::Vxlan(vxlan) = conf.backend else { panic!() };
+    let uplink: IfName = IfName::new("eth0").unwrap();
+    let setup = Setup {
+        conf,
+        vxlan,
+        uplink,
+        public: PerFamily::default(),
+        macs: PerFamily::default(),
+        former: BTreeSet::new(),
+    };
+    let kernel = Worker::spawn("test", Kernel::open().unwrap()).unwrap();
+    Reconciler::new(setup, kernel, Interest::new([uplink], false, 0))
+}
+
+fn lease(key: &str, public: &str) -> Lease {
+    let value = format!(r#"{{"PublicIP":"{public}"}}"#);
+    Lease::decode(key, value.as_bytes()).unwrap()
+}
+
+fn held(key: &str) -> StoreEvent {
+    StoreEvent::Held(Held {
+        lease: lease(key, "192.168.1.1"),
+        lease_id: 1,
+        mod_revision: 1,
+        expires: None,
+    })
+}
+
+fn synced(leases: &[Lease]) -> StoreEvent {
+    let leases = leases.iter().map(|l| (l.key, l.attrs.clone())).collect();
+    StoreEvent::Synced { leases, revision: 1 }
+}
+
+/// Whether `event` makes a pass due that was not due before.
+fn news(reconciler: &mut Reconciler, event: StoreEvent) -> bool {
+    let now = Instant::now();
+    reconciler.pace = Pace::default();
+    reconciler.heard(event, now);
+    reconciler.due().is_some()
+}
+
+/// The node that took this node's lease is a peer like any other as soon as
+/// there is another lease; the store tells of it only once.
+#[test]
+fn whoever_took_the_lease_is_a_peer() {
+    let mut node = reconciler();
+    let now = Instant::now();
+    node.heard(synced(&[]), now);
+    node.heard(held("10.5.1.0-24"), now);
+    let thief = lease("10.5.1.0-24", "192.168.1.9");
+    let by = Box::new(thief.attrs.clone());
+    let why = LossReason::Taken { by };
+    node.heard(StoreEvent::Lost { key: thief.key, why }, now);
+    node.heard(StoreEvent::Upsert(thief.clone()), now);
+    node.heard(held("10.5.2.0-24"), now);
+    assert_eq!(node.peers.get(&thief.key), Some(&thief.attrs));
+}
+
+/// W-3, E-62: any difference is news, and nothing else is.
+#[test]
+fn only_differences_are_news() {
+    let mut node = reconciler();
+    let peer = lease("10.5.9.0-24", "192.168.1.9");
+    assert!(!news(&mut node, held("10.5.1.0-24")), "nothing was synced");
+    assert!(news(&mut node, synced(&[])), "the first list, though empty");
+    assert!(!news(&mut node, held("10.5.1.0-24")));
+    assert!(news(&mut node, StoreEvent::Upsert(peer.clone())));
+    assert!(!news(&mut node, StoreEvent::Upsert(peer.clone())));
+    assert!(!news(&mut node, synced(std::slice::from_ref(&peer))));
+    let moved = lease("10.5.9.0-24", "192.168.1.8");
+    assert!(news(&mut node, synced(std::slice::from_ref(&moved))));
+    assert!(news(&mut node, StoreEvent::Upsert(peer.clone())));
+    assert!(news(&mut node, StoreEvent::Remove(peer.key)));
+    assert!(!news(&mut node, StoreEvent::Remove(peer.key)));
+    assert!(news(&mut node, held("10.5.2.0-24")));
+    assert!(!news(
+        &mut node,
+        StoreEvent::Lost { key: peer.key, why: LossReason::Deleted }
+    ));
+}
