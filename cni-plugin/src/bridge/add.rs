@@ -22,7 +22,7 @@ struct Made {
     /// The veth pair, by the name of the host's end: whatever becomes of the
     /// pod's, this one takes it along.
     port: Option<String>,
-    /// IPAM has been asked for addresses.
+    /// IPAM may hold addresses of this ADD.
     addresses: bool,
 }
 
@@ -58,8 +58,9 @@ fn attach(
     let bridge = device::ensure(socket, conf)?;
     let port = port::add(socket, conf, &bridge, netns, ifname, &mut made.port)?;
     port::mark(socket, conf, &port, call)?;
-    made.addresses = true;
+    made.addresses = ipam.keeps_after_failure();
     let given = ipam.add(call)?;
+    made.addresses = true;
     if given.ips.is_empty() {
         return Err(CniError::internal(
             "IPAM plugin returned missing IP config",

@@ -61,6 +61,17 @@ impl<'a> Ipam<'a> {
         }
     }
 
+    /// Whether a failed [`Ipam::add`] may have left something to give back: a
+    /// plugin must be asked to (S-61), the pool undoes by itself. What the
+    /// pool holds for this attachment then is an earlier ADD's, and may be in
+    /// use by a living pod.
+    pub(super) const fn keeps_after_failure(&self) -> bool {
+        match self {
+            Self::HostLocal { .. } => false,
+            Self::Plugin { .. } => true,
+        }
+    }
+
     /// Gives them back.
     pub(super) fn del(&self, call: &Call) -> Result<(), CniError> {
         match self {

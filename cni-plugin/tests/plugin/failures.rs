@@ -108,6 +108,27 @@ fn a_second_add_is_refused() {
     });
 }
 
+/// The same attachment in another namespace: what the first ADD reserved is
+/// in use and stays.
+#[test]
+fn a_second_add_elsewhere_leaves_the_first_its_addresses() {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        let mut pod = node.pod("a");
+        let mut reserved = plain(&pod.add());
+        reserved.sort();
+        let first = std::mem::replace(&mut pod.netns, node.pod("b").netns);
+        let (_, msg) = pod.call("ADD").error();
+        assert!(msg.contains("duplicate allocation is not allowed"), "{msg}");
+        assert_eq!(node.reserved(), reserved);
+        assert_eq!(node.veths().len(), 1);
+        pod.netns = first;
+        assert!(pod.pings("10.244.1.1") && pod.pings("fd00:244:0:1::1"));
+        pod.del();
+        node.assert_clean();
+    });
+}
+
 #[test]
 fn the_interface_name_is_taken() {
     on_a_node(|node| {
