@@ -6,12 +6,14 @@ SETUP  := integration/setup
 CACHE  := $(shell $(SETUP) cache-dir)
 ARCH   := $(shell uname -m)
 DIST   := target/dist
+FLOOR  := target/floor
 BINS   := flanneld flannel
 export PATH := $(CACHE)/bin:$(PATH)
 # Where the tests find what they run for real.
 export FLANNEL_DIST      := $(CURDIR)/$(DIST)
 export FLANNEL_TEST_ETCD := $(CACHE)/etcd/usr/bin/etcd
 export FLANNEL_TEST_PEERS := $(CACHE)/peers
+export FLANNEL_BENCH_FLOOR := $(CURDIR)/$(FLOOR)/floor
 
 .PHONY: help build demo test unit kernel scenarios lint bench clean
 
@@ -57,6 +59,7 @@ lint:
 bench: build
 	@$(SETUP) run
 	@$(SETUP) peers
+	@$(SETUP) release $(FLOOR) floor
 	cargo run --quiet --locked --release -p integration --bin bench
 
 clean:

@@ -14,6 +14,7 @@
 //! | [`pod`] | a pod: a namespace plugged in through the CNI binary |
 //! | [`cluster`] | all of it together |
 //! | [`demo`] | the main job, shown working |
+//! | [`bench`] | `make bench`: measurements beside peers and floors |
 //! | [`kernel`] | a node's kernel state as text, to compare passes |
 //! | [`upstream`] | what upstream's daemon sends to the kernel, literally |
 //! | [`peers`] | upstream's own programs, to run beside ours |
@@ -26,6 +27,7 @@
     reason = "a harness for tests stops at the first surprise, and says so"
 )]
 
+pub mod bench;
 pub mod child;
 pub mod cluster;
 pub mod daemon;

@@ -1,0 +1,88 @@
+//! `make bench`: what we take, beside what a peer and the kernel's floor take
+//! in the same run. Ratios lead: absolute times move with the machine and its
+//! neighbours. docs/benchmarks.md says what each row is.
+
+mod cni;
+mod cold;
+mod event;
+mod gate;
+mod memory;
+mod path;
+mod report;
+mod start;
+mod store;
+
+use anyhow::{Result, bail};
+
+use crate::peers::Peers;
+use report::Report;
+
+/// The rows' names, in their order.
+pub const ROWS: [&str; 6] = ["start", "cold", "event", "cni", "path", "memory"];
+
+/// Takes the measurements whose names are in `rows` (all, when empty) and
+/// gives each finished row to `say`.
+///
+/// # Errors
+/// When a name is unknown or a part does not work.
+pub fn run(rows: &[String], say: &mut dyn FnMut(&str)) -> Result<()> {
+    if let Some(bad) = rows.iter().find(|r| !ROWS.contains(&r.as_str())) {
+        bail!("no row is called {bad:?}; there are {}", ROWS.join(", "));
+    }
+    let wanted = |name: &str| rows.is_empty() || rows.iter().any(|r| r == name);
+    let peers = Peers::or_skip("the rows beside upstream");
+    let peers = peers.as_ref();
+    let mut report = Report::new(say);
+    if wanted("start") {
+        start::run(peers, &mut report)?;
+    }
+    if wanted("cold") {
+        cold::run(peers, &mut report)?;
+    }
+    if wanted("event") {
+        event::run(peers, &mut report)?;
+    }
+    // These daemons must be a minute old before they are looked at.
+    let memory = if wanted("memory") {
+        Some(memory::Memory::start(peers)?)
+    } else {
+        None
+    };
+    if wanted("cni") {
+        cni::run(peers, &mut report)?;
+    }
+    if wanted("path") {
+        path::run(&mut report)?;
+    }
+    if let Some(memory) = memory {
+        memory.finish(&mut report)?;
+    }
+    Ok(())
+}
+
+/// The net-conf of all rows: IPv4, so that every peer can take part, with
+/// room for thousands of nodes.
+fn net_conf() -> serde_json::Value {
+    serde_json::json!({
+        "Network": "10.0.0.0/8",
+        "Backend": { "Type": "vxlan" },
+    })
+}
+
+/// Who runs a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Ours,
+    Upstream,
+}
+
+/// The flags of a daemon for this store.
+fn flags(url: &str, who: Who) -> Vec<String> {
+    let mut flags =
+        vec![format!("--etcd-endpoints={url}"), "--iface=eth0".to_owned()];
+    if who == Who::Upstream {
+        flags.push("--ip-masq=false".to_owned());
+        flags.push("--iptables-forward-rules=false".to_owned());
+    }
+    flags
+}
