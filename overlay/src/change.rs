@@ -11,7 +11,8 @@ use crate::{
 ///
 /// Every change is idempotent: it has succeeded when the object is as wanted
 /// afterwards, whoever made it so. Creating an address that exists and
-/// deleting what is not there are successes; `Set…` is create-or-replace.
+/// deleting what is not there are successes; `Set…` is create-or-replace,
+/// but for routes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Creates a device, including its Ethernet address and, last, up. On it
@@ -110,7 +111,9 @@ pub enum Change {
         /// What was there.
         before: Nexthop,
     },
-    /// Creates or replaces a route. With a nexthop id, only that is sent.
+    /// Replaces the route that was there, or creates one and fails if there
+    /// is one after all: what was not observed is not overwritten. With a
+    /// nexthop id, only that is sent.
     SetRoute {
         /// Which one.
         key: RouteKey,

@@ -54,6 +54,11 @@ pub enum SkipReason {
     OwnMac(Mac),
     /// Its subnet overlaps this node's.
     OwnSubnet(Subnet),
+    /// Its subnet is one of multicast or loopback addresses, or begins at
+    /// the unspecified one.
+    NotUnicast,
+    /// Its subnet is outside our networks and holds the address of a node.
+    NodeInside(IpAddr),
     /// Another lease has a subnet with the same base address, elsewhere.
     SubnetTaken(SubnetKey),
     /// Another lease has the same Ethernet address with another published
@@ -150,6 +155,15 @@ impl fmt::Display for SkipReason {
             Self::OwnSubnet(subnet) => {
                 write!(f, "it overlaps this node's subnet {subnet}")
             }
+            Self::NotUnicast => {
+                f.write_str("no pod can have an address in its subnet")
+            }
+            Self::NodeInside(ip) => write!(
+                f,
+                "its subnet is outside the flannel network and holds {ip}, \
+                 the address of a node: traffic between nodes would end up \
+                 in the tunnel; delete the lease"
+            ),
             Self::SubnetTaken(key) => {
                 write!(f, "lease {key} has the same subnet and leads elsewhere")
             }

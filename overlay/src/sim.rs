@@ -178,6 +178,9 @@ fn apply(kernel: &mut Kernel, change: &Change) -> Result<(), Errno> {
         Change::DeleteNeigh { key, .. } => gone(kernel.delete_neigh(key)),
         Change::SetNexthop { id, after, .. } => kernel.set_nexthop(id, after),
         Change::DeleteNexthop { id, .. } => gone(kernel.delete_nexthop(id)),
+        Change::SetRoute { key, before: None, .. } if kernel.has_route(key) => {
+            Err(Errno::Exists)
+        }
         Change::SetRoute { key, after, .. } => kernel.set_route(key, after),
         Change::DeleteRoute { key, .. } => gone(kernel.delete_route(key)),
     }

@@ -2,7 +2,8 @@
 //! forwarding entry, a neighbour and a route (B-20..B-31); with
 //! `DirectRouting`, only a route to a peer on the same network.
 
-use std::collections::BTreeMap;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipam::lease::{LeaseAttrs, SubnetKey};
@@ -47,6 +48,9 @@ struct Planner<'a> {
     node: &'a Node,
     facts: &'a Facts,
     options: &'a VxlanOptions,
+    leases: &'a BTreeMap<SubnetKey, LeaseAttrs>,
+    /// The addresses of all nodes, once they are needed.
+    nodes: OnceCell<BTreeSet<IpAddr>>,
     tunnels: PerFamily<Tunnel>,
     plan: Plan,
     /// Those planned so far.
@@ -88,7 +92,7 @@ pub fn plan(
     options: &VxlanOptions,
     leases: &BTreeMap<SubnetKey, LeaseAttrs>,
 ) -> Result<Plan, PlanError> {
-    let mut planner = Planner::new(node, facts, conf, options)?;
+    let mut planner = Planner::new(node, facts, conf, options, leases)?;
     // Of two leases for one subnet the one with the families in use here is
     // more likely to be the living one: the other is from before a family
     // was switched on or off.
@@ -113,11 +117,14 @@ impl<'a> Planner<'a> {
         facts: &'a Facts,
         conf: &NetConf,
         options: &'a VxlanOptions,
+        leases: &'a BTreeMap<SubnetKey, LeaseAttrs>,
     ) -> Result<Self, PlanError> {
         let mut out = Self {
             node,
             facts,
             options,
+            leases,
+            nodes: OnceCell::new(),
             tunnels: PerFamily::default(),
             plan: Plan {
                 desired: Desired::default(),
@@ -233,6 +240,12 @@ impl<'a> Planner<'a> {
         if subnet.overlaps(&tunnel.subnet) {
             return Err(SkipReason::OwnSubnet(tunnel.subnet));
         }
+        if !is_unicast(subnet) {
+            return Err(SkipReason::NotUnicast);
+        }
+        if let Some(ip) = self.node_inside(subnet) {
+            return Err(SkipReason::NodeInside(ip));
+        }
         let family = subnet.family();
         let public =
             *attrs.public.get(family).ok_or(SkipReason::NoPublicAddress)?;
@@ -253,6 +266,21 @@ impl<'a> Planner<'a> {
                 Err(SkipReason::BadData(other.to_string()))
             }
         }
+    }
+
+    /// A node's address inside a subnet that is no part of our networks: a
+    /// route there would lead the nodes' own traffic into the tunnel.
+    fn node_inside(&self, subnet: Subnet) -> Option<IpAddr> {
+        let networks = &self.plan.desired.networks;
+        if networks.iter().any(|network| network.covers(&subnet)) {
+            return None;
+        }
+        let nodes = self.nodes.get_or_init(|| {
+            let peers = self.leases.values().flat_map(|l| l.public.iter());
+            let all = self.node.public.iter().chain(peers).map(|(_, ip)| *ip);
+            all.chain(self.facts.uplink.addrs.iter().copied()).collect()
+        });
+        nodes.range(subnet.base()..=subnet.last()).next().copied()
     }
 
     /// Whether the peer is reached without the tunnel (B-31). Not with a
@@ -373,6 +401,12 @@ impl<'a> Planner<'a> {
             }
         }
     }
+}
+
+/// Whether pods can have addresses there.
+fn is_unicast(subnet: Subnet) -> bool {
+    let ip = subnet.base();
+    !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast())
 }
 
 /// A plain route by way of the peer itself (B-31). No nexthop object:

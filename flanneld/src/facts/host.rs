@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipam::PerFamily;
 use netlink::route::{Filter, RouteInfo, RouteKind, TABLE_MAIN};
-use netlink::{Error, Socket, addr, link, route};
+use netlink::{Error, Socket, addr, link, nexthop, route};
 
 use super::{Address, DefaultRoute, End, Hop, HostView, Link, PathTo};
 
@@ -60,8 +60,9 @@ pub fn read(socket: &mut Socket) -> Result<HostView, Error> {
         });
         // The kernel's order already; stable where it is not.
         routes.sort_by_key(|route| route.metric);
-        let routes = routes.iter().map(default_route).collect();
-        defaults.set(family, Some(routes));
+        let routes: Result<_, _> =
+            routes.iter().map(|route| default_route(socket, route)).collect();
+        defaults.set(family, Some(routes?));
     }
     Ok(HostView { links, defaults })
 }
@@ -75,7 +76,10 @@ pub fn path_to(socket: &mut Socket, to: IpAddr) -> Result<PathTo, Error> {
     // of several only the route itself tells.
     let taken = route::lookup(socket, to)?;
     let entry = route::lookup_entry(socket, to)?;
-    let group = entry.nexthop.is_some() && entry.oif.is_none();
+    let group = match entry.nexthop {
+        Some(id) if entry.oif.is_none() => nexthop::get(socket, id)?.group,
+        _ => false,
+    };
     Ok(PathTo {
         link: taken.oif,
         source: taken.src,
@@ -94,9 +98,32 @@ pub fn path_to(socket: &mut Socket, to: IpAddr) -> Result<PathTo, Error> {
     })
 }
 
-fn default_route(route: &RouteInfo) -> DefaultRoute {
+/// The same; `None` when the kernel says that there is no way.
+///
+/// # Errors
+/// When the kernel says nothing, or nothing that is understood.
+pub fn path_if_any(
+    socket: &mut Socket,
+    to: IpAddr,
+) -> Result<Option<PathTo>, Error> {
+    match path_to(socket, to) {
+        Ok(path) => Ok(Some(path)),
+        Err(Error::Refused { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn default_route(
+    socket: &mut Socket,
+    route: &RouteInfo,
+) -> Result<DefaultRoute, Error> {
     let hops = if route.multipath.is_empty() {
-        vec![Hop { link: route.oif, alive: !route.is_dead() }]
+        let link = match route.nexthop {
+            // With `net.ipv4.nexthop_compat_mode=0` only the object tells.
+            Some(id) if route.oif.is_none() => nexthop::get(socket, id)?.oif,
+            _ => route.oif,
+        };
+        vec![Hop { link, alive: !route.is_dead() }]
     } else {
         route
             .multipath
@@ -107,7 +134,7 @@ fn default_route(route: &RouteInfo) -> DefaultRoute {
             })
             .collect()
     };
-    DefaultRoute { hops }
+    Ok(DefaultRoute { hops })
 }
 
 #[cfg(test)]

@@ -13,17 +13,11 @@ use super::{Kernel, KernelError, PROTOCOL};
 
 type Outcome = Result<(), KernelError>;
 
-/// Requests on their way to one batch, with the place of each one's outcome.
+/// Requests on their way to one batch, each with the place of its change.
 #[derive(Default)]
 struct Batch {
     requests: Vec<Request>,
-    places: Vec<Place>,
-}
-
-struct Place {
-    outcome: usize,
-    /// Which refusal means that the object is as wanted all the same.
-    forgive: fn(&netlink::Error) -> bool,
+    places: Vec<usize>,
 }
 
 /// Applies `changes` in order; everything between two changes of a device
@@ -31,53 +25,64 @@ struct Place {
 pub(super) fn apply(kernel: &mut Kernel, changes: &[Change]) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(changes.len());
     let mut batch = Batch::default();
-    for change in changes {
+    for (place, change) in changes.iter().enumerate() {
         if let Key::Link(name) = change.key() {
-            batch.send(kernel, &mut outcomes);
+            batch.send(kernel, changes, &mut outcomes);
             outcomes.push(device(kernel, name, change));
             continue;
         }
-        let place = outcomes.len();
-        match request(kernel, change) {
+        outcomes.push(match request(kernel, change) {
             Ok(request) => {
-                let forgive = if change.is_removal() {
-                    netlink::Error::is_not_found
-                } else if matches!(change, Change::AddAddr { .. }) {
-                    netlink::Error::is_exists
-                } else {
-                    |_: &netlink::Error| false
-                };
                 batch.requests.push(request);
-                batch.places.push(Place { outcome: place, forgive });
-                outcomes.push(Ok(()));
+                batch.places.push(place);
+                Ok(())
             }
             // What stood on a device that is gone is gone.
-            Err(KernelError::NoDevice(_)) if change.is_removal() => {
-                outcomes.push(Ok(()));
-            }
-            Err(error) => outcomes.push(Err(error)),
-        }
+            Err(KernelError::NoDevice(_)) if change.is_removal() => Ok(()),
+            Err(error) => Err(error),
+        });
     }
-    batch.send(kernel, &mut outcomes);
+    batch.send(kernel, changes, &mut outcomes);
     outcomes
 }
 
 // === impl Batch ===
 
 impl Batch {
-    fn send(&mut self, kernel: &mut Kernel, outcomes: &mut [Outcome]) {
+    fn send(
+        &mut self,
+        kernel: &mut Kernel,
+        changes: &[Change],
+        outcomes: &mut [Outcome],
+    ) {
         let answers = kernel.socket.batch(&self.requests);
         for (place, answer) in self.places.drain(..).zip(answers) {
-            let outcome = match answer {
-                Err(e) if !(place.forgive)(&e) => Err(e.into()),
-                _ => Ok(()),
-            };
-            if let Some(slot) = outcomes.get_mut(place.outcome) {
-                *slot = outcome;
+            if let Err(error) = answer
+                && let Some(outcome) = outcomes.get_mut(place)
+                && let Some(change) = changes.get(place)
+            {
+                *outcome = refused(change, error);
             }
         }
         self.requests.clear();
     }
+}
+
+/// What the kernel's refusal of a change means: sometimes that the object is
+/// as wanted all the same.
+fn refused(change: &Change, error: netlink::Error) -> Outcome {
+    if change.is_removal() && error.is_not_found() {
+        return Ok(());
+    }
+    if error.is_exists() {
+        if matches!(change, Change::AddAddr { .. }) {
+            return Ok(());
+        }
+        if let Change::SetRoute { key, .. } = change {
+            return Err(KernelError::RouteTaken(key.dst));
+        }
+    }
+    Err(error.into())
 }
 
 /// Carries out a change of a device.
@@ -209,7 +214,15 @@ fn request(
             })
         }
         Change::DeleteNexthop { id, .. } => nexthop::delete(*id),
-        Change::SetRoute { key, after, .. } => set_route(kernel, *key, after)?,
+        Change::SetRoute { key, before, after } => {
+            let spec = route_spec(kernel, *key, after)?;
+            // One that was not seen is the kernel's own, or nothing that a
+            // daemon of flannel's makes: it is not overwritten.
+            match before {
+                Some(_) => route::replace(&spec),
+                None => route::add(&spec),
+            }
+        }
         Change::DeleteRoute { key, before } => {
             delete_route(kernel, *key, before)?
         }
@@ -222,11 +235,11 @@ fn request(
     })
 }
 
-fn set_route(
+fn route_spec(
     kernel: &mut Kernel,
     key: RouteKey,
     route: &Route,
-) -> Result<Request, KernelError> {
+) -> Result<RouteSpec, KernelError> {
     let mut spec = RouteSpec::to(key.dst);
     spec.protocol = PROTOCOL;
     spec.metric = Some(key.metric).filter(|metric| *metric != 0);
@@ -237,7 +250,7 @@ fn set_route(
         spec.oif = route.link.map(|link| index_of(kernel, link)).transpose()?;
         spec.onlink = route.onlink;
     }
-    Ok(route::replace(&spec))
+    Ok(spec)
 }
 
 fn delete_route(

@@ -6,6 +6,7 @@ mod observe;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ipam::Subnet;
 use netlink::{Socket, addr, link};
 use overlay::{Change, IfName, Mac, Observed, Scope, Uplink, World};
 
@@ -31,6 +32,13 @@ pub enum KernelError {
     /// The device that the object stands on is not there.
     #[error("device {0} is not there")]
     NoDevice(IfName),
+    /// A route is in the way that no daemon of flannel's has made: the
+    /// kernel's own to a network that this node is on, a blackhole, ….
+    #[error(
+        "another route to {0} is there, and is not overwritten: see `ip route \
+         show {0}`; remove it if it is not needed"
+    )]
+    RouteTaken(Subnet),
     /// The change asks for something that this world cannot make.
     #[error("a device of this kind cannot be made: {0}")]
     Kind(String),

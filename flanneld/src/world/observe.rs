@@ -33,6 +33,16 @@ struct Look<'a> {
     out: Observed,
     /// Names of all devices met so far, by index.
     names: BTreeMap<u32, IfName>,
+    /// The ways of all nexthop objects met so far, by id.
+    ways: BTreeMap<u32, Way>,
+}
+
+/// Where a route or nexthop object leads.
+#[derive(Clone, Copy, Default)]
+struct Way {
+    gateway: Option<IpAddr>,
+    oif: Option<u32>,
+    onlink: bool,
 }
 
 pub(super) fn observe(
@@ -40,8 +50,12 @@ pub(super) fn observe(
     scope: &Scope,
 ) -> Result<Observed, KernelError> {
     kernel.indexes.clear();
-    let mut look =
-        Look { kernel, out: Observed::default(), names: BTreeMap::new() };
+    let mut look = Look {
+        kernel,
+        out: Observed::default(),
+        names: BTreeMap::new(),
+        ways: BTreeMap::new(),
+    };
     match scope {
         Scope::Full(claim) => look.everything(&claim.links, &claim.networks)?,
         Scope::Keys(keys) if keys.len() >= MANY => {
@@ -227,6 +241,7 @@ impl Look<'_> {
     }
 
     fn nexthop(&mut self, info: &NexthopInfo) -> Result<(), KernelError> {
+        self.ways.insert(info.id, Way::of(info));
         if !overlay::nexthop::is_ours(info.id) {
             return Ok(());
         }
@@ -266,8 +281,9 @@ impl Look<'_> {
         {
             return Ok(());
         }
+        let way = self.way(info)?;
         let ours = info.protocol == PROTOCOL;
-        let on_ours = info.oif.is_some_and(|oif| {
+        let on_ours = way.oif.is_some_and(|oif| {
             self.names
                 .get(&oif)
                 .is_some_and(|name| self.out.links.contains_key(name))
@@ -276,15 +292,31 @@ impl Look<'_> {
             return Ok(());
         }
         let route = Route {
-            gateway: info.gateway,
-            link: self.name(info.oif)?,
-            onlink: info.onlink,
+            gateway: way.gateway,
+            link: self.name(way.oif)?,
+            onlink: way.onlink,
             nexthop: info.nexthop,
             ours,
         };
         let key = RouteKey { dst: info.dst, metric: info.metric };
         self.out.routes.entry(key).or_insert(route);
         Ok(())
+    }
+
+    /// Where a route leads. For one that points to a nexthop object the kernel
+    /// may tell the id alone (`net.ipv4.nexthop_compat_mode=0`).
+    fn way(&mut self, info: &RouteInfo) -> Result<Way, KernelError> {
+        let Some(id) = info.nexthop.filter(|_| info.oif.is_none()) else {
+            let RouteInfo { gateway, oif, onlink, .. } = *info;
+            return Ok(Way { gateway, oif, onlink });
+        };
+        if let Some(way) = self.ways.get(&id) {
+            return Ok(*way);
+        }
+        let object = found(nexthop::get(&mut self.kernel.socket, id))?;
+        let way = object.as_ref().map(Way::of).unwrap_or_default();
+        self.ways.insert(id, way);
+        Ok(way)
     }
 
     /// The name of the device with that index; `None` when it is gone.
@@ -302,6 +334,15 @@ impl Look<'_> {
             self.names.insert(index, name);
         }
         Ok(name)
+    }
+}
+
+// === impl Way ===
+
+impl Way {
+    const fn of(info: &NexthopInfo) -> Self {
+        let NexthopInfo { gateway, oif, onlink, .. } = *info;
+        Self { gateway, oif, onlink }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One pass makes what should be there, the second finds nothing to do; and
 //! whatever a foreign hand does to it, the next pass mends.
 
+use flanneld::pass;
 use overlay::{Desired, Scope};
 
 use crate::support::{Rig, in_namespace, sh};
@@ -167,6 +168,51 @@ fn what_is_not_ours_is_left_alone() {
             "B-5"
         );
         assert!(sh("ip route").contains("10.200.0.0/24 via 192.168.77.50"));
+    });
+}
+
+/// This node's bridge still has the subnet that is peer 2's now: its pods
+/// keep their network.
+#[test]
+fn a_route_that_the_kernel_made_is_not_overwritten() {
+    in_namespace(|| {
+        let mut rig = Rig::new(V4, 2);
+        sh("ip link add cni0 type bridge");
+        sh("ip addr add 10.64.2.1/24 dev cni0");
+        sh("ip link set cni0 up");
+        let desired = rig.desired();
+        let scope = Scope::full(&desired, []);
+        let report = pass::run(&mut rig.kernel, &desired, &scope).unwrap();
+        let [(change, error)] = &report.failed[..] else {
+            panic!("{:?}", report.failed)
+        };
+        assert!(change.to_string().contains("route 10.64.2.0/24"), "{change}");
+        assert!(error.to_string().contains("is not overwritten"), "{error}");
+        let routes = sh("ip route");
+        assert!(routes.contains("10.64.2.0/24 dev cni0"), "{routes}");
+        assert!(routes.contains("10.64.3.0/24 nhid"), "{routes}");
+        sh("ip link del cni0");
+        assert_eq!(rig.full().changed, 1);
+        rig.assert_settled();
+    });
+}
+
+/// Routes are then read as the id of their nexthop object and nothing else.
+#[test]
+fn a_kernel_without_nexthop_compatibility_is_understood() {
+    in_namespace(|| {
+        sh("sysctl -qw net.ipv4.nexthop_compat_mode=0");
+        let mut rig = Rig::new(DUAL, 3);
+        rig.full();
+        rig.assert_settled();
+        sh("ip nexthop add id 9 via 192.168.77.9 dev under0");
+        sh("ip route replace 10.64.2.0/24 nhid 9");
+        assert_eq!(rig.full().changed, 1);
+        rig.assert_settled();
+        rig.leases.clear();
+        rig.full();
+        assert!(!sh("ip route").contains("10.64."));
+        rig.assert_settled();
     });
 }
 

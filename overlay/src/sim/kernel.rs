@@ -342,6 +342,11 @@ impl Kernel {
         Ok(())
     }
 
+    /// Whether there is a route of that key.
+    pub(super) fn has_route(&self, key: RouteKey) -> bool {
+        self.routes.contains_key(&key)
+    }
+
     /// Creates or replaces a route. With a nexthop id nothing else counts.
     ///
     /// # Errors

@@ -353,6 +353,33 @@ fn the_own_lease_is_no_peer_and_its_subnet_nobody_else_s() {
     assert_eq!(plan.desired.routes.len(), 0);
 }
 
+/// Whoever can write one key in the store cannot cut the nodes off.
+#[test]
+fn a_subnet_that_no_pods_can_have_is_left_out() {
+    // the reasons, and how many routes there are besides peer 2's
+    let plan = |key: &str| {
+        let mut cluster = Cluster::new(DUAL).with_peers(&[2]);
+        let (_, attrs) = cluster.lease(3);
+        cluster.leases.insert(key.parse().unwrap(), attrs);
+        let plan = cluster.plan();
+        let reasons = plan.skipped.into_iter().map(|s| s.reason);
+        (reasons.collect::<Vec<_>>(), plan.desired.routes.len() - 2)
+    };
+    for key in ["224.0.0.0-8", "127.1.0.0-16", "0.0.0.0-8"] {
+        assert_eq!(plan(key), (vec![SkipReason::NotUnicast], 0), "{key}");
+    }
+    for (key, node) in [
+        // the underlay, a part of it, and half of the Internet with it
+        ("192.168.64.0-24", public(Family::V4, 1)),
+        ("192.168.64.2-31", public(Family::V4, 2)),
+        ("128.0.0.0-1", public(Family::V4, 1)),
+    ] {
+        assert_eq!(plan(key), (vec![SkipReason::NodeInside(node)], 0), "{key}");
+    }
+    let v6_only = vec![SkipReason::NodeInside(public(Family::V6, 1))];
+    assert_eq!(plan("10.9.9.0-24&fd01::-64"), (v6_only, 1));
+}
+
 #[test]
 fn two_peers_with_one_mac_do_not_take_turns() {
     let mut cluster = Cluster::new(V4).with_peers(&[2, 3]);
