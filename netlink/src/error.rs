@@ -132,6 +132,14 @@ impl Error {
         ])
     }
 
+    /// Something changed between reading and writing (`ERESTART`): read
+    /// again and start over. Only of batches that expect a generation
+    /// ([`nft::Batch::expecting`](crate::nft::Batch::expecting)).
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.refused_with(&[Errno::ERESTART])
+    }
+
     /// A privilege is missing: `CAP_NET_ADMIN` in the namespace (`EPERM`,
     /// `EACCES`).
     #[must_use]

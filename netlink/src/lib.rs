@@ -12,6 +12,7 @@
 //! | [`nexthop`] | nexthop objects |
 //! | [`neigh`], [`fdb`] | neighbour entries, forwarding entries of vxlan devices |
 //! | [`monitor`] | notifications, with overruns told |
+//! | [`nft`] | nf_tables: atomic batches, reading, notifications |
 //! | [`NetNs`] | network namespaces: open, compare, enter |
 //! | [`sysctl`] | settings under `/proc/sys` |
 //!
@@ -36,6 +37,7 @@ pub mod monitor;
 pub mod neigh;
 mod netns;
 pub mod nexthop;
+pub mod nft;
 #[cfg(test)]
 mod packet_tests;
 mod request;

@@ -2,15 +2,10 @@
 //! nexthop objects.
 
 use std::collections::VecDeque;
-use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use netlink_sys::protocols::NETLINK_ROUTE;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 
 use crate::addr::AddrInfo;
 use crate::error::Error;
@@ -20,7 +15,6 @@ use crate::neigh::NeighInfo;
 use crate::netns::NetNs;
 use crate::nexthop::NexthopInfo;
 use crate::route::RouteInfo;
-use crate::socket::receive;
 use crate::wire::uapi::{
     RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELNEXTHOP, RTM_DELROUTE,
     RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNEXTHOP, RTM_NEWROUTE,
@@ -29,6 +23,11 @@ use crate::wire::uapi::{
 };
 use crate::wire::{Malformed, Messages, RawMessage};
 use crate::{addr, fdb, link, neigh, nexthop, route};
+
+mod listener;
+
+pub use listener::Waker;
+pub(crate) use listener::{Heard, Listener};
 
 const OBJECT: &str = "netlink monitor";
 
@@ -39,15 +38,9 @@ const RECV_BUFFER: usize = 8 * 1024 * 1024;
 /// Listens to one namespace's notifications.
 #[derive(Debug)]
 pub struct Monitor {
-    inner: netlink_sys::Socket,
-    wake: Arc<EventFd>,
-    buf: Vec<u8>,
+    listener: Listener,
     queue: VecDeque<Event>,
 }
-
-/// Ends a [`Monitor::next`] in another thread.
-#[derive(Clone, Debug)]
-pub struct Waker(Arc<EventFd>);
 
 /// A notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,38 +126,23 @@ impl Monitor {
     /// # Errors
     /// As [`Monitor::open`].
     pub fn with_buffer(groups: &[Group], bytes: usize) -> Result<Self, Error> {
-        let mut inner = netlink_sys::Socket::new(NETLINK_ROUTE)
-            .map_err(|source| failed("socket", source))?;
-        if setsockopt(&inner, sockopt::RcvBufForce, &bytes).is_err() {
-            setsockopt(&inner, sockopt::RcvBuf, &bytes)
-                .map_err(|e| failed("setsockopt", e.into()))?;
-        }
-        inner.bind_auto().map_err(|source| failed("bind", source))?;
+        let mut listener = Listener::open(OBJECT, NETLINK_ROUTE, bytes)?;
         for group in groups.iter().flat_map(|g| g.numbers()) {
-            match inner.add_membership(*group) {
+            match listener.join(*group) {
                 // A kernel without nexthop objects has no such group.
                 Err(e)
                     if *group == RTNLGRP_NEXTHOP
-                        && e.raw_os_error() == Some(Errno::EINVAL as i32) => {}
-                Err(e) => return Err(failed("subscribe", e)),
-                Ok(()) => {}
+                        && e.errno() == Some(Errno::EINVAL) => {}
+                joined => joined?,
             }
         }
-        let wake =
-            EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-                .map_err(|e| failed("eventfd", e.into()))?;
-        Ok(Self {
-            inner,
-            wake: Arc::new(wake),
-            buf: Vec::new(),
-            queue: VecDeque::new(),
-        })
+        Ok(Self { listener, queue: VecDeque::new() })
     }
 
     /// What wakes this monitor from other threads.
     #[must_use]
     pub fn waker(&self) -> Waker {
-        Waker(Arc::clone(&self.wake))
+        self.listener.waker()
     }
 
     /// The next event. `None` after `timeout` (`None` waits for ever) or a
@@ -181,67 +159,12 @@ impl Monitor {
             if let Some(event) = self.queue.pop_front() {
                 return Ok(Some(event));
             }
-            match receive(&self.inner, &mut self.buf, MsgFlags::MSG_DONTWAIT) {
-                Ok(()) => read(&self.buf, &mut self.queue),
-                Err(Errno::EAGAIN) => {
-                    if !self.wait(deadline)? {
-                        return Ok(None);
-                    }
-                }
-                Err(Errno::ENOBUFS | Errno::EMSGSIZE) => {
-                    self.queue.push_back(Event::Overrun);
-                }
-                Err(errno) => return Err(failed("recv", errno.into())),
+            match self.listener.hear(deadline)? {
+                Heard::Datagram(datagram) => read(datagram, &mut self.queue),
+                Heard::Lost => self.queue.push_back(Event::Overrun),
+                Heard::Nothing => return Ok(None),
             }
         }
-    }
-
-    /// Waits until there is something to read: `false` when woken or late.
-    fn wait(&self, deadline: Option<Instant>) -> Result<bool, Error> {
-        loop {
-            let timeout = match deadline {
-                None => PollTimeout::NONE,
-                Some(deadline) => {
-                    let left =
-                        deadline.saturating_duration_since(Instant::now());
-                    // Rounded up, lest it spins through the last millisecond.
-                    let ms = left.as_micros().div_ceil(1000);
-                    PollTimeout::try_from(ms).unwrap_or(PollTimeout::MAX)
-                }
-            };
-            let mut fds = [
-                PollFd::new(self.inner.as_fd(), PollFlags::POLLIN),
-                PollFd::new(self.wake.as_fd(), PollFlags::POLLIN),
-            ];
-            match poll(&mut fds, timeout) {
-                Err(Errno::EINTR) => continue,
-                Err(errno) => return Err(failed("poll", errno.into())),
-                Ok(_) => {}
-            }
-            let [events, wake] = fds.map(|fd| fd.any().unwrap_or(true));
-            if wake {
-                // Resets the counter; it is not empty, so nothing can fail.
-                let _ = self.wake.read();
-                return Ok(false);
-            }
-            if events {
-                return Ok(true);
-            }
-            if deadline.is_some_and(|d| Instant::now() >= d) {
-                return Ok(false);
-            }
-        }
-    }
-}
-
-// === impl Waker ===
-
-impl Waker {
-    /// Makes the present or the next [`Monitor::next`] that has no event
-    /// waiting return `None`.
-    pub fn wake(&self) {
-        // Full means that it is being woken already.
-        let _ = self.0.write(1);
     }
 }
 
@@ -308,10 +231,6 @@ fn event(message: &RawMessage<'_>) -> Result<Option<Event>, Malformed> {
         deleted,
         port: message.port,
     }))
-}
-
-fn failed(operation: &'static str, source: std::io::Error) -> Error {
-    Error::Socket { object: OBJECT.to_owned(), operation, source }
 }
 
 #[cfg(test)]

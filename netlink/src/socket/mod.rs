@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use netlink_sys::{SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::SocketAddr;
+use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
@@ -19,9 +20,11 @@ use dump::{Attempt, DumpReader};
 
 mod answer;
 mod dump;
+mod transaction;
 
 pub(crate) use dump::Decode;
 pub use dump::Dump;
+pub(crate) use transaction::Transaction;
 
 /// Requests on their way at a time. The kernel's answers to 256 of them
 /// overflow a default receive buffer (rust-ecosystem.md A.3, trap 6).
@@ -61,7 +64,12 @@ impl Socket {
     /// # Errors
     /// [`Error::Socket`] when the system refuses the socket or its options.
     pub fn open() -> Result<Self, Error> {
-        Self::open_for("netlink socket")
+        Self::open_for("netlink socket", NETLINK_ROUTE)
+    }
+
+    /// A `NETLINK_NETFILTER` socket in the calling thread's namespace.
+    pub(crate) fn open_netfilter(object: &str) -> Result<Self, Error> {
+        Self::open_for(object, NETLINK_NETFILTER)
     }
 
     /// A socket in `namespace`. The calling thread is in there for some
@@ -71,13 +79,13 @@ impl Socket {
     /// As [`Socket::open`], or when the namespace cannot be entered.
     pub fn open_in(namespace: &NetNs) -> Result<Self, Error> {
         let object = format!("netlink socket in {}", namespace.name());
-        namespace.enter(|| Self::open_for(&object)).map_err(|e| {
-            Error::Socket {
+        namespace.enter(|| Self::open_for(&object, NETLINK_ROUTE)).map_err(
+            |e| Error::Socket {
                 object: format!("netlink socket in {}", namespace.name()),
                 operation: "setns",
                 source: io::Error::other(e),
-            }
-        })?
+            },
+        )?
     }
 
     /// As [`Socket::open`] with room for `bytes` of unread answers. The
@@ -97,7 +105,7 @@ impl Socket {
         Ok(socket)
     }
 
-    fn open_for(object: &str) -> Result<Self, Error> {
+    fn open_for(object: &str, protocol: isize) -> Result<Self, Error> {
         let failed = |operation| {
             move |source| Error::Socket {
                 object: object.to_owned(),
@@ -105,8 +113,8 @@ impl Socket {
                 source,
             }
         };
-        let mut inner = netlink_sys::Socket::new(NETLINK_ROUTE)
-            .map_err(failed("socket"))?;
+        let mut inner =
+            netlink_sys::Socket::new(protocol).map_err(failed("socket"))?;
         let addr = inner.bind_auto().map_err(failed("bind"))?;
         // Kernels before 4.12 and 4.20 know these options not: there the
         // errors have no text and dumps are not filtered by the kernel.

@@ -51,6 +51,14 @@ impl Message {
         self.bytes(attr, &value.to_be_bytes());
     }
 
+    pub(crate) fn u32_be(&mut self, attr: u16, value: u32) {
+        self.bytes(attr, &value.to_be_bytes());
+    }
+
+    pub(crate) fn u64_be(&mut self, attr: u16, value: u64) {
+        self.bytes(attr, &value.to_be_bytes());
+    }
+
     pub(crate) fn u32(&mut self, attr: u16, value: u32) {
         self.bytes(attr, &value.to_ne_bytes());
     }

@@ -13,6 +13,7 @@ mod monitor;
 mod neigh;
 mod netns;
 mod nexthop;
+mod nft;
 mod ns;
 mod route;
 mod sysctl;

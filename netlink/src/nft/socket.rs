@@ -1,0 +1,244 @@
+use nix::errno::Errno;
+
+use super::read::{self, ChainState, RuleInfo, TableState};
+use super::uapi::*;
+use super::{
+    Batch, Chain, ChainKind, Expr, Family, Hook, Op, PRIORITY_SRCNAT, Rule,
+    Side, Table, TableId, nfgenmsg,
+};
+use crate::error::Error;
+use crate::netns::NetNs;
+use crate::request::Request;
+use crate::socket::{Socket, Transaction};
+use crate::wire::Message;
+
+const OBJECT: &str = "nf_tables socket";
+/// Attempts at reading a table while others change the rules.
+const READ_ATTEMPTS: u32 = 10;
+/// Table of the rule that is tried and never made.
+const PROBE_TABLE: &str = "flannel-probe";
+
+/// A `NETLINK_NETFILTER` socket in one network namespace, like
+/// [`Socket`](crate::Socket). Everything needs `CAP_NET_ADMIN` there.
+#[derive(Debug)]
+pub struct NftSocket(Socket);
+
+/// Whether the kernel has nf_tables, in the calling thread's namespace.
+///
+/// # Errors
+/// When the kernel answers neither yes nor no, such as without
+/// `CAP_NET_ADMIN`.
+pub fn supported() -> Result<bool, Error> {
+    // The socket's protocol and the subsystem behind it are modules.
+    let missing = [
+        Errno::EPROTONOSUPPORT,
+        Errno::EAFNOSUPPORT,
+        Errno::EOPNOTSUPP,
+        Errno::EINVAL,
+    ];
+    match NftSocket::open().and_then(|mut s| s.generation()) {
+        Ok(_) => Ok(true),
+        Err(e) if e.errno().is_some_and(|n| missing.contains(&n)) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+// === impl NftSocket ===
+
+impl NftSocket {
+    /// A socket in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] when the system refuses the socket or its options.
+    pub fn open() -> Result<Self, Error> {
+        Socket::open_netfilter(OBJECT).map(Self)
+    }
+
+    /// A socket in `namespace`.
+    ///
+    /// # Errors
+    /// As [`NftSocket::open`], or when the namespace cannot be entered.
+    pub fn open_in(namespace: &NetNs) -> Result<Self, Error> {
+        namespace.enter(Self::open).map_err(|e| Error::Socket {
+            object: format!("{OBJECT} in {}", namespace.name()),
+            operation: "setns",
+            source: std::io::Error::other(e),
+        })?
+    }
+
+    /// The port number by which [`Change`](super::Change)s name this socket.
+    #[must_use]
+    pub const fn port(&self) -> u32 {
+        self.0.port()
+    }
+
+    /// Carries the batch out, as a whole or not at all.
+    ///
+    /// # Errors
+    /// The first refused object's; [`Error::is_outdated`] when the batch
+    /// expects another generation; [`Error::Unknown`] when the answer was
+    /// lost.
+    pub fn commit(&mut self, batch: &Batch) -> Result<(), Error> {
+        self.send(batch, true)
+    }
+
+    /// Lets the kernel check the batch as if it were to be carried out, and
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// As [`NftSocket::commit`].
+    pub fn check(&mut self, batch: &Batch) -> Result<(), Error> {
+        self.send(batch, false)
+    }
+
+    fn send(&mut self, batch: &Batch, commit: bool) -> Result<(), Error> {
+        let end = Batch::end();
+        self.0.transact(&Transaction {
+            begin: &batch.begin(),
+            requests: &batch.requests,
+            end: commit.then_some(&end),
+        })
+    }
+
+    /// The namespace's generation; it changes with every batch.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn generation(&mut self) -> Result<u32, Error> {
+        let header = nfgenmsg(NFPROTO_UNSPEC, 0);
+        let message = Message::new(GETGEN, 0, &header);
+        let query = Request::new("nf_tables generation", message);
+        self.0.get(&query, read::generation).map(|g| g.id)
+    }
+
+    /// The tables of one family.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn tables(&mut self, family: Family) -> Result<Vec<Table>, Error> {
+        let header = nfgenmsg(family.number(), 0);
+        let message = Message::new(GETTABLE, 0, &header);
+        let query =
+            Request::new(format!("nf_tables tables: {family}"), message);
+        self.0.dump(&query, read::table)?.complete()
+    }
+
+    /// One table; `None` when it is not there.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn table(&mut self, id: &TableId) -> Result<Option<Table>, Error> {
+        let header = nfgenmsg(id.family.number(), 0);
+        let mut message = Message::new(GETTABLE, 0, &header);
+        message.str(NFTA_TABLE_NAME, &id.name);
+        let query = Request::new(format!("table {id}"), message);
+        match self.0.get(&query, read::table) {
+            Ok(table) => Ok(Some(table)),
+            Err(e) if e.is_not_found() => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The chains of one table without their rules, oldest first.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn chains(&mut self, table: &TableId) -> Result<Vec<Chain>, Error> {
+        let header = nfgenmsg(table.family.number(), 0);
+        let message = Message::new(GETCHAIN, 0, &header);
+        let query = Request::new(format!("chains of table {table}"), message);
+        let dump = self.0.dump(&query, read::chain)?;
+        // The kernel tells of all tables' chains.
+        dump.filtered(|c| c.id.table == *table).complete()
+    }
+
+    /// The rules of one table, chain by chain.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn rules(&mut self, table: &TableId) -> Result<Vec<RuleInfo>, Error> {
+        let header = nfgenmsg(table.family.number(), 0);
+        let mut message = Message::new(GETRULE, 0, &header);
+        message.str(NFTA_RULE_TABLE, &table.name);
+        let query = Request::new(format!("rules of table {table}"), message);
+        let dump = self.0.dump(&query, read::rule)?;
+        dump.filtered(|r| r.chain.table == *table).complete()
+    }
+
+    /// A table with its chains and rules, all as of one generation; `None`
+    /// when it is not there.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when the namespace's rules change without
+    /// pause; else see [`Error`].
+    pub fn read(&mut self, id: &TableId) -> Result<Option<TableState>, Error> {
+        for _ in 0..READ_ATTEMPTS {
+            let generation = self.generation()?;
+            let Some(table) = self.table(id)? else { return Ok(None) };
+            let chains = self.chains(id)?;
+            let rules = self.rules(id)?;
+            if self.generation()? == generation {
+                let chains = with_rules(chains, rules);
+                return Ok(Some(TableState { generation, table, chains }));
+            }
+        }
+        let object = format!("table {id}");
+        Err(Error::Interrupted { object, attempts: READ_ATTEMPTS })
+    }
+
+    /// Whether rules of that family can masquerade with random ports (T-54).
+    /// Tried without changing anything.
+    ///
+    /// # Errors
+    /// When the kernel refuses also what has nothing to do with random ports,
+    /// such as any masquerading.
+    pub fn can_masquerade_randomly(
+        &mut self,
+        family: ipam::Family,
+    ) -> Result<bool, Error> {
+        match self.check(&masquerading(family, true)) {
+            Ok(()) => Ok(true),
+            Err(Error::Refused { .. }) => {
+                self.check(&masquerading(family, false)).map(|()| false)
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn with_rules(chains: Vec<Chain>, rules: Vec<RuleInfo>) -> Vec<ChainState> {
+    let mut states: Vec<_> = chains
+        .into_iter()
+        .map(|chain| ChainState { chain, rules: Vec::new() })
+        .collect();
+    for rule in rules {
+        let of = states.iter_mut().find(|s| s.chain.id == rule.chain);
+        if let Some(state) = of {
+            state.rules.push(rule);
+        }
+    }
+    states
+}
+
+/// A table with one masquerading rule.
+fn masquerading(family: ipam::Family, random: bool) -> Batch {
+    let table = Table::new(TableId::new(family, PROBE_TABLE));
+    let (kind, hook) = (ChainKind::Nat, Hook::Postrouting);
+    let id = table.id.chain("probe");
+    let chain = Chain::base(id, kind, hook, PRIORITY_SRCNAT);
+    let loopback = match family {
+        ipam::Family::V4 => std::net::Ipv4Addr::LOCALHOST.into(),
+        ipam::Family::V6 => std::net::Ipv6Addr::LOCALHOST.into(),
+    };
+    let rule = Rule::new([
+        Expr::Address {
+            side: Side::Source,
+            op: Op::IsNot,
+            net: ipam::Subnet::host(loopback),
+        },
+        Expr::masquerade(random),
+    ]);
+    let mut batch = Batch::new();
+    batch.add_table(&table).add_chain(&chain).append_rule(&chain.id, &rule);
+    batch
+}
