@@ -257,8 +257,9 @@ impl Reconciler {
             .run(move |kernel| {
                 let uplink = kernel.uplink(uplink)?;
                 let socket = kernel.socket();
-                let direct =
-                    facts::direct(peers, |peer| facts::path_to(socket, peer));
+                let direct = facts::direct(peers, |peer| {
+                    facts::path_if_any(socket, peer)
+                })?;
                 let caps = Caps { nexthop_objects: kernel.nexthop_objects() };
                 Ok::<_, KernelError>(Facts { uplink, macs, direct, caps })
             })
