@@ -1,10 +1,9 @@
 //! A real etcd server, also with TLS and users.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use rcgen::{
     BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair,
@@ -273,20 +272,22 @@ fn authority() -> Result<CertificateParams> {
     Ok(ca)
 }
 
-/// Removes temporary folders that a killed earlier run left in `/tmp`.
+/// Removes temporary folders that a killed earlier run left.
 ///
 /// # Errors
 /// When the system's temporary folder cannot be listed.
 pub fn sweep_temp() -> Result<()> {
-    let out = Command::new("find")
-        .arg(std::env::temp_dir())
+    const OLD: Duration = Duration::from_secs(4 * 3600);
+    for entry in std::fs::read_dir(std::env::temp_dir())? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let ours = name.to_string_lossy().starts_with("flannel-it-");
         // Tests beside this one remove theirs meanwhile.
-        .arg("-ignore_readdir_race")
-        .args(["-maxdepth", "1", "-name", "flannel-it-*", "-mmin", "+240"])
-        .args(["-exec", "rm", "-rf", "{}", "+"])
-        .status()?;
-    if !out.success() {
-        bail!("removing old temporary folders failed");
+        let age = entry.metadata().and_then(|meta| meta.modified());
+        let age = age.ok().and_then(|at| at.elapsed().ok());
+        if ours && age.is_some_and(|age| age > OLD) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::endpoint::{Endpoint, EndpointError, Keys};
-use super::error::{Class, Error, classify, describe};
+use super::error::{Class, Error, classify, describe, hang_up};
 use super::tls::{TlsError, TlsFiles};
 
 /// A member that has not answered for this long is given a rival.
@@ -373,7 +373,7 @@ async fn connect(
     let outcome = timeout(CONNECT_LIMIT, async {
         for _ in 1..ATTEMPTS {
             match attempt().await {
-                Err(e) if describe(&e).contains("operation was canceled") => {}
+                Err(e) if hang_up(&describe(&e), endpoint.tls()).is_some() => {}
                 outcome => return outcome,
             }
         }
@@ -388,16 +388,9 @@ async fn connect(
             generation: 0,
         }),
         Ok(Err(error)) => {
-            let mut reason = describe(&error);
-            // how the other side of a mistaken scheme hangs up
-            let hung_up = ["reset by peer", "broken pipe", "protocol error"]
-                .iter()
-                .any(|words| reason.contains(words));
-            if hung_up && endpoint.tls() {
-                reason.push_str(" (if it does not speak TLS, use http://)");
-            } else if hung_up {
-                reason.push_str(" (if it speaks TLS, use https://)");
-            }
+            let reason = describe(&error);
+            let closed = hang_up(&reason, endpoint.tls());
+            let reason = closed.map_or(reason, str::to_owned);
             Err((index, reason))
         }
         Err(_) => Err((

@@ -248,6 +248,29 @@ pub(super) fn describe(error: &etcd_client::Error) -> String {
     with_remedy(&parts.join(": "))
 }
 
+/// What `reason` is told as if the other side ended the connection without
+/// saying why: a mistaken scheme, or a refused certificate whose alert was
+/// missed. In one text, as it is up to chance how the end is seen.
+pub(super) fn hang_up(reason: &str, tls: bool) -> Option<&'static str> {
+    let closed = [
+        "operation was canceled",
+        "reset by peer",
+        "broken pipe",
+        "protocol error",
+    ];
+    if !closed.iter().any(|words| reason.contains(words)) {
+        None
+    } else if tls {
+        Some(
+            "it closed the connection (if it wants a client certificate, \
+             check --etcd-certfile and --etcd-keyfile; if it does not speak \
+             TLS, use http://)",
+        )
+    } else {
+        Some("it closed the connection (if it speaks TLS, use https://)")
+    }
+}
+
 fn with_remedy(text: &str) -> String {
     REMEDIES.iter().find(|(words, ..)| text.contains(words)).map_or_else(
         || text.to_owned(),
