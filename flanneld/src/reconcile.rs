@@ -137,7 +137,7 @@ impl Reconciler {
             StoreEvent::Lost { .. } => false,
         };
         if news {
-            self.pace.mark(now);
+            self.mark(now);
         }
     }
 
@@ -154,23 +154,28 @@ impl Reconciler {
         self.dirty.everything = true;
         match self.retry {
             Some(_) => self.pace.mark_later(now + RETRY_FIRST),
-            None => self.pace.mark(now),
+            None => self.mark(now),
         }
     }
 
     /// Everything is to be looked at.
     pub fn mark_everything(&mut self, now: Instant) {
         self.dirty.everything = true;
-        self.pace.mark(now);
+        self.mark(now);
+    }
+
+    /// What comes before there is anything to do a pass by is no storm: the
+    /// first pass does not wait for it to be over.
+    fn mark(&mut self, now: Instant) {
+        if self.own.is_some() && self.synced {
+            self.pace.mark(now);
+        }
     }
 
     /// When the next pass is due; `None` while there is nothing to do, or
     /// nothing known to do it by.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        if self.own.is_none() || !self.synced {
-            return None;
-        }
         self.pace.due()
     }
 

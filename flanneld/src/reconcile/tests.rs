@@ -86,3 +86,19 @@ fn only_differences_are_news() {
         StoreEvent::Lost { key: peer.key, why: LossReason::Deleted }
     ));
 }
+
+/// The lease and the list of the others come right after each other.
+#[test]
+fn the_first_pass_is_due_at_once() {
+    for first in [held("10.5.1.0-24"), synced(&[])] {
+        let mut node = reconciler();
+        let now = Instant::now();
+        node.disturbed(now);
+        node.heard(first, now);
+        assert_eq!(node.due(), None, "one of the two is missing");
+        let later = now + Duration::from_millis(3);
+        node.heard(synced(&[]), later);
+        node.heard(held("10.5.1.0-24"), later);
+        assert_eq!(node.due(), Some(later));
+    }
+}
