@@ -12,6 +12,7 @@ mod facts;
 mod ident;
 pub mod nexthop;
 mod plan;
+pub mod rules;
 pub mod sim;
 mod state;
 #[cfg(test)]
