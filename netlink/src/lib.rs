@@ -32,6 +32,8 @@
 pub mod addr;
 mod error;
 pub mod fdb;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod link;
 pub mod monitor;
 pub mod neigh;

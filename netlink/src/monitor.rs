@@ -189,7 +189,7 @@ impl Group {
 // === decoding ===
 
 /// Appends a datagram's events.
-fn read(datagram: &[u8], queue: &mut VecDeque<Event>) {
+pub(crate) fn read(datagram: &[u8], queue: &mut VecDeque<Event>) {
     for message in Messages::new(datagram) {
         match message.and_then(|m| event(&m)) {
             Ok(Some(event)) => queue.push_back(event),

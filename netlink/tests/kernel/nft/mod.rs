@@ -11,6 +11,10 @@ use netlink::nft::{
 
 use crate::ns::{fresh, net, sh};
 
+mod changes;
+mod forms;
+mod masquerade;
+mod monitor;
 mod upstream;
 
 /// Runs `nft -f -`; fails the test when it fails.
