@@ -223,6 +223,8 @@ struct Acquire {
     exhausted: bool,
     /// An own key to be deleted first.
     give_up: Option<(SubnetKey, Version)>,
+    /// A key of this node's own that could not be written yet.
+    own: Option<SubnetKey>,
 }
 
 #[derive(Clone, Debug)]
@@ -303,14 +305,14 @@ impl OwnLease {
     }
 
     /// The key that is held, or may be: also while its first write is under
-    /// way.
+    /// way, and while the take-over of one is tried again.
     #[must_use]
     pub const fn key(&self) -> Option<SubnetKey> {
         match (&self.state, &self.asked) {
             (State::Acquire(_), Some((Command::Write(write), _))) => {
                 Some(write.lease.key)
             }
-            (State::Acquire(_), _) => None,
+            (State::Acquire(acquire), _) => acquire.own,
             (State::Doubt { key, .. }, _) => Some(*key),
             (State::Confirm { hold } | State::Hold(hold), _) => Some(hold.key),
         }
@@ -536,21 +538,24 @@ impl OwnLease {
         // half to one and a half of it
         let at = now + pause / 2 + self.jitter(pause);
         match &mut self.state {
-            State::Acquire(Acquire { at: again, failures, .. })
-            | State::Doubt { at: again, failures, .. } => {
+            State::Acquire(acquire) => {
+                self.reason = Some(format!("cannot get a lease: {reason}"));
+                acquire.at = at;
+                acquire.failures += 1;
+                if let Command::Write(write) = command {
+                    let key = write.lease.key;
+                    if !write.expect.is_absent() {
+                        acquire.own = Some(key);
+                    } else if ambiguous {
+                        let at = now + pause / 2;
+                        self.state = State::Doubt { key, at, failures: 0 };
+                    }
+                }
+            }
+            State::Doubt { at: again, failures, .. } => {
                 self.reason = Some(format!("cannot get a lease: {reason}"));
                 *again = at;
                 *failures += 1;
-                if let Command::Write(write) = command
-                    && ambiguous
-                    && write.expect.is_absent()
-                {
-                    self.state = State::Doubt {
-                        key: write.lease.key,
-                        at: now + pause / 2,
-                        failures: 0,
-                    };
-                }
             }
             State::Hold(hold) => {
                 let until = match hold.expires {

@@ -42,15 +42,6 @@ pub struct Entry {
     pub missing_until: Option<Duration>,
 }
 
-/// A change that peers of the lease may have to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Delta {
-    /// New, or other attributes.
-    Upsert(Lease),
-    /// Gone.
-    Remove(SubnetKey),
-}
-
 /// All entries. One that cannot be read hides only itself, and is reported
 /// once (W-1).
 #[derive(Clone, Debug, Default)]
@@ -140,7 +131,8 @@ impl Entries {
 
         let old = std::mem::take(&mut self.leases);
         for kv in list {
-            self.take(kv, &old);
+            let before = parse(&kv.key).ok().and_then(|key| old.get(&key));
+            self.take(kv, before.and_then(|entry| entry.attrs.as_ref()));
         }
         for (key, mut entry) in old {
             if self.leases.contains_key(&key) {
@@ -157,52 +149,42 @@ impl Entries {
         }
     }
 
-    /// Takes in that an entry was written.
-    pub fn put(&mut self, kv: Kv) -> Vec<Delta> {
-        let known = SubnetKey::parse(&kv.key)
-            .ok()
-            .and_then(|key| Some((key, self.leases.get(&key)?.clone())));
-        if let Some((_, entry)) = &known
-            && entry.missing_until.is_none()
-            && entry.mod_revision >= kv.mod_revision
-        {
+    /// Takes in that an entry was written. The leases that may be others
+    /// now.
+    pub fn put(&mut self, kv: Kv) -> Vec<SubnetKey> {
+        let known = parse(&kv.key).ok().and_then(|key| self.leases.get(&key));
+        if known.is_some_and(|entry| {
+            entry.missing_until.is_none()
+                && entry.mod_revision >= kv.mod_revision
+        }) {
             return Vec::new();
         }
-        let before = known.into_iter().collect();
-        let Some(key) = self.take(kv, &before) else {
+        let before = known.and_then(|entry| entry.attrs.clone());
+        let Some(key) = self.take(kv, before.as_ref()) else {
             return Vec::new();
         };
-        let mut deltas =
+        let mut changed =
             self.drop_missing(|k, _| *k != key && k.overlaps(&key));
-        let attrs = self.leases.get(&key).and_then(|e| e.attrs.clone());
-        let old = before.get(&key).and_then(|e| e.attrs.as_ref());
-        if let Some(attrs) = attrs
-            && old != Some(&attrs)
-        {
-            deltas.push(Delta::Upsert(Lease { key, attrs }));
-        }
-        deltas
+        changed.push(key);
+        changed
     }
 
-    /// Takes in that an entry was deleted at `revision`.
-    pub fn delete(&mut self, name: &str, revision: i64) -> Vec<Delta> {
+    /// Takes in that an entry was deleted at `revision`. The lease that is
+    /// gone.
+    pub fn delete(&mut self, name: &str, revision: i64) -> Option<SubnetKey> {
         self.unreadable.forget(name);
         self.occupied.remove(name);
-        let Ok(key) = parse(name) else {
-            return Vec::new();
-        };
-        match self.leases.get(&key) {
-            Some(e)
-                if e.missing_until.is_some() || e.mod_revision < revision => {}
-            _ => return Vec::new(),
+        let key = parse(name).ok()?;
+        let entry = self.leases.get(&key)?;
+        if entry.missing_until.is_none() && entry.mod_revision >= revision {
+            return None;
         }
-        let had_attrs =
-            self.leases.remove(&key).is_some_and(|e| e.attrs.is_some());
-        had_attrs.then_some(Delta::Remove(key)).into_iter().collect()
+        self.leases.remove(&key);
+        Some(key)
     }
 
-    /// Drops what has been missing for long enough.
-    pub fn expire_missing(&mut self, now: Duration) -> Vec<Delta> {
+    /// Drops what has been missing for long enough. The leases that are gone.
+    pub fn expire_missing(&mut self, now: Duration) -> Vec<SubnetKey> {
         self.drop_missing(|_, until| until <= now)
     }
 
@@ -215,7 +197,7 @@ impl Entries {
     fn drop_missing(
         &mut self,
         which: impl Fn(&SubnetKey, Duration) -> bool,
-    ) -> Vec<Delta> {
+    ) -> Vec<SubnetKey> {
         let gone: Vec<SubnetKey> = self
             .leases
             .iter()
@@ -225,14 +207,15 @@ impl Entries {
         for key in &gone {
             self.leases.remove(key);
         }
-        gone.into_iter().map(Delta::Remove).collect()
+        gone
     }
 
-    /// Stores one entry; the key if it is a lease's.
+    /// Stores one entry, with the attributes it had `before` if it cannot be
+    /// read any more; the key if it is a lease's.
     fn take(
         &mut self,
         kv: Kv,
-        before: &BTreeMap<SubnetKey, Entry>,
+        before: Option<&LeaseAttrs>,
     ) -> Option<SubnetKey> {
         let (key, attrs) = match decode(&kv) {
             Ok(lease) => {
@@ -240,7 +223,12 @@ impl Entries {
                 (lease.key, Some(lease.attrs))
             }
             Err(error) => {
-                if self.unreadable.note(&kv.key, &kv.value) {
+                // what is no lease may say what it likes, as often as it likes
+                let value = match &error {
+                    LeaseError::Attrs { .. } => kv.value.as_slice(),
+                    LeaseError::Key(_) => &[],
+                };
+                if self.unreadable.note(&kv.key, value) {
                     tracing::warn!(
                         "entry {:?} below the leases is skipped: {error}",
                         kv.key
@@ -258,12 +246,10 @@ impl Entries {
             }
         };
         let readable = attrs.is_some();
-        let attrs =
-            attrs.or_else(|| before.get(&key).and_then(|e| e.attrs.clone()));
         self.leases.insert(
             key,
             Entry {
-                attrs,
+                attrs: attrs.or_else(|| before.cloned()),
                 readable,
                 create_revision: kv.create_revision,
                 mod_revision: kv.mod_revision,

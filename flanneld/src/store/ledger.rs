@@ -2,12 +2,12 @@
 //! the daemon. No I/O: whoever talks to the store feeds it and does what it
 //! says.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
 
-use super::{Delta, Entries, Entry, Kv, StoreEvent};
+use super::{Entries, Entry, Kv, StoreEvent};
 use crate::own_lease::{Answer, Event, Granted, LEASE_TTL, Next, OwnLease};
 
 /// A change of one entry.
@@ -76,7 +76,11 @@ pub struct Found {
 pub struct Ledger {
     entries: Entries,
     own: OwnLease,
-    /// The own key, kept from the peers' events.
+    /// The peers as they were told.
+    told: BTreeMap<SubnetKey, LeaseAttrs>,
+    /// Leases that may be others than they were told.
+    changed: BTreeSet<SubnetKey>,
+    /// The own key when the peers were last told: it is no peer's.
     hidden: Option<SubnetKey>,
     /// The revision of a list that is to be told.
     listed: Option<i64>,
@@ -105,6 +109,8 @@ impl Ledger {
         Self {
             entries: Entries::default(),
             own,
+            told: BTreeMap::new(),
+            changed: BTreeSet::new(),
             hidden: None,
             listed: None,
             events: VecDeque::new(),
@@ -140,10 +146,9 @@ impl Ledger {
     /// What is due at `now`: a command to carry out and to answer with
     /// [`Self::answered`], or a time to call again at the latest.
     pub fn step(&mut self, now: Duration) -> Next {
-        let gone = self.entries.expire_missing(now);
-        self.tell(gone);
+        self.changed.extend(self.entries.expire_missing(now));
         let next = self.own.next(now, &self.entries);
-        self.tell_own();
+        self.tell();
         match next {
             Next::Wait(at) => {
                 let expiry = self.entries.next_expiry();
@@ -174,15 +179,18 @@ impl Ledger {
     /// Takes in a change.
     pub fn changed(&mut self, now: Duration, change: Change) {
         let revision = change.revision();
-        let (name, deltas) = match change {
-            Change::Put(kv) => (kv.key.clone(), self.entries.put(kv)),
+        let name = match change {
+            Change::Put(kv) => {
+                let name = kv.key.clone();
+                self.changed.extend(self.entries.put(kv));
+                name
+            }
             Change::Deleted { key, revision } => {
-                let deltas = self.entries.delete(&key, revision);
+                self.changed.extend(self.entries.delete(&key, revision));
                 self.own.freed(now);
-                (key, deltas)
+                key
             }
         };
-        self.tell(deltas);
         if let Some(own) = self.own.key()
             && own.to_string() == name
         {
@@ -202,8 +210,8 @@ impl Ledger {
             }
             Outcome::Read(found) => Answer::Read { current: self.found(found) },
             Outcome::Deleted { key, revision } => {
-                let deltas = self.entries.delete(&key.to_string(), revision);
-                self.tell(deltas);
+                let gone = self.entries.delete(&key.to_string(), revision);
+                self.changed.extend(gone);
                 Answer::Deleted
             }
             Outcome::Failed { reason, ambiguous, granted } => {
@@ -216,68 +224,69 @@ impl Ledger {
     fn found(&mut self, found: Found) -> Option<Entry> {
         let Found { key, entry, revision } = found;
         let present = entry.is_some();
-        let deltas = match entry {
-            Some(kv) => self.entries.put(kv),
-            None => self.entries.delete(&key.to_string(), revision),
-        };
-        self.tell(deltas);
+        match entry {
+            Some(kv) => self.changed.extend(self.entries.put(kv)),
+            None => {
+                let gone = self.entries.delete(&key.to_string(), revision);
+                self.changed.extend(gone);
+            }
+        }
         self.entries.get(&key).filter(|_| present).cloned()
     }
 
-    /// Tells the peers' changes. Before the first list is told, and while one
-    /// waits to be, they are part of it.
-    fn tell(&mut self, deltas: Vec<Delta>) {
-        if self.listed.is_some() || !self.entries.synced() {
-            return;
-        }
-        let own = self.own.key();
-        for delta in deltas {
-            match delta {
-                Delta::Upsert(lease) if Some(lease.key) != own => {
-                    self.events.push_back(StoreEvent::Upsert(lease));
-                }
-                Delta::Remove(key) if Some(key) != own => {
-                    self.events.push_back(StoreEvent::Remove(key));
-                }
-                Delta::Upsert(_) | Delta::Remove(_) => {}
-            }
-        }
-    }
-
-    /// Tells what changed about the own lease, and about the peers that stand
-    /// under a key that was or becomes the own.
-    fn tell_own(&mut self) {
-        let mut events: VecDeque<Event> =
+    /// Tells all that is new: that the own lease is lost before its key is
+    /// told as a peer's, and that it is held after that key is no peer's.
+    fn tell(&mut self) {
+        let mut events: Vec<Event> =
             std::iter::from_fn(|| self.own.event()).collect();
-        // a lease is lost before its key is told as a peer's, and held after
-        while let Some(event) =
-            events.pop_front_if(|event| !matches!(event, Event::Held(_)))
-        {
+        let last_loss =
+            events.iter().rposition(|e| !matches!(e, Event::Held(_)));
+        let held = events.split_off(last_loss.map_or(0, |at| at + 1));
+        for event in events {
             self.tell_event(event);
         }
         let own = self.own.key();
         let before = std::mem::replace(&mut self.hidden, own);
-        let attrs = |key: SubnetKey| {
-            self.entries.get(&key).and_then(|e| e.attrs.clone())
-        };
+        if before != own {
+            self.changed.extend(before.into_iter().chain(own));
+        }
+        self.tell_peers(own);
+        for event in held {
+            self.tell_event(event);
+        }
+    }
+
+    /// Tells the difference to what was told of the peers.
+    fn tell_peers(&mut self, own: Option<SubnetKey>) {
+        if !self.entries.synced() {
+            return;
+        }
+        let changed = std::mem::take(&mut self.changed);
         if let Some(revision) = self.listed.take() {
             let leases = self.entries.peers(own.as_ref());
+            self.told.clone_from(&leases);
             self.events.push_back(StoreEvent::Synced { leases, revision });
-        } else if before != own && self.entries.synced() {
-            if let Some(key) = before
-                && let Some(attrs) = attrs(key)
-            {
-                let lease = Lease { key, attrs };
-                self.events.push_back(StoreEvent::Upsert(lease));
-            }
-            if let Some(key) = own
-                && attrs(key).is_some()
-            {
-                self.events.push_back(StoreEvent::Remove(key));
+            return;
+        }
+        // what is gone comes first: its subnets may be another's now
+        let mut upserts = Vec::new();
+        for key in changed {
+            let entry = self.entries.get(&key).filter(|_| Some(key) != own);
+            match entry.and_then(|entry| entry.attrs.as_ref()) {
+                Some(attrs) if self.told.get(&key) == Some(attrs) => {}
+                Some(attrs) => {
+                    upserts.push(Lease { key, attrs: attrs.clone() });
+                }
+                None => {
+                    if self.told.remove(&key).is_some() {
+                        self.events.push_back(StoreEvent::Remove(key));
+                    }
+                }
             }
         }
-        for event in events {
-            self.tell_event(event);
+        for lease in upserts {
+            self.told.insert(lease.key, lease.attrs.clone());
+            self.events.push_back(StoreEvent::Upsert(lease));
         }
     }
 

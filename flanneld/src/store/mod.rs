@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
 
-pub use entries::{Delta, Entries, Entry, Kv};
+pub use entries::{Entries, Entry, Kv};
 pub use ledger::{Change, Found, Ledger, Outcome};
 pub use status::{StatusSender, StoreStatus};
 

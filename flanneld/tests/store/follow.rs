@@ -57,6 +57,7 @@ async fn bad_entries_hide_only_themselves() {
         Node::start_with(settings(&[proxy.url()]), "1.1.1.1", |_| {}).await;
     node.until("a lease", |n| n.held.is_some()).await;
     assert_eq!(node.peers.len(), 1);
+    server.put("nonsense", "y", None).await;
     server.put("10.5.2.0-24", "{broken", None).await;
     server.put("10.5.3.0-24", &value("2.2.2.3"), Some(600)).await;
     node.until("the good one", |n| n.peers.len() == 2).await;

@@ -147,7 +147,8 @@ impl Node {
             }
             StoreEvent::Upsert(lease) => {
                 assert_ne!(Some(lease.key), own, "the own lease as a peer");
-                self.peers.insert(lease.key, lease.attrs);
+                let old = self.peers.insert(lease.key, lease.attrs.clone());
+                assert_ne!(old, Some(lease.attrs), "{} twice", lease.key);
             }
             StoreEvent::Remove(key) => {
                 assert!(self.peers.remove(&key).is_some(), "unknown {key}");

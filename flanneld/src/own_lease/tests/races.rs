@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ipam::lease::SubnetKey;
+use ipam::lease::{LeaseAttrs, SubnetKey};
 use proptest::prelude::*;
 
 use super::sim::*;
@@ -107,6 +107,25 @@ impl World {
             })
     }
 
+    /// Every node knows every other's lease as it is. Of leases that are not
+    /// there it knows only some that a store which went back has lost.
+    fn assert_known(&mut self, went_back: bool) {
+        for i in 0..self.nodes.len() {
+            self.turn(i, Fate::Answered, usize::MAX);
+        }
+        for node in &self.nodes {
+            let mut unknown = node.peers.clone();
+            for (key, kv) in &self.etcd.keys {
+                if Some(*key) == node.held_key() {
+                    continue;
+                }
+                let attrs = LeaseAttrs::decode(&kv.value).unwrap();
+                assert_eq!(unknown.remove(key), Some(attrs), "{key}");
+            }
+            assert!(went_back || unknown.is_empty(), "{unknown:?}");
+        }
+    }
+
     fn assert_disjoint(&self) {
         let keys: Vec<SubnetKey> =
             self.nodes.iter().filter_map(Node::held_key).collect();
@@ -202,6 +221,7 @@ proptest! {
         let mut world = World::new(4, if dual { DUAL } else { V4 }, seed);
         let mut stolen = BTreeSet::new();
         let mut backup = None;
+        let mut went_back = false;
         for op in ops {
             match op {
                 Op::Turn { node, fate, seen } => {
@@ -228,6 +248,7 @@ proptest! {
                     nodes[node].list(etcd, *now, false);
                 }
                 Op::Reset => {
+                    went_back = true;
                     stolen.clear();
                     world.go_back(&State { revision: 1, ..State::default() });
                 }
@@ -241,6 +262,7 @@ proptest! {
                 }
                 Op::Restore => {
                     if let Some(state) = &backup {
+                        went_back = true;
                         stolen.clear();
                         world.go_back(state);
                     }
@@ -261,6 +283,7 @@ proptest! {
         }
         world.settle(10_000);
         world.assert_disjoint();
+        world.assert_known(went_back);
         for key in &stolen {
             if world.etcd.keys.get(key).is_some_and(|kv| kv.lease_id == 0) {
                 prop_assert!(

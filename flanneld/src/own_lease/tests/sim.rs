@@ -41,6 +41,8 @@ pub(super) struct Node {
     pub(super) ledger: Ledger,
     pub(super) events: VecDeque<StoreEvent>,
     pub(super) held: Option<Held>,
+    /// The peers as the events tell them.
+    pub(super) peers: BTreeMap<SubnetKey, LeaseAttrs>,
     /// How much of the log was delivered.
     seen: usize,
 }
@@ -217,6 +219,7 @@ impl Node {
             ledger: Ledger::new(OwnLease::new(params, random(seed))),
             events: VecDeque::new(),
             held: None,
+            peers: BTreeMap::new(),
             seen: 0,
         }
     }
@@ -245,9 +248,19 @@ impl Node {
             match &event {
                 StoreEvent::Held(held) => self.held = Some(held.clone()),
                 StoreEvent::Lost { .. } => self.held = None,
-                StoreEvent::Synced { .. }
-                | StoreEvent::Upsert(_)
-                | StoreEvent::Remove(_) => {}
+                StoreEvent::Synced { leases, .. } => {
+                    self.peers.clone_from(leases);
+                }
+                StoreEvent::Upsert(lease) => {
+                    let old = self.peers.insert(lease.key, lease.attrs.clone());
+                    assert_ne!(old.as_ref(), Some(&lease.attrs), "no news");
+                }
+                StoreEvent::Remove(key) => {
+                    assert!(self.peers.remove(key).is_some(), "{key} unknown");
+                }
+            }
+            if let Some(key) = self.held_key() {
+                assert!(!self.peers.contains_key(&key), "{key} is our own");
             }
             self.events.push_back(event);
         }

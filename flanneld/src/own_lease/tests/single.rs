@@ -58,6 +58,36 @@ fn own_lease_is_never_among_the_peers() {
     assert_eq!(events.len(), 2, "{events:?}");
 }
 
+/// While etcd takes no writes (it is full, the user may only read), the lease
+/// of the last run does not come and go as a peer's.
+#[test]
+fn own_lease_is_no_peer_while_it_cannot_be_taken() {
+    for fate in [Fate::Unsent, Fate::RequestLost] {
+        let mut etcd = Etcd::default();
+        let mut now = SECOND;
+        let id = etcd.grant(now, LEASE_TTL);
+        let own = key("10.5.7.0-24");
+        etcd.put(own, &attrs("1.1.1.1").encode(), id);
+        let recorded = Some((own, id));
+        let params = Params { recorded, ..params(V4, "1.1.1.1") };
+        let mut node = Node::new(params, 1);
+        node.list(&etcd, now, false);
+        let end = now + 600 * SECOND;
+        let tries = node.live(&mut etcd, &mut now, end, || fate);
+        assert!((15..=60).contains(&tries), "{tries}");
+        let events = node.drain();
+        assert!(
+            matches!(events.as_slice(), [StoreEvent::Synced { leases, .. }]
+                if leases.is_empty()),
+            "{events:?}"
+        );
+        let end = now + 60 * SECOND;
+        node.live(&mut etcd, &mut now, end, answered);
+        assert_eq!(node.held_key(), Some(own));
+        assert_eq!(etcd.leases.len(), 1);
+    }
+}
+
 /// E-30, E-31: renewed at the margin, TTL full again, the old etcd lease
 /// revoked; three days without a gap.
 #[test]
