@@ -14,6 +14,11 @@ async fn server(extra: &[&str]) -> Server {
     let extra: Vec<String> = extra.iter().map(|e| (*e).into()).collect();
     let server = Server::start_with("http", &extra, None).await;
     server.configure(CONF).await;
+    enable(&server).await;
+    server
+}
+
+async fn enable(server: &Server) {
     let mut auth = server.client().await.auth_client();
     auth.user_add("root", "rootpw", None).await.unwrap();
     auth.role_add("root").await.unwrap();
@@ -25,7 +30,6 @@ async fn server(extra: &[&str]) -> Server {
     auth.role_grant_permission("network", all).await.unwrap();
     auth.user_grant_role("flannel", "network").await.unwrap();
     auth.auth_enable().await.unwrap();
-    server
 }
 
 fn as_user(server: &Server, user: &str, password: &str) -> EtcdConfig {
@@ -59,14 +63,44 @@ async fn user_and_password() {
     assert!(!log.text().contains("secretpw"), "{}", log.text());
 }
 
-/// E-54: a server without authentication needs no user.
+/// E-54: a server without authentication needs no user. When it wants one
+/// later, the node logs in.
 #[tokio::test]
-async fn user_without_authentication() {
+async fn authentication_is_switched_on_later() {
     let server = Server::start().await;
     server.configure(CONF).await;
     let config = as_user(&server, "flannel", "secretpw");
     let mut node = Node::start_with(config, "1.1.1.1", |_| {}).await;
     node.until("a lease", |n| n.held.is_some()).await;
+    enable(&server).await;
+    node.publish("1.1.1.2").await;
+    assert_eq!(node.status.borrow().reason(), None);
+}
+
+/// A JWT token ends with each change of any user or role.
+#[tokio::test]
+async fn signed_tokens() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let (public, private) = (dir.path().join("pub"), dir.path().join("key"));
+    std::fs::write(&public, key.public_key_pem()).unwrap();
+    std::fs::write(&private, key.serialize_pem()).unwrap();
+    let flag = format!(
+        "--auth-token=jwt,pub-key={},priv-key={},sign-method=ES256,ttl=10m",
+        public.display(),
+        private.display()
+    );
+    let log = Log::catch();
+    let server = server(&[&flag]).await;
+    let config = as_user(&server, "flannel", "secretpw");
+    let mut node = Node::start_with(config, "1.1.1.1", |_| {}).await;
+    node.until("a lease", |n| n.held.is_some()).await;
+    for i in 2..=4 {
+        let mut auth = server.client_as(ROOT).await.auth_client();
+        auth.user_add(format!("another{i}"), "x", None).await.unwrap();
+        node.publish(&format!("1.1.1.{i}")).await;
+    }
+    assert_eq!(log.lines("cannot renew"), 0, "{}", log.text());
 }
 
 /// Tokens that expire, users that change, and a restart that forgets all
@@ -88,12 +122,7 @@ async fn tokens_do_not_last() {
             }
             _ => server.restart().await,
         }
-        let next = attrs(&format!("1.1.2.{i}"));
-        node.store.publisher.publish(next.clone());
-        node.until("the change", |n| {
-            n.held.as_ref().is_some_and(|h| h.lease.attrs == next)
-        })
-        .await;
+        node.publish(&format!("1.1.2.{i}")).await;
         let mut root = server.client_as(ROOT).await;
         let key = format!("{PREFIX}/subnets/10.5.{i}.0-24");
         let value = attrs(&format!("2.2.2.{i}")).encode();

@@ -98,6 +98,16 @@ impl Node {
         node
     }
 
+    /// Publishes another address and waits until it is in etcd.
+    pub(crate) async fn publish(&mut self, public: &str) {
+        let next = attrs(public);
+        self.store.publisher.publish(next.clone());
+        self.until("the change", |n| {
+            n.held.as_ref().is_some_and(|h| h.lease.attrs == next)
+        })
+        .await;
+    }
+
     pub(crate) fn held_key(&self) -> String {
         self.held.as_ref().unwrap().lease.key.to_string()
     }

@@ -86,11 +86,7 @@ async fn published_attributes_change() {
     let server = server().await;
     let mut node = Node::join(&server, "1.2.3.4").await;
     let before = node.held_key();
-    node.store.publisher.publish(attrs("4.3.2.1"));
-    node.until("the change", |n| {
-        n.held.as_ref().is_some_and(|h| h.lease.attrs == attrs("4.3.2.1"))
-    })
-    .await;
+    node.publish("4.3.2.1").await;
     assert_eq!(node.held_key(), before);
     let (value, ..) = server.get(&before).await.unwrap();
     assert_eq!(value, r#"{"PublicIP":"4.3.2.1","PublicIPv6":null}"#);

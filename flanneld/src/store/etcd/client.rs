@@ -239,7 +239,8 @@ impl Client {
         }
     }
 
-    /// Runs one request once.
+    /// Runs a request that is carried out once at most: it is repeated only
+    /// where etcd wanted another login first.
     ///
     /// # Errors
     /// [`Error`]; [`Error::ambiguous`] when it may have been carried out.
@@ -249,29 +250,37 @@ impl Client {
         request: F,
     ) -> Result<T, Error>
     where
-        F: FnOnce(etcd_client::Client) -> Fut,
+        F: Fn(etcd_client::Client) -> Fut,
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        match self.attempt(limit, &request).await {
+            Err(Error::Login { .. }) => self.attempt(limit, &request).await,
+            outcome => outcome,
+        }
+    }
+
+    async fn attempt<T, F, Fut>(
+        &self,
+        limit: Duration,
+        request: F,
+    ) -> Result<T, Error>
+    where
+        F: Fn(etcd_client::Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let session = self.session().await?;
-        match timeout(limit, request(session.etcd.clone())).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => {
-                match classify(&error) {
-                    Class::Member | Class::Token => {
-                        self.drop_session(&session).await;
-                    }
-                    Class::AuthDisabled | Class::Refused => {}
-                }
-                Err(Error::from_client(&session.url, &error))
-            }
-            Err(_) => {
-                self.drop_session(&session).await;
-                Err(Error::Lost {
-                    endpoint: session.url,
-                    reason: format!("no answer within {} s", limit.as_secs()),
-                })
-            }
+        let error = match timeout(limit, request(session.etcd.clone())).await {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(error)) => Error::from_client(&session.url, &error),
+            Err(_) => Error::Lost {
+                endpoint: session.url.clone(),
+                reason: format!("no answer within {} s", limit.as_secs()),
+            },
+        };
+        if matches!(error, Error::Lost { .. } | Error::Login { .. }) {
+            self.drop_session(&session).await;
         }
+        Err(error)
     }
 
     /// Tries the members from `first` on, one more each [`STAGGER`] or as

@@ -22,6 +22,14 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// etcd does not know this session's login (any more); nothing was done.
+    #[error("etcd at {endpoint}: {reason}")]
+    Login {
+        /// The member's URL.
+        endpoint: String,
+        /// Its words.
+        reason: String,
+    },
     /// etcd answered and will not do it.
     #[error("etcd at {endpoint}: {reason}")]
     Refused {
@@ -165,7 +173,8 @@ impl Error {
         let reason = describe(error);
         match classify(error) {
             Class::Member => Self::Lost { endpoint, reason },
-            Class::Token | Class::AuthDisabled | Class::Refused => {
+            Class::Token => Self::Login { endpoint, reason },
+            Class::AuthDisabled | Class::Refused => {
                 Self::Refused { endpoint, reason }
             }
         }
@@ -181,10 +190,14 @@ pub(super) fn classify(error: &etcd_client::Error) -> Class {
     if text.contains("authentication is not enabled") {
         return Class::AuthDisabled;
     }
-    // A changed auth store invalidates tokens with a code of its own.
-    if text.contains("invalid auth token")
-        || text.contains("revision of auth store is old")
-    {
+    // Each change of a user or role ends all JWT tokens, and authentication
+    // may be switched on under a session without any, with codes of their own.
+    let login = [
+        "invalid auth token",
+        "revision of auth store is old",
+        "user name is empty",
+    ];
+    if login.iter().any(|words| text.contains(words)) {
         return Class::Token;
     }
     match status.code() as i32 {

@@ -133,7 +133,10 @@ async fn transact(
         .and_then([op])
         .or_else([TxnOp::get(full, None)]);
     let answer = client
-        .once(CALL_LIMIT, |etcd| async move { kv(&etcd).txn(txn).await })
+        .once(CALL_LIMIT, |etcd| {
+            let txn = txn.clone();
+            async move { kv(&etcd).txn(txn).await }
+        })
         .await?;
     let revision = answer.header().map_or(0, |h| h.revision());
     if answer.succeeded() {
