@@ -9,7 +9,7 @@ use crate::wire::uapi::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_REPLACE};
 /// [`NftSocket::commit`](super::NftSocket::commit).
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    pub(super) requests: Vec<Request>,
+    pub(crate) requests: Vec<Request>,
     pub(super) generation: Option<u32>,
 }
 

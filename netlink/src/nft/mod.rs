@@ -31,8 +31,10 @@ mod batch;
 mod expr;
 mod monitor;
 mod object;
-mod read;
+pub(crate) mod read;
 mod socket;
+#[cfg(test)]
+mod tests;
 mod uapi;
 mod udata;
 

@@ -168,3 +168,6 @@ impl Reader {
         self.queue.push_back(Event::Overrun);
     }
 }
+
+#[cfg(test)]
+mod tests;

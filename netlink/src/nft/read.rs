@@ -105,15 +105,28 @@ pub(super) fn table_of(
     Ok(None)
 }
 
-pub(super) fn table(
+/// A table, and how many chains, sets and other things are in it.
+pub(super) struct CountedTable {
+    pub(super) table: Table,
+    pub(super) uses: Option<u32>,
+}
+
+pub(crate) fn table(
     message: &RawMessage<'_>,
 ) -> Result<Option<Table>, Malformed> {
+    Ok(counted_table(message)?.map(|t| t.table))
+}
+
+pub(super) fn counted_table(
+    message: &RawMessage<'_>,
+) -> Result<Option<CountedTable>, Malformed> {
     if message.kind != NEWTABLE {
         return Ok(None);
     }
     let (family, attrs) = open(message)?;
     let Some(family) = family else { return Ok(None) };
     let mut table = Table::new(TableId::new(family, ""));
+    let mut uses = None;
     for attr in attrs {
         match attr? {
             (NFTA_TABLE_NAME, value) => table.id.name = string(value),
@@ -122,6 +135,7 @@ pub(super) fn table(
                     u32_be_at(value, 0).ok_or(Malformed("table flags"))?;
                 table.dormant = flags & NFT_TABLE_F_DORMANT != 0;
             }
+            (NFTA_TABLE_USE, value) => uses = u32_be_at(value, 0),
             (NFTA_TABLE_USERDATA, value) => {
                 table.comment = udata::comment(value);
             }
@@ -131,10 +145,10 @@ pub(super) fn table(
     if table.id.name.is_empty() {
         return Err(Malformed("table: no name"));
     }
-    Ok(Some(table))
+    Ok(Some(CountedTable { table, uses }))
 }
 
-pub(super) fn chain(
+pub(crate) fn chain(
     message: &RawMessage<'_>,
 ) -> Result<Option<Chain>, Malformed> {
     if message.kind != NEWCHAIN {
@@ -187,7 +201,7 @@ fn hook(bytes: &[u8]) -> Result<(Hook, i32), Malformed> {
     hook.and_then(Hook::from_number).zip(priority).ok_or(Malformed("hook"))
 }
 
-pub(super) fn rule(
+pub(crate) fn rule(
     message: &RawMessage<'_>,
 ) -> Result<Option<RuleInfo>, Malformed> {
     if message.kind != NEWRULE {

@@ -1,6 +1,6 @@
 use nix::errno::Errno;
 
-use super::read::{self, ChainState, RuleInfo, TableState};
+use super::read::{self, ChainState, CountedTable, RuleInfo, TableState};
 use super::uapi::*;
 use super::{
     Batch, Chain, ChainKind, Expr, Family, Hook, Op, PRIORITY_SRCNAT, Rule,
@@ -128,15 +128,15 @@ impl NftSocket {
     /// # Errors
     /// See [`Error`].
     pub fn table(&mut self, id: &TableId) -> Result<Option<Table>, Error> {
+        Ok(self.counted(id)?.map(|t| t.table))
+    }
+
+    fn counted(&mut self, id: &TableId) -> Result<Option<CountedTable>, Error> {
         let header = nfgenmsg(id.family.number(), 0);
         let mut message = Message::new(GETTABLE, 0, &header);
         message.str(NFTA_TABLE_NAME, &id.name);
         let query = Request::new(format!("table {id}"), message);
-        match self.0.get(&query, read::table) {
-            Ok(table) => Ok(Some(table)),
-            Err(e) if e.is_not_found() => Ok(None),
-            Err(e) => Err(e),
-        }
+        if_there(self.0.get(&query, read::counted_table))
     }
 
     /// The chains of one table without their rules, oldest first.
@@ -174,9 +174,13 @@ impl NftSocket {
     pub fn read(&mut self, id: &TableId) -> Result<Option<TableState>, Error> {
         for _ in 0..READ_ATTEMPTS {
             let generation = self.generation()?;
-            let Some(table) = self.table(id)? else { return Ok(None) };
-            let chains = self.chains(id)?;
+            let Some(found) = self.counted(id)? else { return Ok(None) };
+            let (table, uses) = (found.table, found.uses);
             let rules = self.rules(id)?;
+            let chains = match self.chains_of(&rules)? {
+                some if u32::try_from(some.len()).ok() == uses => some,
+                _ => self.chains(id)?,
+            };
             if self.generation()? == generation {
                 let chains = with_rules(chains, rules);
                 return Ok(Some(TableState { generation, table, chains }));
@@ -184,6 +188,24 @@ impl NftSocket {
         }
         let object = format!("table {id}");
         Err(Error::Interrupted { object, attempts: READ_ATTEMPTS })
+    }
+
+    /// The chains that have rules, asked for by name. The kernel's list of
+    /// chains cannot be had for one table, and some nodes have ten thousands
+    /// in others.
+    fn chains_of(&mut self, rules: &[RuleInfo]) -> Result<Vec<Chain>, Error> {
+        let mut ids: Vec<_> = rules.iter().map(|r| &r.chain).collect();
+        ids.dedup();
+        let mut chains = Vec::with_capacity(ids.len());
+        for id in ids {
+            let header = nfgenmsg(id.table.family.number(), 0);
+            let mut message = Message::new(GETCHAIN, 0, &header);
+            message.str(NFTA_CHAIN_TABLE, &id.table.name);
+            message.str(NFTA_CHAIN_NAME, &id.name);
+            let query = Request::new(format!("chain {id}"), message);
+            chains.extend(if_there(self.0.get(&query, read::chain))?);
+        }
+        Ok(chains)
     }
 
     /// Whether rules of that family can masquerade with random ports (T-54).
@@ -203,6 +225,15 @@ impl NftSocket {
             }
             Err(e) => Err(e),
         }
+    }
+}
+
+/// `None` for what is not there.
+fn if_there<T>(found: Result<T, Error>) -> Result<Option<T>, Error> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.is_not_found() => Ok(None),
+        Err(e) => Err(e),
     }
 }
 

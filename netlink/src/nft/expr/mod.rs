@@ -7,6 +7,8 @@ use ipam::Subnet;
 
 mod decode;
 mod encode;
+#[cfg(test)]
+mod tests;
 
 pub(super) use decode::{Context, decode};
 pub(super) use encode::encode;

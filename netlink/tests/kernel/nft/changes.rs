@@ -1,7 +1,10 @@
 //! Batches: all or nothing, and what the kernel says when it is nothing.
 
-use netlink::Errno;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
 use netlink::nft::{Policy, RawExpr, TableState, Verdict};
+use netlink::{Errno, Error};
 
 use super::*;
 use crate::ns::drop_privilege;
@@ -231,6 +234,53 @@ fn a_generation_seen_before_is_refused() {
         assert_ne!(now, state.generation);
         socket.commit(&flush(now)).expect("as expected");
         assert!(rules(socket).is_empty());
+    });
+}
+
+#[test]
+fn what_is_read_under_churn_is_of_one_moment() {
+    with_nft(|socket| {
+        let variant = |n: u8| {
+            let chain = forward();
+            let mut batch = Batch::new();
+            batch.remove_table(&id()).add_table(&Table::new(id()));
+            batch.add_chain(&chain);
+            for _ in 0..20 {
+                batch.append_rule(&chain.id, &rule(&format!("10.{n}.0.0/16")));
+            }
+            batch
+        };
+        socket.commit(&variant(0)).expect("commit");
+        let done = AtomicBool::new(false);
+        let mut other = NftSocket::open().expect("socket");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in (0..2).cycle().take(20_000) {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    other.commit(&variant(n)).expect("churn");
+                    std::thread::sleep(Duration::from_micros(300));
+                }
+            });
+            let mut whole = 0;
+            for _ in 0..200 {
+                match socket.read(&id()) {
+                    Ok(Some(state)) => {
+                        let rules = &state.chain("forward").expect("c").rules;
+                        assert_eq!(rules.len(), 20);
+                        let first = &rules.first().expect("rule").rule;
+                        assert!(rules.iter().all(|r| r.rule == *first));
+                        whole += 1;
+                    }
+                    Ok(None) => panic!("it is never gone"),
+                    Err(Error::Interrupted { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+            assert!(whole > 0);
+        });
     });
 }
 

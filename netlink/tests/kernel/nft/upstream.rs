@@ -147,6 +147,11 @@ impl Upstream {
         let id = self.table().id;
         let state = socket.read(&id).expect("read").expect("table");
         assert_eq!(state.table, self.table(), "{by}");
+        // Asked for by name, or in the list of all.
+        let listed = socket.chains(&id).expect("chains");
+        let read: Vec<_> =
+            state.chains.iter().map(|c| c.chain.clone()).collect();
+        assert_eq!(read, listed, "{by}");
         assert_eq!(state.chains.len(), 2, "{by}");
         for (chain, rules) in [self.forward(), self.postrtg()] {
             let found = state.chain(&chain.id.name).expect("chain");
