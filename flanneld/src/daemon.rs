@@ -59,7 +59,7 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
     )?;
     let former = former_devices(&saved, &config.netconf, &options_of_backend);
     saved.macs = macs;
-    saved.config = Some(config.text.clone());
+    saved.config = Some(config.text.reveal().clone());
     disk.save(&saved);
 
     let params = Params {

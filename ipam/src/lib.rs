@@ -10,8 +10,10 @@ pub mod gojson;
 pub mod lease;
 pub mod netconf;
 pub mod pool;
+mod secret;
 mod subnet;
 pub mod subnet_env;
 
 pub use family::{Family, PerFamily};
+pub use secret::Secret;
 pub use subnet::{Subnet, SubnetError};

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ipam::PerFamily;
+use ipam::{PerFamily, Secret};
 use regex::Regex;
 use tracing::level_filters::LevelFilter;
 
@@ -127,7 +127,8 @@ fn etcd(flags: &Flags, notes: &mut Vec<Note>) -> EtcdConfig {
     let (user, password) = (&flags.etcd_username, &flags.etcd_password);
     let credentials = match (user.is_empty(), password.is_empty()) {
         (false, false) => {
-            Some(Credentials { user: user.clone(), password: password.clone() })
+            let password = Secret::new(password.clone());
+            Some(Credentials { user: user.clone(), password })
         }
         (true, true) => None,
         (no_user, _) => {

@@ -309,7 +309,7 @@ fn verbosity_follows_klog() {
 fn no_secret_is_shown() {
     let options = options(&["-etcd-username=root", "-etcd-password=hunter2"]);
     let credentials = options.etcd.credentials.as_ref().unwrap();
-    assert_eq!(credentials.password, "hunter2");
+    assert_eq!(credentials.password.reveal(), "hunter2");
     assert!(!format!("{options:?}").contains("hunter2"));
     let url = "-etcd-endpoints=http://root:hunter2@a:1";
     let env = [("FLANNELD_ETCD_ENDPOINTS", "http://root:hunter2@a:1")];

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flanneld::store::etcd::{Credentials, Etcd, EtcdConfig};
+use ipam::Secret;
 
 use crate::etcd::{PREFIX, Server};
 use crate::node::*;
@@ -33,8 +34,8 @@ async fn enable(server: &Server) {
 }
 
 fn as_user(server: &Server, user: &str, password: &str) -> EtcdConfig {
-    let credentials =
-        Some(Credentials { user: user.into(), password: password.into() });
+    let password = Secret::new(password.into());
+    let credentials = Some(Credentials { user: user.into(), password });
     EtcdConfig { credentials, ..settings(&[server.url()]) }
 }
 

@@ -122,7 +122,7 @@ async fn etcd_comes_late() {
     complains(&mut status, "refused").await;
     server.restart().await;
     let config = tokio::time::timeout(LIMIT, reading).await.unwrap().unwrap();
-    assert_eq!(config.text, CONF);
+    assert_eq!(config.text.reveal(), CONF);
 }
 
 #[tokio::test]

@@ -110,7 +110,7 @@ impl Server {
     }
 
     /// Puts the network configuration.
-    pub(crate) async fn configure(&self, conf: &str) {
+    pub(crate) async fn configure(&self, conf: impl Into<Vec<u8>>) {
         let mut client = self.client().await;
         client.put(format!("{PREFIX}/config"), conf, None).await.unwrap();
     }

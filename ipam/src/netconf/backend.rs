@@ -8,7 +8,6 @@ mod small;
 mod vxlan;
 mod wireguard;
 
-pub use read::Secret;
 pub use small::{
     ExtensionOptions, IpipOptions, IpsecOptions, TencentVpcOptions, UdpOptions,
 };

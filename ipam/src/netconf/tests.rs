@@ -3,10 +3,11 @@ use std::fmt::Write as _;
 use proptest::prelude::*;
 
 use super::backend::{
-    ExtensionOptions, IpipOptions, IpsecOptions, Secret, TencentVpcOptions,
-    UdpOptions, VxlanOptions, WireguardMode, WireguardOptions,
+    ExtensionOptions, IpipOptions, IpsecOptions, TencentVpcOptions, UdpOptions,
+    VxlanOptions, WireguardMode, WireguardOptions,
 };
 use super::*;
+use crate::Secret;
 
 fn parse(text: &str) -> NetConf {
     let (conf, warnings) = NetConf::parse(text).unwrap();

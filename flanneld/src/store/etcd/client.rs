@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{ConnectOptions, KvClient, TlsOptions};
+use ipam::Secret;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -57,13 +58,13 @@ pub struct EtcdConfig {
     pub credentials: Option<Credentials>,
 }
 
-/// User and password. The password is never shown.
-#[derive(Clone)]
+/// User and password.
+#[derive(Clone, Debug)]
 pub struct Credentials {
     /// `--etcd-username`
     pub user: String,
     /// `--etcd-password`
-    pub password: String,
+    pub password: Secret<String>,
 }
 
 /// Settings with which etcd can never be reached.
@@ -117,16 +118,6 @@ pub(super) struct Session {
 pub(super) struct StoreId {
     pub(super) cluster: u64,
     pub(super) revision: i64,
-}
-
-// === impl Credentials ===
-
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credentials")
-            .field("user", &self.user)
-            .finish_non_exhaustive()
-    }
 }
 
 // === impl Client ===
@@ -424,7 +415,7 @@ async fn open(
         options = options.with_tls(tls);
     }
     if let Some(Credentials { user, password }) = credentials {
-        options = options.with_user(user, password);
+        options = options.with_user(user, password.reveal());
     }
     etcd_client::Client::connect([endpoint.url()], Some(options)).await
 }

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use ipam::PerFamily;
 use ipam::netconf::{NetConf, SubnetRange};
+use ipam::{PerFamily, Secret};
 use tokio::time::sleep;
 
 use super::client::{CALL_LIMIT, Client, kv};
@@ -16,8 +16,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// A usable network configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// As it is stored.
-    pub text: String,
+    /// As it is stored. It may hold keys of WireGuard or IPsec.
+    pub text: Secret<String>,
     /// As it is understood.
     pub netconf: NetConf,
     /// Where the subnets of each enabled family come from.
@@ -73,9 +73,8 @@ async fn read(client: &Client) -> Result<Config, Missing> {
     };
     let revision = entry.mod_revision();
     let (_, value) = entry.into_key_value();
-    let text = String::from_utf8(value).map_err(|_| {
-        Missing::Config(format!("the network config in {key} is not UTF-8"))
-    })?;
+    // as Go reads it: a stray byte in a string is no error
+    let text = String::from_utf8_lossy(&value).into_owned();
     let refused =
         |e| Missing::Config(format!("the network config in {key}: {e}"));
     let (netconf, warnings) = NetConf::parse(&text).map_err(refused)?;
@@ -83,5 +82,5 @@ async fn read(client: &Client) -> Result<Config, Missing> {
     for warning in warnings {
         tracing::warn!("the network config in {key}: {warning}");
     }
-    Ok(Config { text, netconf, ranges, revision })
+    Ok(Config { text: Secret::new(text), netconf, ranges, revision })
 }

@@ -6,30 +6,6 @@ use std::ops::RangeInclusive;
 use crate::gojson::{Error, Integer, Object};
 use crate::{Family, PerFamily};
 
-/// What no log may show.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret<T>(T);
-
-// === impl Secret ===
-
-impl<T> Secret<T> {
-    /// Hides `secret`.
-    pub const fn new(secret: T) -> Self {
-        Self(secret)
-    }
-
-    /// The secret itself.
-    pub const fn reveal(&self) -> &T {
-        &self.0
-    }
-}
-
-impl<T> fmt::Debug for Secret<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(hidden)")
-    }
-}
-
 pub(super) fn flag(o: &Object<'_>, key: &str) -> Result<bool, Error> {
     Ok(o.bool(key)?.unwrap_or(false))
 }

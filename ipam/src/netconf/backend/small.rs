@@ -1,6 +1,7 @@
 //! Backends with few options, or none that need more than reading.
 
-use super::read::{self, Secret};
+use super::read;
+use crate::Secret;
 use crate::gojson::{Error, Object};
 
 /// Options of `ipip`.

@@ -1,8 +1,8 @@
 //! Options of `wireguard` (N-60..N-65).
 
-use super::read::{self, Secret};
-use crate::PerFamily;
+use super::read;
 use crate::gojson::{Error, Object};
+use crate::{PerFamily, Secret};
 
 /// Options of `wireguard`.
 #[derive(Clone, Debug, PartialEq, Eq)]
