@@ -64,7 +64,7 @@ impl Loop<'_> {
         let mut asked = false;
         loop {
             let due = self.reconciler.due();
-            let alarm = sleep_until(due.unwrap_or_else(Instant::now).into());
+            let alarm = due_at(due);
             tokio::select! {
                 // A pass that is due is not put off by a stream of events.
                 biased;
@@ -181,6 +181,17 @@ impl Loop<'_> {
         };
         let why = lease.as_ref().or(pass.as_ref()).or(store.as_ref());
         self.reporter.say(phase, why.map_or(usually, String::as_str));
+    }
+}
+
+/// Ends when `due` is there. A timer's own resolution of a millisecond would
+/// be most of the time from a peer's lease to its route: what is due already
+/// does not wait for one.
+async fn due_at(due: Option<Instant>) {
+    if let Some(due) = due
+        && due > Instant::now()
+    {
+        sleep_until(due.into()).await;
     }
 }
 
