@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::report::{Quantity, Report, median};
 use crate::cluster::SUBNET_ENV;
@@ -34,74 +34,101 @@ struct Node {
     del: Vec<Duration>,
 }
 
+/// The ways that are compared.
+struct Nodes {
+    ours: Node,
+    floor: Node,
+    go: Option<Node>,
+}
+
 /// One verb for one pod.
 struct Call {
     verb: &'static str,
     pod: usize,
 }
 
+/// Processes started and system calls made.
+#[derive(Clone, Copy)]
+struct Trace {
+    processes: usize,
+    calls: usize,
+}
+
+const GO: &str = "Go: flannel, bridge, host-local";
+
 pub(super) fn run(
     peers: Option<&Peers>,
     report: &mut Report<'_>,
 ) -> Result<()> {
-    let mut nodes = vec![Node::new("floor", floor_program()?, true)?];
-    nodes.push(Node::new("ours", binary("flannel")?, false)?);
-    if let Some(peers) = peers {
-        nodes.push(Node::new("go", peers.cni().join("flannel"), false)?);
-    }
-    // Pod 0 makes the bridge and warms up, the last one is traced.
+    let go = peers.map(|p| Node::new("go", p.cni().join("flannel"), false));
+    let mut nodes = Nodes {
+        ours: Node::new("ours", binary("flannel")?, false)?,
+        floor: Node::new("floor", floor_program()?, true)?,
+        go: go.transpose()?,
+    };
     for verb in ["ADD", "DEL"] {
+        // Pod 0 makes the bridge and warms up, the last one is traced.
         for pod in 0..=PODS {
-            for node in &mut nodes {
+            let mut turn = nodes.all();
+            // Each goes first as often as the others: a removal leaves work
+            // behind that the next one may have to wait for.
+            let first = pod % turn.len();
+            turn.rotate_left(first);
+            for node in turn {
                 let took = node.time(&Call { verb, pod })?;
-                let samples = match verb {
-                    "ADD" => &mut node.add,
-                    _ => &mut node.del,
-                };
                 if pod > 0 {
-                    samples.push(took);
+                    node.samples(verb).push(took);
                 }
             }
         }
-    }
-    let starts = starts(&nodes)?;
-    let chain = "Go: flannel, bridge, host-local";
-    for verb in ["ADD", "DEL"] {
-        let times: Vec<_> = nodes
-            .iter()
-            .map(|n| median(if verb == "ADD" { &n.add } else { &n.del }))
-            .collect();
         let what = format!("CNI {verb}, `flannel`");
-        if let Some(go) = times.get(2) {
-            report.row(&what, times[1], *go, chain);
+        let ours = median(nodes.ours.samples(verb));
+        if let Some(go) = &mut nodes.go {
+            report.row(&what, ours, median(go.samples(verb)), GO);
         }
+        let floor = median(nodes.floor.samples(verb));
         let note = "floor: a start and the netlink work";
-        report.row(&what, times[1], times[0], note);
+        report.row(&what, ours, floor, note);
         if verb == "ADD" {
-            report.row(&what, times[1], starts, "a start of that floor alone");
+            let start = median(&starts(&nodes.floor)?);
+            report.row(&what, ours, start, "a start of that floor alone");
         }
     }
     for verb in ["ADD", "DEL"] {
-        let mut traces = Vec::new();
-        for node in &nodes {
-            let call = Call { verb, pod: PODS + 1 };
-            traces.push(node.trace(&call)?);
-        }
-        // Without strace there are no such rows.
-        let Some(Some(ours)) = traces.get(1).copied() else { return Ok(()) };
-        let others = [(2, chain), (0, "floor")];
-        for (kind, pick) in [("processes", 0), ("system calls", 1)] {
-            let what = format!("  {kind} of {verb}");
-            for (n, whose) in others {
-                if let Some(Some(other)) = traces.get(n) {
-                    let pair = [ours, *other].map(|t| [t.0, t.1][pick]);
-                    let [a, b] = pair.map(Quantity::Count);
-                    report.row(&what, a, b, whose);
-                }
-            }
-        }
+        trace(&nodes, verb, report)?;
     }
     Ok(())
+}
+
+/// The rows that only `strace` can fill.
+fn trace(
+    nodes: &Nodes,
+    verb: &'static str,
+    report: &mut Report<'_>,
+) -> Result<()> {
+    let call = Call { verb, pod: PODS + 1 };
+    let Some(ours) = nodes.ours.trace(&call)? else { return Ok(()) };
+    let go = nodes.go.as_ref().map(|go| go.trace(&call)).transpose()?;
+    let floor = nodes.floor.trace(&call)?;
+    let others = [(go.flatten(), GO), (floor, "floor")];
+    let (processes, calls) =
+        (format!("  processes of {verb}"), format!("  system calls of {verb}"));
+    for (trace, whose) in others {
+        let Some(trace) = trace else { continue };
+        let pair = (count(ours.processes), count(trace.processes));
+        report.row(&processes, pair.0, pair.1, whose);
+    }
+    for (trace, whose) in others {
+        let Some(trace) = trace else { continue };
+        let pair = (count(ours.calls), count(trace.calls));
+        report.row(&calls, pair.0, pair.1, whose);
+    }
+    Ok(())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "some thousands at most")]
+const fn count(n: usize) -> Quantity {
+    Quantity::Count(n as f64)
 }
 
 /// `make bench` compiles it as static as the plugin.
@@ -115,10 +142,9 @@ fn floor_program() -> Result<PathBuf> {
 }
 
 /// What a start costs that does nothing.
-fn starts(nodes: &[Node]) -> Result<Duration> {
-    let node = nodes.first().context("no floor")?;
-    let program = node.program.clone();
-    let samples = node.host.run(move || -> Result<Vec<_>> {
+fn starts(floor: &Node) -> Result<Vec<Duration>> {
+    let program = floor.program.clone();
+    floor.host.run(move || -> Result<_> {
         let mut samples = Vec::new();
         for _ in 0..PODS {
             let start = Instant::now();
@@ -126,8 +152,16 @@ fn starts(nodes: &[Node]) -> Result<Duration> {
             samples.push(start.elapsed());
         }
         Ok(samples)
-    })?;
-    Ok(median(&samples))
+    })
+}
+
+// === impl Nodes ===
+
+impl Nodes {
+    fn all(&mut self) -> Vec<&mut Node> {
+        let fixed = [&mut self.ours, &mut self.floor];
+        fixed.into_iter().chain(self.go.as_mut()).collect()
+    }
 }
 
 // === impl Node ===
@@ -153,8 +187,12 @@ impl Node {
         self.run(command, call)
     }
 
-    /// Processes started and system calls made; nothing without `strace`.
-    fn trace(&self, call: &Call) -> Result<Option<(f64, f64)>> {
+    fn samples(&mut self, verb: &str) -> &mut Vec<Duration> {
+        if verb == "ADD" { &mut self.add } else { &mut self.del }
+    }
+
+    /// Nothing without `strace`.
+    fn trace(&self, call: &Call) -> Result<Option<Trace>> {
         if self.host.output(&["strace", "-V"]).is_err() {
             return Ok(None);
         }
@@ -166,15 +204,10 @@ impl Node {
         let call = |l: &&str| {
             !l.contains("<... ") && !l.contains(" +++ ") && !l.contains(" --- ")
         };
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "some thousands at most"
-        )]
-        let count = |n: usize| n as f64;
-        Ok(Some((
-            count(text.lines().filter(started).count()),
-            count(text.lines().filter(call).count()),
-        )))
+        Ok(Some(Trace {
+            processes: text.lines().filter(started).count(),
+            calls: text.lines().filter(call).count(),
+        }))
     }
 
     /// Runs `command` for this verb and pod and gives its time.
