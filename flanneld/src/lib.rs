@@ -15,6 +15,7 @@ pub mod pace;
 pub mod pass;
 pub mod reconcile;
 pub mod report;
+pub mod rules;
 pub mod store;
 pub mod worker;
 pub mod world;

@@ -2,6 +2,8 @@
 //! nexthop objects as an [`overlay::World`].
 
 mod apply;
+pub mod iptables;
+pub mod nft;
 mod observe;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,4 +7,5 @@
 )]
 
 mod passes;
+mod rules;
 mod support;
