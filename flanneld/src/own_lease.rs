@@ -573,6 +573,13 @@ impl OwnLease {
         }
     }
 
+    /// Says something a person may want to know, once.
+    fn notice(&mut self, text: String) {
+        if self.told.insert(text.clone()) {
+            self.events.push_back(Event::Notice(text));
+        }
+    }
+
     /// A duration below `limit`.
     fn jitter(&mut self, limit: Duration) -> Duration {
         let micros = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);

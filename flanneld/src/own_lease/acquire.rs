@@ -5,7 +5,7 @@ use std::time::Duration;
 use ipam::choose::{Choice, How, Wishes, choose, earlier};
 use ipam::lease::{Lease, SubnetKey};
 
-use super::{Acquire, Command, Event, Next, OwnLease, State, Version, Write};
+use super::{Acquire, Command, Next, OwnLease, State, Version, Write};
 use crate::store::{Entries, LossReason};
 
 /// Longest pause after another node was faster.
@@ -86,9 +86,7 @@ impl OwnLease {
             format!("the previous subnet {subnet} is not kept: {why}")
         });
         for text in released.chain(unfit).chain(refused) {
-            if self.told.insert(text.clone()) {
-                self.events.push_back(Event::Notice(text));
-            }
+            self.notice(text);
         }
     }
 

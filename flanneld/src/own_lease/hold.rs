@@ -243,6 +243,13 @@ impl OwnLease {
             // when that etcd lease ends is not known
             hold.expires = Some(now);
             hold.next = repair;
+            if !self.past.contains(&entry.lease_id) {
+                self.notice(format!(
+                    "lease {} was renewed by somebody else: only one daemon \
+                     may run with this node's public address",
+                    hold.key
+                ));
+            }
         }
         if !entry.readable || hold.attrs != self.params.attrs {
             hold.next = repair;

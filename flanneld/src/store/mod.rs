@@ -93,8 +93,32 @@ impl std::fmt::Display for LossReason {
             Self::Taken { by } => {
                 let addrs: Vec<String> =
                     by.public.iter().map(|(_, ip)| ip.to_string()).collect();
-                write!(f, "the node at {} has taken it", addrs.join(", "))
+                match addrs.as_slice() {
+                    [] => f.write_str("a node without address has taken it"),
+                    addrs => {
+                        let addrs = addrs.join(", ");
+                        write!(f, "the node at {addrs} has taken it")
+                    }
+                }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_names_its_cause() {
+        let taken = |value: &[u8]| {
+            let by = Box::new(LeaseAttrs::decode(value).unwrap());
+            LossReason::Taken { by }.to_string()
+        };
+        assert_eq!(
+            taken(br#"{"PublicIP":"1.2.3.4","PublicIPv6":"fd00::1"}"#),
+            "the node at 1.2.3.4, fd00::1 has taken it"
+        );
+        assert_eq!(taken(b"{}"), "a node without address has taken it");
     }
 }

@@ -80,6 +80,26 @@ async fn taken_lease_is_given_up() {
     assert_eq!(stored, value, "never overwritten");
 }
 
+/// Two daemons with one public address: neither takes the other for a
+/// stranger, and a person is told.
+#[tokio::test]
+async fn another_daemon_with_our_address_is_named() {
+    let log = Log::catch();
+    let server = server().await;
+    let mut node = Node::join(&server, "1.2.3.4").await;
+    let key = node.held_key();
+    let (value, ..) = server.get(&key).await.unwrap();
+    for _ in 0..2 {
+        let id = server.put(&key, &value, Some(600)).await;
+        node.until("the write", |n| {
+            n.held.as_ref().is_some_and(|h| h.lease_id == id)
+        })
+        .await;
+    }
+    assert_eq!(log.lines("only one daemon may run"), 1, "{}", log.text());
+    assert!(node.lost.is_none());
+}
+
 /// New attributes (another public address) replace the old ones.
 #[tokio::test]
 async fn published_attributes_change() {

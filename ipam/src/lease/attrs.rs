@@ -64,12 +64,12 @@ impl LeaseAttrs {
 
     /// Reads a value as upstream does (E-17) and tolerates what a mixed
     /// cluster may hold (appendix D.5): every key may be missing, `null`
-    /// backend data is none, `0.0.0.0` and `::` are no address.
+    /// backend data is none, `0.0.0.0` and `::` are no address, and neither
+    /// is IPv4 as `PublicIPv6`, which upstream takes for one.
     ///
     /// # Errors
     /// [`gojson::Error`] when the value is not JSON or a known key holds
-    /// what it cannot; `null` and `""` are no `PublicIP`. Stricter than
-    /// upstream in one point: IPv4 text is no `PublicIPv6`.
+    /// what it cannot; `null` and `""` are no `PublicIP`.
     pub fn decode(value: &[u8]) -> Result<Self, gojson::Error> {
         let text = String::from_utf8_lossy(value);
         let object = Object::parse(&text)?;
@@ -99,19 +99,15 @@ impl LeaseAttrs {
 }
 
 /// The address of `family` that `value` holds; `None` for the unspecified
-/// one.
+/// one, and for IPv4 that stands for IPv6: nobody can be reached there.
 fn address(
     family: Family,
     value: &gojson::Value<'_>,
 ) -> Result<Option<IpAddr>, gojson::Error> {
-    let ip = match value.string()?.parse() {
-        // IPv4 in disguise cannot be reached as IPv6
-        Ok(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_some() => None,
-        Ok(ip) => Some(ip),
-        Err(_) => None,
-    };
-    match ip {
-        Some(ip) if Family::of(ip) == family => {
+    let ip = value.string()?.parse().map(|ip: IpAddr| ip.to_canonical());
+    match (family, ip) {
+        (Family::V6, Ok(IpAddr::V4(_))) => Ok(None),
+        (_, Ok(ip)) if Family::of(ip) == family => {
             Ok((!ip.is_unspecified()).then_some(ip))
         }
         _ => Err(value.mismatch(format!("an {family} address"))),

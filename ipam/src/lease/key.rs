@@ -22,8 +22,8 @@ mod tests;
 ///
 /// Text and value correspond one to one: only the text that [`Display`] (and
 /// upstream) writes is read as a key. Upstream also reads keys with host
-/// bits, leading zeros or anything before the address, and then writes
-/// another key beside the one it read; here these are
+/// bits, which it keeps, and such with leading zeros or anything before the
+/// address, beside which it then writes another; here these are
 /// [`KeyError::Spelling`], which names what they occupy.
 ///
 /// Ordered by IPv4 subnet (none first), then IPv6 subnet.
