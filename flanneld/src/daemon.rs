@@ -2,7 +2,6 @@
 
 mod events;
 
-use std::collections::BTreeSet;
 use std::io::Read as _;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -20,7 +19,7 @@ use crate::facts::{self, Uplink};
 use crate::files::{Saved, StateDir, SubnetFile};
 use crate::monitor::{self, Interest};
 use crate::own_lease::{LEASE_TTL, Params};
-use crate::reconcile::{Reconciler, Setup};
+use crate::reconcile::{Former, Reconciler, Setup};
 use crate::report::Reporter;
 use crate::store::StoreStatus;
 use crate::store::etcd::{Config, Etcd};
@@ -36,6 +35,7 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
     let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     let mut disk = StateDir::new(&options.state_dir, &options.subnet_file)?;
     let mut saved = disk.load();
+    let disk = Worker::spawn("disk", disk)?;
     let subnet_file = SubnetFile::new(&options.subnet_file);
     let (etcd, mut status) = Etcd::new(options.etcd.clone())?;
 
@@ -47,54 +47,47 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
         ),
     );
     let config = wait_config(&etcd, &mut status, reporter).await;
-    let options_of_backend = vxlan_of(&config.netconf)?;
+    let conf = config.netconf;
+    let vxlan = vxlan_of(&conf)?;
 
     let mut kernel = Kernel::open()?;
-    let uplink = choose_uplink(&mut kernel, options, &config.netconf)?;
-    let macs = device_macs(
-        &mut kernel,
-        &config.netconf,
-        &options_of_backend,
-        saved.macs,
-    )?;
-    let former = former_devices(&saved, &config.netconf, &options_of_backend);
-    saved.macs = macs;
-    saved.config = Some(config.text.reveal().clone());
-    disk.save(&saved);
+    let uplink = choose_uplink(&mut kernel, options, &conf)?;
+    let macs = device_macs(&mut kernel, &conf, &vxlan, saved.macs)?;
+    saved.set_config(config.text.reveal());
+    for (family, mac) in macs.iter() {
+        saved.macs.set(family, Some(*mac));
+    }
+    let remembered = saved.clone();
+    disk.post(move |disk| disk.save(&remembered));
 
-    let params = Params {
+    let disturbances = monitor::spawn(Interest {
+        devices: devices(&conf, vxlan.vni).collect(),
+        uplink: uplink.name,
+        networks: conf.networks.iter().map(|(_, n)| *n).collect(),
+        ways: vxlan.direct_routing,
+        own_port: kernel.port(),
+    })?;
+    let setup = Setup {
+        former: former(&saved, &conf, &vxlan),
+        conf: conf.clone(),
+        vxlan,
+        uplink,
+        interface: options.interface.clone(),
+        macs,
+    };
+    let reconciler = Reconciler::new(setup, Worker::spawn("kernel", kernel)?);
+
+    reporter.say(Phase::AcquiringLease, "taking a subnet in etcd");
+    let store = etcd.run(Params {
         ranges: config.ranges,
-        attrs: vxlan::lease_attrs(
-            &uplink.public,
-            &macs,
-            options_of_backend.vni,
-        )?,
+        attrs: reconciler.attrs()?,
         previous: subnet_file.previous().subnets,
         recorded: saved.lease.as_ref().map(|l| (l.key, l.lease_id)),
         margin: options.renew_margin,
         ttl: LEASE_TTL,
-    };
-    reporter.say(Phase::AcquiringLease, "taking a subnet in etcd");
-    let store = etcd.run(params);
-
-    let interest = Interest::new(
-        interesting(&uplink, &config.netconf, &options_of_backend)?,
-        options_of_backend.direct_routing,
-        kernel.port(),
-    );
-    let disturbances = monitor::spawn(interest.clone())?;
-    let setup = Setup {
-        conf: config.netconf.clone(),
-        vxlan: options_of_backend,
-        uplink: uplink.name,
-        public: uplink.public,
-        macs,
-        former,
-    };
-    let reconciler =
-        Reconciler::new(setup, Worker::spawn("kernel", kernel)?, interest);
+    });
     Loop {
-        conf: config.netconf,
+        conf,
         reconciler,
         store,
         status,
@@ -158,16 +151,7 @@ fn choose_uplink(
     let lookup = |to| facts::path_to(socket, to);
     let uplink =
         facts::select(&view, &options.interface, conf.enabled, lookup)?;
-    let join = |ips: &PerFamily<std::net::IpAddr>| {
-        ips.iter().map(|(_, ip)| ip.to_string()).collect::<Vec<_>>().join(", ")
-    };
-    tracing::info!(
-        "interface {} (MTU {}), own address {}, published {}",
-        uplink.name,
-        uplink.mtu,
-        join(&uplink.addrs),
-        join(&uplink.public)
-    );
+    tracing::info!("{uplink}");
     Ok(uplink)
 }
 
@@ -193,31 +177,29 @@ fn device_macs(
     Ok(macs)
 }
 
-/// Locally administered, unicast.
+/// One that nobody else has, by chance (B-22).
 fn random_mac() -> Result<Mac> {
     let mut bytes = [0; 6];
     std::fs::File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
         .context("reading /dev/urandom for an Ethernet address")?;
-    let [first, ..] = &mut bytes;
-    *first = (*first & !1) | 2;
-    Ok(Mac(bytes))
+    Ok(Mac::local(bytes))
 }
 
-/// Devices that the configuration of the last run had and this one has not.
-fn former_devices(
-    saved: &Saved,
-    conf: &NetConf,
-    options: &VxlanOptions,
-) -> BTreeSet<IfName> {
-    let Some((was, _)) =
-        saved.config.as_ref().and_then(|text| NetConf::parse(text).ok())
-    else {
-        return BTreeSet::new();
-    };
-    let Backend::Vxlan(then) = &was.backend else { return BTreeSet::new() };
-    let is: BTreeSet<_> = devices(conf, options.vni).collect();
-    devices(&was, then.vni).filter(|name| !is.contains(name)).collect()
+/// What earlier configurations had and this one has not.
+fn former(saved: &Saved, conf: &NetConf, options: &VxlanOptions) -> Former {
+    let mut former = Former::default();
+    for text in &saved.former {
+        let Ok((was, _)) = NetConf::parse(text) else { continue };
+        former.networks.extend(was.networks.iter().map(|(_, n)| *n));
+        if let Backend::Vxlan(then) = &was.backend {
+            former.devices.extend(devices(&was, then.vni));
+        }
+    }
+    for device in devices(conf, options.vni) {
+        former.devices.remove(&device);
+    }
+    former
 }
 
 fn devices(conf: &NetConf, vni: u32) -> impl Iterator<Item = IfName> {
@@ -225,17 +207,4 @@ fn devices(conf: &NetConf, vni: u32) -> impl Iterator<Item = IfName> {
     families
         .into_iter()
         .filter_map(move |family| vxlan::device_name(family, vni).ok())
-}
-
-/// The devices whose changes concern this daemon.
-fn interesting(
-    uplink: &Uplink,
-    conf: &NetConf,
-    options: &VxlanOptions,
-) -> Result<Vec<IfName>> {
-    let mut names = vec![uplink.name];
-    for family in conf.enabled.families() {
-        names.push(vxlan::device_name(family, options.vni)?);
-    }
-    Ok(names)
 }

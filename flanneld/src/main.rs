@@ -42,53 +42,51 @@ fn start(options: &Options) -> Result<()> {
         note.log();
     }
     let _lock = InstanceLock::take(&options.subnet_file)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let readiness = Readiness::not_ready("it has just started");
+    let mut reporter = Reporter::new(&options.subnet_file, readiness.clone());
+    let result = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("starting the runtime")?;
-    let result = runtime.block_on(live(options));
-    // A name that is being resolved cannot be given up, and may take as long
-    // as a dead name server lets it: nobody waits for it.
-    runtime.shutdown_background();
+        .context("starting the runtime")?
+        .block_on(live(options, readiness, &mut reporter));
+    if let Err(error) = &result {
+        reporter.say(Phase::Failed, &format!("{error:#}"));
+    }
     result
 }
 
 /// The daemon until a signal or an error ends it; the health server around it.
-async fn live(options: &Options) -> Result<()> {
+async fn live(
+    options: &Options,
+    readiness: Readiness,
+    reporter: &mut Reporter,
+) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-
-    let readiness = Readiness::not_ready("it has just started");
     let (stop_health, health_stopped) = tokio::sync::oneshot::channel::<()>();
     let health = match options.health {
         Some(addr) => {
-            let server = Server::bind(addr, readiness.clone()).await?;
+            let server = Server::bind(addr, readiness).await?;
             let stopped = async { drop(health_stopped.await) };
             Some(tokio::spawn(server.run(stopped)))
         }
         None => None,
     };
 
-    let mut reporter = Reporter::new(&options.subnet_file, readiness);
-    let result = tokio::select! {
-        ended = daemon::run(options, &mut reporter) => ended,
-        _ = terminate.recv() => Ok(()),
-        _ = interrupt.recv() => Ok(()),
-    };
-    // What is in the kernel stays: pods keep their network.
-    match &result {
-        Ok(()) => {
-            tracing::info!("stopping; the data plane stays as it is");
-            reporter.say(
-                Phase::Stopping,
-                "it was asked to end; running pods stay connected",
-            );
-        }
-        Err(error) => reporter.say(Phase::Failed, &format!("{error:#}")),
+    tokio::select! {
+        ended = daemon::run(options, reporter) => ended?,
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
     }
+    // What is in the kernel stays: pods keep their network.
+    tracing::info!("stopping; the data plane stays as it is");
+    reporter.say(
+        Phase::Stopping,
+        "it was asked to end; running pods stay connected",
+    );
     drop(stop_health);
     if let Some(health) = health {
         health.await.context("the health server")?;
     }
-    result
+    Ok(())
 }

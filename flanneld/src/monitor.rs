@@ -1,112 +1,70 @@
 //! Kernel notifications: a thread that blocks on them and passes on what
 //! concerns this daemon.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::thread;
+use std::time::Duration;
 
+use ipam::Subnet;
+use netlink::addr::AddrInfo;
+use netlink::fdb::FdbInfo;
+use netlink::link::{self, LinkInfo};
 use netlink::monitor::{Event, Group, Monitor, Object};
-use overlay::IfName;
+use netlink::neigh::NeighInfo;
+use netlink::route::{RouteInfo, TABLE_MAIN};
+use netlink::{Error, Socket};
+use overlay::{Addr, FdbKey, IfName, Key, Mac, NeighKey, RouteKey, nexthop};
 use tokio::sync::mpsc;
+
+use crate::world::PROTOCOL_KERNEL;
 
 /// Notifications waiting for the loop. When it cannot keep up, the kernel's
 /// own buffer fills, and then overruns: which is told.
 const QUEUE: usize = 64;
+/// Pause before listening anew.
+const REOPEN: Duration = Duration::from_secs(1);
+/// `NUD_NOARP`: entries that the kernel makes for itself.
+const NOARP: u16 = 0x40;
 
-/// What the daemon cares about. Shared with the thread.
-#[derive(Clone, Debug, Default)]
-pub struct Interest(Arc<Mutex<Interests>>);
-
-#[derive(Debug, Default)]
-struct Interests {
-    /// Devices of ours and the underlay interface.
-    links: BTreeSet<IfName>,
-    /// Their indexes, as far as they exist.
-    indexes: BTreeSet<u32>,
-    /// Routes of others decide which peers are reached directly.
-    any_route: bool,
+/// What the daemon cares about.
+#[derive(Clone, Debug)]
+pub struct Interest {
+    /// The devices that are ours, whether they exist or not.
+    pub devices: BTreeSet<IfName>,
+    /// The underlay interface.
+    pub uplink: IfName,
+    /// The flannel networks: routes into them on any device.
+    pub networks: Vec<Subnet>,
+    /// Any link, address and route may decide which peers are reached
+    /// directly.
+    pub ways: bool,
     /// The port of our own requests: their notifications are no news.
-    own_port: u32,
+    pub own_port: u32,
 }
 
-/// Something that concerns us has changed, in words for the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Disturbance(pub String);
-
-// === impl Interest ===
-
-impl Interest {
-    /// Interest in the devices `links`; `own_port` names our own requests.
-    #[must_use]
-    pub fn new(
-        links: impl IntoIterator<Item = IfName>,
-        any_route: bool,
-        own_port: u32,
-    ) -> Self {
-        Self(Arc::new(Mutex::new(Interests {
-            links: links.into_iter().collect(),
-            indexes: BTreeSet::new(),
-            any_route,
-            own_port,
-        })))
-    }
-
-    /// Says which indexes the devices have now.
-    pub fn set_indexes(&self, indexes: impl IntoIterator<Item = u32>) {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.indexes = indexes.into_iter().collect();
-    }
-
-    fn judge(&self, event: &Event) -> Option<Disturbance> {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.judge(event).map(Disturbance)
-    }
+/// What has changed, or may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disturbance {
+    /// Anything: notifications were lost.
+    Everything,
+    /// This object, and what stands on it.
+    Object(Key),
+    /// The way to some peer.
+    Ways,
 }
 
-// === impl Interests ===
-
-impl Interests {
-    /// What an event means for us; `None` when nothing.
-    fn judge(&self, event: &Event) -> Option<String> {
-        let (object, deleted) = match event {
-            Event::Overrun => {
-                return Some("notifications were lost".to_owned());
-            }
-            Event::Object { port, .. } if *port == self.own_port => {
-                return None;
-            }
-            Event::Object { object, deleted, .. } => (object, *deleted),
-        };
-        let has = |index: &u32| self.indexes.contains(index);
-        let what = match object {
-            Object::Link(link) => {
-                let named = IfName::new(&link.name)
-                    .is_some_and(|n| self.links.contains(&n));
-                (named || has(&link.index))
-                    .then(|| format!("link {}", link.name))
-            }
-            Object::Addr(addr) => {
-                has(&addr.index).then(|| format!("address {}", addr.ip))
-            }
-            Object::Route(route) => {
-                let on_ours = route.oif.as_ref().is_some_and(has);
-                (on_ours || self.any_route)
-                    .then(|| format!("route to {}", route.dst))
-            }
-            Object::Neigh(neigh) => {
-                has(&neigh.index).then(|| format!("neighbour {}", neigh.ip))
-            }
-            Object::Fdb(fdb) => {
-                has(&fdb.index).then(|| "forwarding entry".to_owned())
-            }
-            Object::Nexthop(nexthop) => overlay::nexthop::is_ours(nexthop.id)
-                .then(|| format!("nexthop {}", nexthop.id)),
-        }?;
-        Some(format!(
-            "{what} was {}",
-            if deleted { "deleted" } else { "changed" }
-        ))
-    }
+/// The thread's state.
+struct Watch {
+    interest: Interest,
+    monitor: Monitor,
+    names: Names,
 }
+
+/// The interesting devices there are, by index. Notifications about what
+/// stands on a device give its index only.
+#[derive(Debug, Default)]
+struct Names(BTreeMap<u32, IfName>);
 
 /// Starts the thread. Look at the kernel after this, not before: nothing
 /// falls in between then.
@@ -116,72 +74,193 @@ impl Interests {
 pub fn spawn(
     interest: Interest,
 ) -> anyhow::Result<mpsc::Receiver<Disturbance>> {
-    let groups = [
-        Group::Links,
-        Group::Addrs,
-        Group::Routes,
-        Group::Neighs,
-        Group::Nexthops,
-    ];
-    let mut monitor = Monitor::open(&groups)?;
+    let watch = Watch::open(interest)?;
     let (sender, receiver) = mpsc::channel(QUEUE);
-    std::thread::Builder::new().name("monitor".to_owned()).spawn(move || {
-        loop {
-            match monitor.next(None) {
-                Ok(Some(event)) => {
-                    if let Some(news) = interest.judge(&event)
-                        && sender.blocking_send(news).is_err()
-                    {
-                        return;
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::error!(
-                        "kernel notifications ended ({error}): drift is repaired \
-                         by the slow check only; restart flanneld"
-                    );
-                    return;
-                }
-            }
-        }
-    })?;
+    thread::Builder::new()
+        .name("monitor".to_owned())
+        .spawn(move || watch.run(&sender))?;
     Ok(receiver)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use netlink::fdb::FdbInfo;
+// === impl Watch ===
 
-    fn fdb(index: u32, port: u32) -> Event {
-        let info = FdbInfo {
-            index,
-            mac: [2, 0, 0, 0, 0, 1],
-            dst: None,
-            port: None,
-            vni: None,
-            via: None,
-            vlan: None,
-            master: None,
-            state: 0x80,
-            flags: 2,
-        };
-        Event::Object { object: Object::Fdb(info), deleted: true, port }
+impl Watch {
+    fn open(interest: Interest) -> Result<Self, Error> {
+        let monitor = Monitor::open(&Group::ALL)?;
+        let names = Names::read(&interest)?;
+        Ok(Self { interest, monitor, names })
     }
 
-    #[test]
-    fn only_foreign_changes_on_our_devices_are_news() {
-        let interest = Interest::new(IfName::new("flannel.1"), false, 77);
-        interest.set_indexes([5]);
-        let news = Disturbance("forwarding entry was deleted".into());
-        assert_eq!(interest.judge(&fdb(5, 0)), Some(news));
-        assert_eq!(interest.judge(&fdb(5, 77)), None, "our own doing");
-        assert_eq!(interest.judge(&fdb(6, 0)), None, "somebody else's device");
+    /// Forwards until nobody listens any more.
+    fn run(mut self, sender: &mpsc::Sender<Disturbance>) {
+        loop {
+            let news = match self.next() {
+                Ok(Some(news)) => news,
+                Ok(None) => continue,
+                Err(error) => {
+                    tracing::warn!(
+                        "kernel notifications broke off, listening anew: {error}"
+                    );
+                    let Some(watch) = Self::anew(&self.interest, sender) else {
+                        return;
+                    };
+                    self = watch;
+                    Disturbance::Everything
+                }
+            };
+            if sender.blocking_send(news).is_err() {
+                return;
+            }
+        }
     }
 
-    #[test]
-    fn lost_notifications_are_always_news() {
-        assert!(Interest::default().judge(&Event::Overrun).is_some());
+    /// What the next event means for us; `None` when nothing.
+    fn next(&mut self) -> Result<Option<Disturbance>, Error> {
+        match self.monitor.next(None)? {
+            Some(Event::Object { object, deleted, port }) => {
+                Ok(self.names.judge(&self.interest, &object, deleted, port))
+            }
+            Some(Event::Overrun) => {
+                self.names = Names::read(&self.interest)?;
+                Ok(Some(Disturbance::Everything))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Another one, as soon as that is possible; `None` when nobody listens
+    /// any more.
+    fn anew(
+        interest: &Interest,
+        sender: &mpsc::Sender<Disturbance>,
+    ) -> Option<Self> {
+        while !sender.is_closed() {
+            thread::sleep(REOPEN);
+            match Self::open(interest.clone()) {
+                Ok(watch) => return Some(watch),
+                Err(error) => tracing::debug!("listening anew: {error}"),
+            }
+        }
+        None
     }
 }
+
+// === impl Interest ===
+
+impl Interest {
+    fn name(&self, link: &LinkInfo) -> Option<IfName> {
+        let name = IfName::new(&link.name)?;
+        let known = name == self.uplink || self.devices.contains(&name);
+        known.then_some(name)
+    }
+
+    fn others(&self) -> Option<Disturbance> {
+        self.ways.then_some(Disturbance::Ways)
+    }
+}
+
+// === impl Names ===
+
+impl Names {
+    fn read(interest: &Interest) -> Result<Self, Error> {
+        let links = link::list(&mut Socket::open()?, link::Filter::default())?;
+        let named = links
+            .items
+            .iter()
+            .filter_map(|link| Some((link.index, interest.name(link)?)));
+        Ok(Self(named.collect()))
+    }
+
+    /// What a change of `object` by the socket of that port means for us.
+    fn judge(
+        &mut self,
+        interest: &Interest,
+        object: &Object,
+        deleted: bool,
+        port: u32,
+    ) -> Option<Disturbance> {
+        // Before anything else: also a device of our own making is one.
+        let link = if let Object::Link(link) = object {
+            self.link(interest, link, deleted)
+        } else {
+            None
+        };
+        if port == interest.own_port {
+            return None;
+        }
+        let key = match object {
+            Object::Link(_) => link.map(Key::Link),
+            Object::Addr(addr) => self.addr(addr),
+            Object::Route(route) => self.route(interest, route),
+            Object::Neigh(neigh) => self.neigh(interest, neigh),
+            Object::Fdb(fdb) => self.fdb(interest, fdb),
+            Object::Nexthop(info) => {
+                nexthop::is_ours(info.id).then_some(Key::Nexthop(info.id))
+            }
+        };
+        match (key, object) {
+            (Some(key), _) => Some(Disturbance::Object(key)),
+            (None, Object::Link(_) | Object::Addr(_) | Object::Route(_)) => {
+                interest.others()
+            }
+            (None, _) => None,
+        }
+    }
+
+    /// Follows the device, which may have been renamed.
+    fn link(
+        &mut self,
+        interest: &Interest,
+        link: &LinkInfo,
+        deleted: bool,
+    ) -> Option<IfName> {
+        let now = interest.name(link).filter(|_| !deleted);
+        let before = match now {
+            Some(name) => self.0.insert(link.index, name),
+            None => self.0.remove(&link.index),
+        };
+        before.or(now)
+    }
+
+    fn addr(&self, info: &AddrInfo) -> Option<Key> {
+        let link = *self.0.get(&info.index)?;
+        // The kernel makes those by itself, and we leave them alone.
+        let local =
+            matches!(info.ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        let addr = Addr { ip: info.ip, len: info.len };
+        (!local).then_some(Key::Addr(link, addr))
+    }
+
+    fn route(&self, interest: &Interest, info: &RouteInfo) -> Option<Key> {
+        if info.table != TABLE_MAIN || info.protocol == PROTOCOL_KERNEL {
+            return None;
+        }
+        let on_ours = info.oif.is_some_and(|oif| self.is_ours(interest, oif));
+        let by_ours = info.nexthop.is_some_and(nexthop::is_ours);
+        let into_ours =
+            || interest.networks.iter().any(|n| n.covers(&info.dst));
+        let key = RouteKey { dst: info.dst, metric: info.metric };
+        (on_ours || by_ours || into_ours()).then_some(Key::Route(key))
+    }
+
+    /// Not those of the underlay: they change all the time.
+    fn neigh(&self, interest: &Interest, info: &NeighInfo) -> Option<Key> {
+        let link = *self.0.get(&info.index)?;
+        let ours = interest.devices.contains(&link) && info.state & NOARP == 0;
+        ours.then_some(Key::Neigh(NeighKey { link, ip: info.ip }))
+    }
+
+    fn fdb(&self, interest: &Interest, info: &FdbInfo) -> Option<Key> {
+        let link = *self.0.get(&info.index)?;
+        let ours = interest.devices.contains(&link) && info.dst.is_some();
+        ours.then_some(Key::Fdb(FdbKey { link, mac: Mac(info.mac) }))
+    }
+
+    fn is_ours(&self, interest: &Interest, index: u32) -> bool {
+        let name = self.0.get(&index);
+        name.is_some_and(|name| interest.devices.contains(name))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,10 @@ use std::time::{Duration, Instant};
 const QUIET: Duration = Duration::from_millis(20);
 /// … and is not waited out for longer than this.
 const LONGEST: Duration = Duration::from_millis(200);
+/// What others do to the kernel is mended at once this many times in a row …
+const REPAIRS: u32 = 50;
+/// … and then this often.
+const REPAIR_PAUSE: Duration = Duration::from_secs(1);
 
 /// Decides when what is dirty is worked on. Knows no clock: time is passed
 /// in.
@@ -13,6 +17,8 @@ const LONGEST: Duration = Duration::from_millis(200);
 pub struct Pace {
     last_pass: Option<Instant>,
     waiting: Option<Waiting>,
+    /// When the repairs made so far are forgotten, one per pause.
+    forgotten: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +49,35 @@ impl Pace {
     pub fn mark_later(&mut self, then: Instant) {
         let due = self.waiting.map_or(then, |waiting| waiting.due.min(then));
         self.waiting = Some(Waiting { due, latest: due + LONGEST });
+    }
+
+    /// Somebody changed the kernel.
+    pub fn disturbed(&mut self, now: Instant) {
+        match self.calm_again(now) {
+            None => self.mark(now),
+            Some(then) => self.mark_later(then),
+        }
+    }
+
+    /// The pass that ends at `now` had something to mend, or failed to.
+    pub fn repaired(&mut self, now: Instant) {
+        let from = self.forgotten.map_or(now, |then| then.max(now));
+        self.forgotten = Some(from + REPAIR_PAUSE);
+    }
+
+    /// Whether there have been so many repairs lately that somebody must be
+    /// fighting for the same objects. True before repairs are slowed down.
+    #[must_use]
+    pub fn is_fight(&self, now: Instant) -> bool {
+        let half = REPAIR_PAUSE * (REPAIRS / 2);
+        self.forgotten.is_some_and(|then| then > now + half)
+    }
+
+    /// Until when repairs wait, because there were too many; `None` when
+    /// there were not.
+    fn calm_again(&self, now: Instant) -> Option<Instant> {
+        let then = self.forgotten?.checked_sub(REPAIR_PAUSE * REPAIRS)?;
+        (then > now).then_some(then)
     }
 
     /// When the next pass is due; `None` while nothing is dirty.
@@ -88,6 +123,35 @@ mod tests {
         assert_eq!(pace.due(), Some(soon + QUIET));
         pace.mark(soon + Duration::from_millis(10));
         assert_eq!(pace.due(), Some(soon + Duration::from_millis(30)));
+    }
+
+    #[test]
+    fn repairs_come_at_once_but_not_for_ever() {
+        let mut now = Instant::now();
+        let mut pace = Pace::default();
+        let mut repair = || {
+            pace.disturbed(now);
+            now = pace.due().unwrap().max(now);
+            pace.passed(now);
+            pace.repaired(now);
+            now
+        };
+        let start = repair();
+        let after = (1..REPAIRS).map(|_| repair()).last().unwrap();
+        assert!(after - start < REPAIR_PAUSE * 2, "{:?}", after - start);
+        let many = (0..20).map(|_| repair()).last().unwrap();
+        assert!(many - after > REPAIR_PAUSE * 18, "{:?}", many - after);
+        assert!(many - after < REPAIR_PAUSE * 21, "{:?}", many - after);
+        assert!(pace.is_fight(now));
+        // what the store says is not held up
+        pace.mark(now);
+        assert_eq!(pace.due(), Some(now + QUIET));
+        pace.passed(now);
+        // and after a while all is forgotten
+        let later = now + REPAIR_PAUSE * REPAIRS;
+        pace.disturbed(later);
+        assert_eq!(pace.due(), Some(later));
+        assert!(!pace.is_fight(later));
     }
 
     proptest! {

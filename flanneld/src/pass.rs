@@ -7,20 +7,10 @@ use overlay::{Change, Desired, Observed, Scope, World, diff};
 /// What a pass did.
 #[derive(Debug)]
 pub struct Report<E> {
-    /// How many changes were made.
-    pub changed: usize,
+    /// The changes that were made.
+    pub changed: Vec<Change>,
     /// Those that failed, or of which nobody knows.
     pub failed: Vec<(Change, E)>,
-}
-
-// === impl Report ===
-
-impl<E> Report<E> {
-    /// Nothing was found to change.
-    #[must_use]
-    pub fn is_settled(&self) -> bool {
-        self.changed == 0 && self.failed.is_empty()
-    }
 }
 
 /// Runs one pass. Nothing is changed when the look fails.
@@ -44,12 +34,12 @@ where
         }
     }
     let outcomes = world.apply(&changes);
-    let mut report = Report { changed: 0, failed: Vec::new() };
+    let mut report = Report { changed: Vec::new(), failed: Vec::new() };
     for (change, outcome) in changes.into_iter().zip(outcomes) {
         match outcome {
             Ok(()) => {
                 tracing::debug!("{change}");
-                report.changed += 1;
+                report.changed.push(change);
             }
             Err(error) => {
                 tracing::debug!("{change}: {error}");

@@ -4,23 +4,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use ipam::PerFamily;
 use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
 use ipam::netconf::NetConf;
 use ipam::netconf::backend::VxlanOptions;
+use ipam::{PerFamily, Subnet};
 use overlay::{
-    Caps, Desired, Facts, IfName, Key, Mac, Node, Plan, Scope, vxlan,
+    Caps, Change, Desired, Facts, IfName, Key, Mac, Node, Plan, Scope, vxlan,
 };
 
-use crate::monitor::Interest;
+use crate::facts::{self, InterfaceOptions, Uplink};
+use crate::monitor::Disturbance;
 use crate::pace::Pace;
+use crate::pass;
 use crate::store::StoreEvent;
 use crate::worker::Worker;
-use crate::world::{Kernel, KernelError};
-use crate::{facts, pass};
+use crate::world::Kernel;
 
 #[cfg(test)]
 mod tests;
@@ -30,21 +32,31 @@ const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// … but not longer.
 const RETRY_LONGEST: Duration = Duration::from_secs(60);
 
-/// What stays the same while the daemon runs.
+/// What this node is. But for the addresses of the underlay interface it stays
+/// the same while the daemon runs.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The network configuration.
     pub conf: NetConf,
     /// Its backend's options.
     pub vxlan: VxlanOptions,
-    /// The underlay interface.
-    pub uplink: IfName,
-    /// The addresses that are published.
-    pub public: PerFamily<IpAddr>,
+    /// The underlay interface, and the addresses that are published.
+    pub uplink: Uplink,
+    /// How it was chosen.
+    pub interface: InterfaceOptions,
     /// The Ethernet addresses of the tunnel devices.
     pub macs: PerFamily<Mac>,
-    /// Devices of ours from an earlier configuration.
-    pub former: BTreeSet<IfName>,
+    /// What earlier configurations had, to be removed.
+    pub former: Former,
+}
+
+/// What may be left of earlier configurations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Former {
+    /// Devices.
+    pub devices: BTreeSet<IfName>,
+    /// Networks: routes of ours into them, and addresses on our devices.
+    pub networks: BTreeSet<Subnet>,
 }
 
 /// Keeps the kernel as the leases want it.
@@ -52,16 +64,17 @@ pub struct Setup {
 pub struct Reconciler {
     setup: Setup,
     kernel: Worker<Kernel>,
-    interest: Interest,
     own: Option<Lease>,
     /// The other nodes' leases: what the store said, and nothing else.
     peers: BTreeMap<SubnetKey, LeaseAttrs>,
     synced: bool,
-    /// What the last pass planned.
-    planned: Desired,
+    /// What the last pass planned; nothing before the first.
+    planned: Arc<Desired>,
     dirty: Dirty,
     pace: Pace,
     retry: Option<Duration>,
+    /// Somebody else changes the same objects again and again.
+    fought: bool,
     /// What was said about peers and the plan: not said again.
     said: BTreeSet<String>,
 }
@@ -70,7 +83,12 @@ pub struct Reconciler {
 #[derive(Debug, Default)]
 struct Dirty {
     everything: bool,
-    objects: BTreeSet<Key>,
+    /// What others have changed, or may have.
+    disturbed: BTreeSet<Key>,
+    /// What could not be changed in the last pass.
+    failed: BTreeSet<Key>,
+    /// The kernel has told of something.
+    told: bool,
 }
 
 /// A pass that was carried out.
@@ -84,6 +102,8 @@ pub struct Passed {
     pub peers: usize,
     /// Changes made.
     pub changed: usize,
+    /// Those among them that nothing but a foreign hand made necessary.
+    pub mended: Vec<Change>,
     /// What failed, in words: nothing when the kernel is as wanted.
     pub failed: Vec<String>,
 }
@@ -93,22 +113,18 @@ pub struct Passed {
 impl Reconciler {
     /// Nothing is done before the store has told the own lease and all others.
     #[must_use]
-    pub fn new(
-        setup: Setup,
-        kernel: Worker<Kernel>,
-        interest: Interest,
-    ) -> Self {
+    pub fn new(setup: Setup, kernel: Worker<Kernel>) -> Self {
         Self {
             setup,
             kernel,
-            interest,
             own: None,
             peers: BTreeMap::new(),
             synced: false,
-            planned: Desired::default(),
-            dirty: Dirty { everything: true, objects: BTreeSet::new() },
+            planned: Arc::default(),
+            dirty: Dirty { everything: true, ..Dirty::default() },
             pace: Pace::default(),
             retry: None,
+            fought: false,
             said: BTreeSet::new(),
         }
     }
@@ -141,20 +157,37 @@ impl Reconciler {
         }
     }
 
-    /// Whether the store has given this node a lease.
+    /// The lease that the store has given this node.
     #[must_use]
-    pub const fn has_lease(&self) -> bool {
-        self.own.is_some()
+    pub fn lease(&self) -> Option<SubnetKey> {
+        self.own.as_ref().map(|lease| lease.key)
+    }
+
+    /// What this node publishes.
+    ///
+    /// # Errors
+    /// None in practice, see [`vxlan::lease_attrs`].
+    pub fn attrs(&self) -> serde_json::Result<LeaseAttrs> {
+        let Setup { uplink, macs, vxlan: options, .. } = &self.setup;
+        vxlan::lease_attrs(&uplink.public, macs, options.vni)
     }
 
     /// The kernel was changed by somebody else, or by this daemon in a way
-    /// that notifications do not tell apart. While passes fail, such news
-    /// does not hurry them: a change that fails may be its own cause.
-    pub fn disturbed(&mut self, now: Instant) {
-        self.dirty.everything = true;
-        match self.retry {
-            Some(_) => self.pace.mark_later(now + RETRY_FIRST),
-            None => self.mark(now),
+    /// that notifications do not tell apart.
+    pub fn disturbed(&mut self, what: Disturbance, now: Instant) {
+        match what {
+            Disturbance::Everything => self.dirty.everything = true,
+            // then it is looked at anyway
+            Disturbance::Object(_) if self.dirty.everything => {}
+            Disturbance::Object(key) => {
+                self.dirty.disturbed.insert(key);
+            }
+            // each pass asks for the ways to all peers
+            Disturbance::Ways => {}
+        }
+        self.dirty.told = true;
+        if self.can_pass() {
+            self.pace.disturbed(now);
         }
     }
 
@@ -167,9 +200,13 @@ impl Reconciler {
     /// What comes before there is anything to do a pass by is no storm: the
     /// first pass does not wait for it to be over.
     fn mark(&mut self, now: Instant) {
-        if self.own.is_some() && self.synced {
+        if self.can_pass() {
             self.pace.mark(now);
         }
+    }
+
+    const fn can_pass(&self) -> bool {
+        self.own.is_some() && self.synced
     }
 
     /// When the next pass is due; `None` while there is nothing to do, or
@@ -179,6 +216,14 @@ impl Reconciler {
         self.pace.due()
     }
 
+    /// Another pass is due after a while, and after longer each time.
+    pub fn try_again(&mut self, now: Instant) {
+        let pause =
+            self.retry.map_or(RETRY_FIRST, |p| (p * 2).min(RETRY_LONGEST));
+        self.retry = Some(pause);
+        self.pace.mark_later(now + pause);
+    }
+
     /// Runs a pass over what is dirty.
     ///
     /// # Errors
@@ -186,20 +231,27 @@ impl Reconciler {
     /// stays, and another pass is due later.
     pub async fn pass(&mut self) -> anyhow::Result<Passed> {
         let dirty = std::mem::take(&mut self.dirty);
-        let everything = dirty.everything;
+        let (everything, told) = (dirty.everything, dirty.told);
         let result = self.pass_over(dirty).await;
         let now = Instant::now();
         self.pace.passed(now);
-        let settled =
-            result.as_ref().is_ok_and(|passed| passed.failed.is_empty());
-        if settled {
+        let (complete, mended) = match &result {
+            Ok(passed) => (passed.failed.is_empty(), !passed.mended.is_empty()),
+            Err(_) => (false, false),
+        };
+        if complete {
             self.retry = None;
+            self.setup.former = Former::default();
         } else {
             self.dirty.everything |= everything || result.is_err();
-            let pause =
-                self.retry.map_or(RETRY_FIRST, |p| (p * 2).min(RETRY_LONGEST));
-            self.retry = Some(pause);
-            self.pace.mark_later(now + pause);
+            self.try_again(now);
+        }
+        // What fails may cause the notification that leads to it.
+        if mended || told && !complete {
+            self.pace.repaired(now);
+        }
+        if let Ok(Passed { mended, .. }) = &result {
+            self.tell(mended, now);
         }
         result
     }
@@ -210,72 +262,101 @@ impl Reconciler {
         let plan = self.plan(&lease, &facts)?;
         self.complain(&plan);
 
-        let Plan { desired, mtu, .. } = plan;
+        let Plan { mut desired, mtu, .. } = plan;
+        let Former { devices, networks } = &self.setup.former;
+        desired.networks.extend(networks);
+        let first = *self.planned == Desired::default();
+        let mut news = self.planned.changed_keys(&desired);
+        news.extend(dirty.failed);
+        let news = desired.closure(&news);
         let scope = if dirty.everything {
-            Scope::full(&desired, self.setup.former.iter().copied())
+            Scope::full(&desired, devices.iter().copied())
         } else {
-            let mut keys = self.planned.changed_keys(&desired);
-            keys.extend(dirty.objects);
-            Scope::Keys(desired.closure(&keys))
+            let mut keys = desired.closure(&dirty.disturbed);
+            keys.extend(&news);
+            // The devices of others are not looked at, let alone changed.
+            let ours = |link| desired.links.contains_key(&link);
+            keys.retain(|key| key.link().is_none_or(ours));
+            Scope::Keys(keys)
         };
-        let (goal, links) = (desired.clone(), desired.links.clone());
-        let (report, indexes) = self
-            .kernel
-            .run(move |kernel| {
-                let report = pass::run(kernel, &goal, &scope);
-                (report, kernel.indexes_of(links.keys()))
-            })
-            .await?;
-        let report = report.context("looking at the kernel")?;
-        self.interest
-            .set_indexes(indexes.into_iter().chain([facts.uplink.index]));
+        let desired = Arc::new(desired);
+        let goal = Arc::clone(&desired);
+        let run = move |kernel: &mut Kernel| pass::run(kernel, &goal, &scope);
+        let report =
+            self.kernel.run(run).await?.context("looking at the kernel")?;
         self.planned = desired;
-        // Only what failed is looked at again, and it is said in words.
-        self.dirty
-            .objects
-            .extend(report.failed.iter().map(|(change, _)| change.key()));
+        // It is looked at again, and said in words.
+        let failed = report.failed.iter().map(|(change, _)| change.key());
+        self.dirty.failed.extend(failed);
+        let words = report.failed.iter().map(|(c, e)| format!("{c}: {e}"));
         Ok(Passed {
             lease,
             mtu,
             peers: self.peers.len(),
-            changed: report.changed,
-            failed: report
-                .failed
-                .iter()
-                .map(|(c, e)| format!("{c}: {e}"))
+            changed: report.changed.len(),
+            failed: words.collect(),
+            mended: report
+                .changed
+                .into_iter()
+                .filter(|change| !first && !news.contains(&change.key()))
                 .collect(),
         })
     }
 
     /// Reads what the plan depends on besides leases.
-    async fn facts(&self) -> anyhow::Result<Facts> {
-        let uplink = self.setup.uplink;
+    async fn facts(&mut self) -> anyhow::Result<Facts> {
         let peers: Vec<IpAddr> = if self.setup.vxlan.direct_routing {
             let leases = self.peers.values();
             leases.flat_map(|l| l.public.iter().map(|(_, ip)| *ip)).collect()
         } else {
             Vec::new()
         };
-        let macs = self.setup.macs;
-        let facts = self
+        let Setup { uplink, interface, macs, .. } = self.setup.clone();
+        let name = uplink.name;
+        let look = move |kernel: &mut Kernel| {
+            let (uplink, chosen) = look(kernel, uplink, &interface)?;
+            let socket = kernel.socket();
+            let direct =
+                facts::direct(peers, |peer| facts::path_if_any(socket, peer))?;
+            let caps = Caps { nexthop_objects: kernel.nexthop_objects() };
+            anyhow::Ok((Facts { uplink, macs, direct, caps }, chosen))
+        };
+        let (facts, chosen) = self
             .kernel
-            .run(move |kernel| {
-                let uplink = kernel.uplink(uplink)?;
-                let socket = kernel.socket();
-                let direct = facts::direct(peers, |peer| {
-                    facts::path_if_any(socket, peer)
-                })?;
-                let caps = Caps { nexthop_objects: kernel.nexthop_objects() };
-                Ok::<_, KernelError>(Facts { uplink, macs, direct, caps })
-            })
-            .await?;
-        facts.with_context(|| format!("looking at the interface {uplink}"))
+            .run(look)
+            .await?
+            .with_context(|| format!("looking at the interface {name}"))?;
+        if chosen != self.setup.uplink {
+            tracing::info!("{chosen}");
+            self.setup.uplink = chosen;
+        }
+        Ok(facts)
     }
 
     fn plan(&self, lease: &Lease, facts: &Facts) -> anyhow::Result<Plan> {
-        let node = Node { key: lease.key, public: self.setup.public };
+        let node = Node { key: lease.key, public: self.setup.uplink.public };
         let Setup { conf, vxlan: options, .. } = &self.setup;
         Ok(vxlan::plan(&node, facts, conf, options, &self.peers)?)
+    }
+
+    /// Logs what was mended, unless somebody breaks it without end.
+    fn tell(&mut self, mended: &[Change], now: Instant) {
+        let [first, rest @ ..] = mended else { return };
+        let fought = self.pace.is_fight(now);
+        match (fought, rest) {
+            (false, []) => tracing::info!("mended: {first}"),
+            (false, rest) => {
+                tracing::info!("mended: {first} (and {} more)", rest.len());
+            }
+            (true, _) if !self.fought => tracing::warn!(
+                "something on this node changes again and again what \
+                 flanneld sets, which mends it once a second at most: look \
+                 for another flanneld with the same VNI, or a network manager \
+                 that takes flannel's devices for its own; last mended: {first}"
+            ),
+            (true, _) => {}
+        }
+        self.fought = fought;
     }
 
     /// Logs what a person should know, once while it lasts.
@@ -288,4 +369,22 @@ impl Reconciler {
         }
         self.said = now;
     }
+}
+
+/// The chosen interface as it is now, for the plan; and the choice, which
+/// changes with the addresses of the host.
+fn look(
+    kernel: &mut Kernel,
+    chosen: Uplink,
+    options: &InterfaceOptions,
+) -> anyhow::Result<(overlay::Uplink, Uplink)> {
+    let uplink = kernel.uplink(chosen.name)?;
+    let Some(lost) = chosen.lost(&uplink.addrs) else {
+        return Ok((uplink, chosen));
+    };
+    let socket = kernel.socket();
+    let view = facts::read(socket)?;
+    let lookup = |to| facts::path_to(socket, to);
+    let chosen = chosen.follow(lost, &view, options, lookup)?;
+    Ok((uplink, chosen))
 }

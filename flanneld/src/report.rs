@@ -32,16 +32,16 @@ impl Reporter {
     }
 
     /// The daemon is in `phase`, for `reason`; what was said already is not
-    /// said again.
+    /// said again, but for the file if it could not be written.
     pub fn say(&mut self, phase: Phase, reason: &str) {
         let said = (phase, reason.to_owned());
+        self.file.set(phase, reason, SystemTime::now());
         if self.said.as_ref() == Some(&said) {
             return;
         }
         if self.phase() != Some(phase) {
             tracing::info!("{phase}");
         }
-        self.file.set(phase, reason, SystemTime::now());
         if phase == Phase::Ready {
             self.readiness.set_ready();
             if !std::mem::replace(&mut self.told_ready, true) {

@@ -2,22 +2,31 @@
 //! after the other.
 
 use std::io;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+/// How long the end of the daemon waits for the jobs under way.
+const FINISH: Duration = Duration::from_secs(2);
+
 type Job<T> = Box<dyn FnOnce(&mut T) + Send>;
 
-/// A handle to the thread. The thread ends when the handle is dropped.
+/// A handle to the thread. When it is dropped, the thread finishes what it
+/// was sent, which is waited for: a device that is being replaced is not left
+/// half replaced.
 #[derive(Debug)]
 pub struct Worker<T> {
-    jobs: Sender<Job<T>>,
+    name: &'static str,
+    jobs: Option<Sender<Job<T>>>,
+    /// Closed when the thread ends.
+    alive: Receiver<()>,
 }
 
 /// The thread is gone: a job of its panicked.
 #[derive(Debug, thiserror::Error)]
-#[error("the worker thread is gone")]
-pub struct Gone;
+#[error("the {0} thread is gone")]
+pub struct Gone(&'static str);
 
 // === impl Worker ===
 
@@ -26,14 +35,16 @@ impl<T: Send + 'static> Worker<T> {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn spawn(name: &str, mut state: T) -> io::Result<Self> {
+    pub fn spawn(name: &'static str, mut state: T) -> io::Result<Self> {
         let (jobs, inbox) = channel::<Job<T>>();
+        let (living, alive) = channel();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _living = living;
             while let Ok(job) = inbox.recv() {
                 job(&mut state);
             }
         })?;
-        Ok(Self { jobs })
+        Ok(Self { name, jobs: Some(jobs), alive })
     }
 
     /// Runs `job` on the thread and waits for what it returns.
@@ -45,17 +56,36 @@ impl<T: Send + 'static> Worker<T> {
         job: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> Result<R, Gone> {
         let (reply, answer) = oneshot::channel();
-        let job: Job<T> = Box::new(move |state| {
+        self.post(move |state| {
             // Nobody waits for the answer when the daemon stops meanwhile.
             let _ = reply.send(job(state));
         });
-        self.jobs.send(job).map_err(|_| Gone)?;
-        answer.await.map_err(|_| Gone)
+        answer.await.map_err(|_| Gone(self.name))
+    }
+
+    /// Runs `job` on the thread, without waiting.
+    pub fn post(&self, job: impl FnOnce(&mut T) + Send + 'static) {
+        if let Some(jobs) = &self.jobs {
+            // A thread that is gone drops the job.
+            let _ = jobs.send(Box::new(job));
+        }
+    }
+}
+
+impl<T> Drop for Worker<T> {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if self.alive.recv_timeout(FINISH) == Err(RecvTimeoutError::Timeout) {
+            tracing::warn!("the {} thread is not waited for", self.name);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
 
     #[tokio::test]
@@ -64,7 +94,9 @@ mod tests {
         for n in 0..3 {
             worker.run(move |list: &mut Vec<i32>| list.push(n)).await.unwrap();
         }
-        assert_eq!(worker.run(|list| list.clone()).await.unwrap(), [0, 1, 2]);
+        worker.post(|list| list.push(3));
+        let list = worker.run(|list| list.clone()).await.unwrap();
+        assert_eq!(list, [0, 1, 2, 3]);
     }
 
     #[tokio::test]
@@ -72,5 +104,18 @@ mod tests {
         let worker = Worker::spawn("test", ()).unwrap();
         assert!(worker.run(|()| panic!("on purpose")).await.is_err());
         assert!(worker.run(|()| ()).await.is_err());
+    }
+
+    #[test]
+    fn the_end_waits_for_the_job_under_way() {
+        let worker = Worker::spawn("test", ()).unwrap();
+        let done = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&done);
+        worker.post(move |()| {
+            std::thread::sleep(Duration::from_millis(50));
+            flag.store(true, Ordering::SeqCst);
+        });
+        drop(worker);
+        assert!(done.load(Ordering::SeqCst));
     }
 }

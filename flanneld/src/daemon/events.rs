@@ -20,6 +20,7 @@ use crate::reconcile::{Passed, Reconciler};
 use crate::report::Reporter;
 use crate::store::etcd::Store;
 use crate::store::{Held, LossReason, StoreEvent, StoreStatus};
+use crate::worker::Worker;
 
 /// Everything is compared this often although nothing said that it changed.
 const SLOW_CHECK: Duration = Duration::from_secs(60);
@@ -33,7 +34,7 @@ pub(super) struct Loop<'a> {
     pub(super) disturbances: mpsc::Receiver<Disturbance>,
     pub(super) hangup: Signal,
     pub(super) reporter: &'a mut Reporter,
-    pub(super) disk: StateDir,
+    pub(super) disk: Worker<StateDir>,
     pub(super) saved: Saved,
     pub(super) subnet_file: SubnetFile,
     pub(super) health: Health,
@@ -42,8 +43,9 @@ pub(super) struct Loop<'a> {
 /// How the node is, part by part.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    /// There was a complete pass, and the subnet file says its outcome.
-    complete_once: bool,
+    /// The lease for which there was a complete pass, whose outcome the
+    /// subnet file says.
+    complete: Option<SubnetKey>,
     /// Why the last pass was not complete.
     pass: Option<String>,
     /// How the own lease was lost, until there is another.
@@ -71,13 +73,15 @@ impl Loop<'_> {
                 () = alarm, if due.is_some() => {
                     let result = self.reconciler.pass().await;
                     self.passed(&result, std::mem::take(&mut asked));
+                    // An address of this node may be another by now.
+                    self.store.publisher.publish(self.reconciler.attrs()?);
                 }
                 event = self.store.events.recv() => {
                     self.heard(event.ok_or_else(|| anyhow!("the store ended"))?);
                 }
                 Some(news) = self.disturbances.recv() => {
-                    tracing::debug!("{}", news.0);
-                    self.reconciler.disturbed(Instant::now());
+                    tracing::debug!("changed by somebody: {news:?}");
+                    self.reconciler.disturbed(news, Instant::now());
                 }
                 Ok(()) = self.status.changed() => self.report(),
                 Some(()) = self.hangup.recv() => {
@@ -94,7 +98,7 @@ impl Loop<'_> {
             StoreEvent::Held(held) => {
                 self.health.lease = None;
                 self.saved.lease = Some(saved_lease(held));
-                self.disk.save(&self.saved);
+                self.save();
             }
             StoreEvent::Lost { key, why } => {
                 self.health.lease = Some(lost(*key, why));
@@ -122,21 +126,40 @@ impl Loop<'_> {
             (Some(_), None) => tracing::info!("passes succeed again"),
             _ => {}
         }
-        self.health.complete_once |= failure.is_none();
+        match (&failure, result) {
+            (None, Ok(passed)) => {
+                self.health.complete = Some(passed.lease.key);
+                if !std::mem::take(&mut self.saved.former).is_empty() {
+                    self.save();
+                }
+            }
+            // The subnet file could not be written.
+            (Some(_), Ok(passed)) if passed.failed.is_empty() => {
+                self.reconciler.try_again(Instant::now());
+            }
+            _ => {}
+        }
         self.health.pass = failure;
         self.report();
+    }
+
+    /// Writes what a restart needs to know, on the thread that waits for the
+    /// disk.
+    fn save(&self) {
+        let saved = self.saved.clone();
+        self.disk.post(move |disk| disk.save(&saved));
     }
 
     /// Logs what a pass did and, when it was complete, writes the subnet
     /// file. The error says what is missing.
     fn finish(&self, passed: &Passed, asked: bool) -> Result<(), String> {
-        let Passed { lease, mtu, peers, changed, failed } = passed;
+        let Passed { lease, mtu, peers, changed, mended, failed } = passed;
         if asked {
             tracing::info!(
                 "pass on request: changes={changed} failed={} peers={peers}",
                 failed.len()
             );
-        } else if *changed > 0 {
+        } else if *changed > mended.len() {
             tracing::info!("pass: changes={changed} peers={peers}");
         }
         match failed.as_slice() {
@@ -166,15 +189,17 @@ impl Loop<'_> {
     /// Tells how far the daemon is.
     fn report(&mut self) {
         let store = self.status.borrow_and_update().reason();
-        let Health { complete_once, pass, lease } = &self.health;
+        let Health { complete, pass, lease } = &self.health;
+        let key = self.reconciler.lease();
+        let complete = key.is_some() && *complete == key;
         let (phase, usually) = if lease.is_some() {
             (Phase::LeaseLost, "")
-        } else if *complete_once && pass.is_some() {
+        } else if complete && pass.is_some() {
             (Phase::Degraded, "")
-        } else if *complete_once {
+        } else if complete {
             // A store that does not answer leaves the data plane working.
             (Phase::Ready, "")
-        } else if self.reconciler.has_lease() {
+        } else if key.is_some() {
             (Phase::Programming, "waiting for the first complete pass")
         } else {
             (Phase::AcquiringLease, "taking a subnet in etcd")

@@ -5,11 +5,13 @@
 //! the kernel for what they need.
 
 mod direct;
+mod follow;
 mod host;
 mod select;
 mod view;
 
 pub use direct::direct;
+pub use follow::{FollowError, Why};
 pub use host::{path_if_any, path_to, read};
 pub use select::{Candidate, SelectError, Uplink, select};
 pub use view::{Address, DefaultRoute, End, Hop, HostView, Link, PathTo};

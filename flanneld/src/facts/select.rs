@@ -124,22 +124,6 @@ pub fn select<E: fmt::Display>(
     chosen.ok_or_else(|| SelectError { tried, interfaces: view.summary() })
 }
 
-// === impl Uplink ===
-
-impl Uplink {
-    /// The interface as planners see it. With it go all addresses of the
-    /// host `view`: a peer that publishes one of them publishes ours.
-    #[must_use]
-    pub fn facts(&self, view: &HostView) -> overlay::Uplink {
-        overlay::Uplink {
-            name: self.name,
-            index: self.index,
-            mtu: self.mtu,
-            addrs: view.addresses(),
-        }
-    }
-}
-
 /// What every way of choosing needs.
 struct Chooser<'a> {
     view: &'a HostView,
@@ -338,6 +322,22 @@ impl Chooser<'_> {
             Some(*self.public.get(f).unwrap_or(own))
         });
         Ok(Uplink { index: link.index, name, mtu: link.mtu, addrs, public })
+    }
+}
+
+// === impl Uplink ===
+
+impl fmt::Display for Uplink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "interface {} (MTU {})", self.name, self.mtu)?;
+        for (what, set) in
+            [("own address", &self.addrs), ("published", &self.public)]
+        {
+            let ips: Vec<_> =
+                set.iter().map(|(_, ip)| ip.to_string()).collect();
+            write!(f, ", {what} {}", ips.join(", "))?;
+        }
+        Ok(())
     }
 }
 

@@ -1,6 +1,5 @@
 //! A snapshot of the host's links, addresses and default routes.
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -91,12 +90,6 @@ pub enum End {
 // === impl HostView ===
 
 impl HostView {
-    /// Every address of this host, of all its links.
-    #[must_use]
-    pub fn addresses(&self) -> BTreeSet<IpAddr> {
-        self.links.iter().flat_map(|l| &l.addrs).map(|a| a.ip).collect()
-    }
-
     /// The link of that index.
     #[must_use]
     pub fn link(&self, index: u32) -> Option<&Link> {

@@ -33,7 +33,11 @@ pub enum LockError {
         pid: Option<String>,
     },
     /// The lock file cannot be used.
-    #[error("the lock file {path} cannot be used: {error}", path = path.display())]
+    #[error(
+        "the lock file {path} cannot be used: {error}; it stands beside the \
+         file that --subnet-file names, whose directory must be writable",
+        path = path.display()
+    )]
     File {
         /// The lock file.
         path: PathBuf,

@@ -30,6 +30,10 @@ pub struct Saved {
     /// The text of the network configuration last used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<String>,
+    /// Configurations before it, of which something may be left: no pass was
+    /// complete since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<String>,
     /// The lease this node holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<SavedLease>,
@@ -64,6 +68,17 @@ struct FileRef<'a> {
 #[derive(Deserialize)]
 struct Versioned {
     version: u32,
+}
+
+// === impl Saved ===
+
+impl Saved {
+    /// From now on the configuration is `text`.
+    pub fn set_config(&mut self, text: &str) {
+        let before = self.config.replace(text.to_owned());
+        self.former.extend(before);
+        self.former.retain(|former| former != text);
+    }
 }
 
 // === impl StateDir ===

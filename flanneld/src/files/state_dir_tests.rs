@@ -5,6 +5,7 @@ use super::*;
 fn saved() -> Saved {
     Saved {
         config: Some(r#"{"Network":"10.5.0.0/16"}"#.to_owned()),
+        former: vec!["{}".to_owned()],
         lease: Some(SavedLease {
             key: "10.5.7.0-24&fd00:5:7::-64".parse().unwrap(),
             lease_id: i64::MAX,
@@ -111,4 +112,18 @@ fn each_subnet_file_has_its_own_state() {
         assert!(seen.insert(slug(Path::new(path))), "{path}");
     }
     assert!(seen.iter().all(|s| !s.contains('/')));
+}
+
+#[test]
+fn former_configurations_are_remembered_until_one_is_complete() {
+    let mut saved = Saved::default();
+    saved.set_config("a");
+    saved.set_config("a");
+    assert_eq!(saved.former, [""; 0]);
+    saved.set_config("b");
+    saved.set_config("c");
+    assert_eq!(saved.former, ["a", "b"]);
+    saved.set_config("a");
+    assert_eq!(saved.config.as_deref(), Some("a"));
+    assert_eq!(saved.former, ["b", "c"]);
 }

@@ -17,8 +17,9 @@ pub struct StateFile {
     path: PathBuf,
     subnet_file: String,
     boot_id: String,
-    /// What was written last.
+    /// What was said last, and whether the file says so.
     last: Option<DaemonState>,
+    written: bool,
     complained: bool,
 }
 
@@ -34,6 +35,7 @@ impl StateFile {
             subnet_file: subnet_file.display().to_string(),
             boot_id: boot_id.trim().to_owned(),
             last: None,
+            written: false,
             complained: false,
         }
     }
@@ -44,7 +46,11 @@ impl StateFile {
     /// no other consequence.
     pub fn set(&mut self, phase: Phase, reason: &str, now: SystemTime) {
         let began = match &self.last {
-            Some(last) if last.phase == phase && last.reason == reason => {
+            Some(last)
+                if self.written
+                    && last.phase == phase
+                    && last.reason == reason =>
+            {
                 return;
             }
             Some(last) if last.phase == phase => last.since,
@@ -58,11 +64,11 @@ impl StateFile {
             self.subnet_file.as_str(),
         );
         let Ok(text) = state.render() else { return };
-        match atomic::write(&self.path, text.as_bytes(), 0o644) {
-            Ok(()) => {
-                self.last = Some(state);
-                self.complained = false;
-            }
+        self.last = Some(state);
+        let result = atomic::write(&self.path, text.as_bytes(), 0o644);
+        self.written = result.is_ok();
+        match result {
+            Ok(()) => self.complained = false,
             Err(error) => {
                 if !self.complained {
                     tracing::warn!(
@@ -132,7 +138,8 @@ mod tests {
         file.set(Phase::Ready, "", at(1));
         assert!(file.complained);
         fs::remove_file(&dir).unwrap();
-        file.set(Phase::Ready, "", at(1));
-        assert_eq!(read(&dir.join("state.json")).phase, Phase::Ready);
+        file.set(Phase::Ready, "", at(9));
+        let state = read(&dir.join("state.json"));
+        assert_eq!((state.phase, state.since), (Phase::Ready, 1));
     }
 }

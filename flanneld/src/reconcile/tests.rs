@@ -7,17 +7,23 @@ fn reconciler() -> Reconciler {
     let text = r#"{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan"}}"#;
     let (conf, _) = NetConf::parse(text).unwrap();
     let Backend::Vxlan(vxlan) = conf.backend else { panic!() };
-    let uplink: IfName = IfName::new("eth0").unwrap();
+    let uplink = Uplink {
+        index: 2,
+        name: IfName::new("eth0").unwrap(),
+        mtu: 1500,
+        addrs: PerFamily::default(),
+        public: PerFamily::default(),
+    };
     let setup = Setup {
         conf,
         vxlan,
         uplink,
-        public: PerFamily::default(),
+        interface: InterfaceOptions::default(),
         macs: PerFamily::default(),
-        former: BTreeSet::new(),
+        former: Former::default(),
     };
     let kernel = Worker::spawn("test", Kernel::open().unwrap()).unwrap();
-    Reconciler::new(setup, kernel, Interest::new([uplink], false, 0))
+    Reconciler::new(setup, kernel)
 }
 
 fn lease(key: &str, public: &str) -> Lease {
@@ -93,7 +99,7 @@ fn the_first_pass_is_due_at_once() {
     for first in [held("10.5.1.0-24"), synced(&[])] {
         let mut node = reconciler();
         let now = Instant::now();
-        node.disturbed(now);
+        node.disturbed(Disturbance::Everything, now);
         node.heard(first, now);
         assert_eq!(node.due(), None, "one of the two is missing");
         let later = now + Duration::from_millis(3);

@@ -6,7 +6,7 @@ pub mod iptables;
 pub mod nft;
 mod observe;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use ipam::Subnet;
 use netlink::{Socket, addr, link};
@@ -15,6 +15,10 @@ use overlay::{Change, IfName, Mac, Observed, Scope, Uplink, World};
 /// The number by which our routes and nexthop objects are known
 /// (`RTA_PROTOCOL`, `NHA`'s `nh_protocol`). Not assigned to anybody.
 const PROTOCOL: u8 = 241;
+/// `RTPROT_KERNEL`: routes that the kernel makes by itself.
+pub(crate) const PROTOCOL_KERNEL: u8 = 2;
+/// `RTPROT_RA`: those that its neighbour discovery makes.
+const PROTOCOL_RA: u8 = 9;
 
 /// One network namespace's kernel state.
 #[derive(Debug)]
@@ -86,15 +90,6 @@ impl Kernel {
         let addrs = addr::list(&mut self.socket, None, None)?;
         let addrs = addrs.complete()?.into_iter().map(|a| a.ip).collect();
         Ok(Uplink { name, index: info.index, mtu: info.mtu, addrs })
-    }
-
-    /// The indexes of those of the devices that the last look or change met.
-    pub fn indexes_of<'a>(
-        &self,
-        names: impl IntoIterator<Item = &'a IfName>,
-    ) -> BTreeSet<u32> {
-        let known = names.into_iter().filter_map(|name| self.indexes.get(name));
-        known.copied().collect()
     }
 
     /// The Ethernet address of the vxlan device `name`, if there is one.

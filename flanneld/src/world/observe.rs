@@ -10,19 +10,15 @@ use netlink::link::LinkInfo;
 use netlink::link::vxlan::VxlanInfo;
 use netlink::neigh::NeighInfo;
 use netlink::nexthop::NexthopInfo;
-use netlink::route::{RouteInfo, RouteKind};
+use netlink::route::{RouteInfo, RouteKind, TABLE_MAIN};
 use netlink::{addr, fdb, link, neigh, nexthop, route};
 use overlay::{
     Addr, Fdb, FdbKey, IfName, Key, Link, LinkKind, Mac, Neigh, NeighKey,
     Nexthop, Observed, Route, RouteKey, Scope, Vxlan,
 };
 
-use super::{Kernel, KernelError, PROTOCOL};
+use super::{Kernel, KernelError, PROTOCOL, PROTOCOL_KERNEL, PROTOCOL_RA};
 
-const TABLE_MAIN: u32 = 254;
-/// Routes that the kernel and its neighbour discovery make by themselves.
-const PROTOCOL_KERNEL: u8 = 2;
-const PROTOCOL_RA: u8 = 9;
 /// From this many keys on, reading whole tables is cheaper than asking for
 /// each object.
 const MANY: usize = 64;
@@ -59,23 +55,13 @@ pub(super) fn observe(
     match scope {
         Scope::Full(claim) => look.everything(&claim.links, &claim.networks)?,
         Scope::Keys(keys) if keys.len() >= MANY => {
-            let links = keys.iter().filter_map(link_of).collect();
+            let links = keys.iter().filter_map(Key::link).collect();
             let networks: Vec<_> = keys.iter().filter_map(dst_of).collect();
             look.everything(&links, &networks)?;
         }
         Scope::Keys(keys) => look.objects(keys)?,
     }
     Ok(look.out)
-}
-
-/// The device a key names or stands on.
-const fn link_of(key: &Key) -> Option<IfName> {
-    match key {
-        Key::Link(name) | Key::Addr(name, _) => Some(*name),
-        Key::Fdb(key) => Some(key.link),
-        Key::Neigh(key) => Some(key.link),
-        Key::Nexthop(_) | Key::Route(_) => None,
-    }
 }
 
 /// The destination of a route's key.
@@ -138,7 +124,7 @@ impl Look<'_> {
     /// These objects only.
     fn objects(&mut self, keys: &BTreeSet<Key>) -> Result<(), KernelError> {
         // Devices first: the others' keys name them.
-        let links: BTreeSet<_> = keys.iter().filter_map(link_of).collect();
+        let links: BTreeSet<_> = keys.iter().filter_map(Key::link).collect();
         let mut addrs_read = BTreeSet::new();
         for name in &links {
             self.link(*name)?;
@@ -146,7 +132,8 @@ impl Look<'_> {
         let mut absent: BTreeSet<Family> = BTreeSet::new();
         let mut wanted = BTreeSet::new();
         for key in keys {
-            let index = link_of(key)
+            let index = key
+                .link()
                 .and_then(|name| self.kernel.indexes.get(&name).copied());
             let socket = &mut self.kernel.socket;
             match (*key, index) {

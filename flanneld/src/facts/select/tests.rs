@@ -383,14 +383,3 @@ fn failure_lists_what_was_tried_and_what_there_is() {
          name one with --iface"
     );
 }
-
-#[test]
-fn planners_learn_every_address_of_the_host() {
-    let view = host();
-    let uplink = pick(&view, &options(&["eth1"]), V4).unwrap();
-    let facts = uplink.facts(&view);
-    assert_eq!((facts.index, facts.mtu), (3, 1500));
-    for own in ["192.168.56.11", "10.0.2.15", "fd02::15", "172.16.0.1"] {
-        assert!(facts.addrs.contains(&addr(own)), "{own}");
-    }
-}

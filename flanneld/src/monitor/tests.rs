@@ -1,0 +1,179 @@
+//! What real notifications of the kernel mean, each test in a network
+//! namespace of its own.
+
+use std::process::Command;
+use std::time::Instant;
+
+use nix::sched::{CloneFlags, unshare};
+use overlay::Addr;
+
+use super::*;
+
+/// A thread with its own namespace, an `eth0` and a `flannel.1` on it.
+fn in_namespace(test: impl FnOnce() + Send + 'static) {
+    let thread = thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
+        sh("ip link add eth0 type bridge");
+        sh("ip link add veth0 type veth peer name veth1");
+        for line in ["lo up", "eth0 up", "veth0 up", "veth1 up"] {
+            sh(&format!("ip link set {line}"));
+        }
+        sh("ip addr add 192.168.7.2/24 dev eth0");
+        sh("ip link add flannel.1 type vxlan id 1 dev eth0 dstport 8472");
+        sh("ip link set flannel.1 up");
+        test();
+    });
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn sh(line: &str) {
+    let mut words = line.split(' ');
+    let mut command = Command::new(words.next().unwrap());
+    let out = command.args(words).output().unwrap();
+    assert!(out.status.success(), "{line}: {out:?}");
+}
+
+fn name(text: &str) -> IfName {
+    IfName::new(text).unwrap()
+}
+
+fn interest(ways: bool) -> Interest {
+    Interest {
+        devices: [name("flannel.1")].into(),
+        uplink: name("eth0"),
+        networks: vec!["10.5.0.0/16".parse().unwrap()],
+        ways,
+        own_port: u32::MAX,
+    }
+}
+
+/// What is heard within a moment.
+fn heard(watch: &mut Watch) -> BTreeSet<String> {
+    let mut all = BTreeSet::new();
+    let until = Instant::now() + Duration::from_millis(100);
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        let Some(event) = watch.monitor.next(Some(left)).unwrap() else {
+            break;
+        };
+        let Event::Object { object, deleted, port } = event else { panic!() };
+        let news = watch.names.judge(&watch.interest, &object, deleted, port);
+        if let Some(Disturbance::Object(key)) = news {
+            all.insert(key.to_string());
+        } else if let Some(other) = news {
+            all.insert(format!("{other:?}"));
+        }
+    }
+    all
+}
+
+#[test]
+fn each_object_of_ours_is_told_by_its_key() {
+    in_namespace(|| {
+        let mut watch = Watch::open(interest(false)).unwrap();
+        heard(&mut watch);
+        for (line, expected) in [
+            ("ip link set flannel.1 mtu 1300", "link flannel.1"),
+            (
+                "ip addr add 10.5.1.0/32 dev flannel.1",
+                "address 10.5.1.0/32 on flannel.1",
+            ),
+            (
+                "ip neigh add 10.5.2.0 lladdr 02:00:00:00:00:02 dev flannel.1",
+                "neighbour 10.5.2.0 on flannel.1",
+            ),
+            (
+                "bridge fdb add 02:00:00:00:00:02 dev flannel.1 dst 192.168.7.3",
+                "forwarding entry 02:00:00:00:00:02 on flannel.1",
+            ),
+            ("ip route add 10.9.2.0/24 dev flannel.1", "route 10.9.2.0/24"),
+            ("ip route add 10.5.3.0/24 dev veth0", "route 10.5.3.0/24"),
+            ("ip nexthop add id 4000000000 dev eth0", "nexthop 4000000000"),
+            (
+                "ip addr add 192.168.7.9/32 dev eth0",
+                "address 192.168.7.9/32 on eth0",
+            ),
+            ("ip link set eth0 mtu 1400", "link eth0"),
+            ("ip link del flannel.1", "link flannel.1"),
+        ] {
+            sh(line);
+            let all = heard(&mut watch);
+            assert!(all.contains(expected), "{line}: {all:?}");
+        }
+    });
+}
+
+#[test]
+fn what_stands_on_other_devices_is_no_news() {
+    in_namespace(|| {
+        let mut watch = Watch::open(interest(false)).unwrap();
+        heard(&mut watch);
+        for line in [
+            // the underlay's neighbours come and go all the time
+            "ip neigh add 192.168.7.3 lladdr 02:00:00:00:00:03 dev eth0",
+            "ip route add 172.16.0.0/16 dev eth0",
+            "ip route add 172.17.0.0/16 dev veth0",
+            "ip addr add 10.5.1.1/32 dev veth0",
+            "ip link set veth0 mtu 1400",
+            "bridge fdb add 02:00:00:00:00:02 dev veth0 self permanent",
+            "ip nexthop add id 7 dev eth0",
+        ] {
+            sh(line);
+        }
+        assert_eq!(heard(&mut watch), BTreeSet::new());
+        // … unless they decide which peers are reached directly
+        watch.interest.ways = true;
+        for line in [
+            "ip route add 172.18.0.0/16 dev veth0",
+            "ip addr add 172.19.0.1/32 dev veth0",
+            "ip link set veth0 mtu 1300",
+        ] {
+            sh(line);
+            assert_eq!(heard(&mut watch), ["Ways".to_owned()].into(), "{line}");
+        }
+    });
+}
+
+#[test]
+fn a_device_is_followed_from_its_making_through_its_renaming() {
+    in_namespace(|| {
+        sh("ip link del flannel.1");
+        let mut watch = Watch::open(interest(false)).unwrap();
+        sh("ip link add flannel.1 type vxlan id 1 dev eth0 dstport 8472");
+        sh("ip addr add 10.5.1.0/32 dev flannel.1");
+        let all = heard(&mut watch);
+        assert!(all.contains("address 10.5.1.0/32 on flannel.1"), "{all:?}");
+        sh("ip link set flannel.1 name other");
+        assert!(heard(&mut watch).contains("link flannel.1"));
+        sh("ip addr add 10.5.1.1/32 dev other");
+        assert_eq!(heard(&mut watch), BTreeSet::new());
+        sh("ip link set other name flannel.1");
+        assert!(heard(&mut watch).contains("link flannel.1"));
+    });
+}
+
+#[test]
+fn own_requests_are_no_news_but_own_devices_are_known() {
+    in_namespace(|| {
+        let mut watch = Watch::open(interest(false)).unwrap();
+        heard(&mut watch);
+        let mut socket = Socket::open().unwrap();
+        watch.interest.own_port = socket.port();
+        let index = link::by_name(&mut socket, "flannel.1").unwrap().index;
+        let spec = |ip: [u8; 4]| netlink::addr::AddrSpec {
+            index,
+            ip: ip.into(),
+            len: 32,
+            nodad: true,
+            broadcast: None,
+        };
+        let add = netlink::addr::add(&spec([10, 5, 1, 0]));
+        socket.request(&add).unwrap();
+        assert_eq!(heard(&mut watch), BTreeSet::new());
+        let addr = Addr { ip: [10, 5, 1, 0].into(), len: 32 };
+        sh("ip addr del 10.5.1.0/32 dev flannel.1");
+        let key = Key::Addr(name("flannel.1"), addr).to_string();
+        assert!(heard(&mut watch).contains(&key));
+    });
+}
