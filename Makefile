@@ -15,11 +15,13 @@ export FLANNEL_TEST_ETCD := $(CACHE)/etcd/usr/bin/etcd
 export FLANNEL_TEST_PEERS := $(CACHE)/peers
 export FLANNEL_BENCH_FLOOR := $(CURDIR)/$(FLOOR)/floor
 
-.PHONY: help build demo test unit kernel scenarios lint bench clean
+.PHONY: help build demo test unit scenarios fuzz-smoke fuzz soak lint bench clean
 
 help:
 	@echo "make demo   three nodes, a real etcd, pods that reach each other"
 	@echo "make test   every test"
+	@echo "make fuzz   every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS))"
+	@echo "make soak   random faults from ten seeds, or SEEDS"
 	@echo "make lint   formatting, clippy, licences and dependency rules"
 	@echo "make bench  ratios beside the kernel's floor and upstream's numbers"
 	@echo "make build  static release binaries under $(DIST)"
@@ -32,7 +34,7 @@ demo: build
 	@$(SETUP) run
 	cargo run --quiet --locked -p integration --bin demo
 
-test: build unit scenarios
+test: build unit scenarios fuzz-smoke
 
 # Tiers 1 and 2, and the store against a real etcd (design.md §6).
 unit:
@@ -47,8 +49,25 @@ scenarios: build
 	@$(SETUP) peers
 	cargo test --locked -p integration
 
+# Tier 6: what reads foreign bytes, a minute each over its corpus.
+fuzz-smoke:
+	@$(SETUP) build
+	@$(SETUP) fuzz
+	fuzz/run 60
+
+FUZZ_SECONDS ?= 600
+fuzz:
+	@$(SETUP) build
+	@$(SETUP) fuzz
+	fuzz/run $(FUZZ_SECONDS)
+
+soak: build
+	@$(SETUP) run
+	cargo run --quiet --locked -p integration --bin soak -- $(SEEDS)
+
 lint:
 	@$(SETUP) build
+	@$(SETUP) fuzz
 	@$(SETUP) lint
 	cargo fmt --all -- --check
 	cargo clippy --locked --workspace --all-targets -- --deny warnings

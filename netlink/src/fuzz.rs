@@ -4,7 +4,10 @@
 use std::collections::VecDeque;
 
 use crate::monitor::{self, Event};
+use crate::nft::{Batch, Chain, RuleInfo, Table, read};
+use crate::request::Request;
 use crate::socket::Dump;
+use crate::wire::Messages;
 use crate::{addr, fdb, link, neigh, nexthop, route};
 
 /// What a [`Monitor`](crate::monitor::Monitor) makes of a datagram.
@@ -24,4 +27,25 @@ pub fn dumps(datagram: &[u8]) -> usize {
         + Dump::read(datagram, neigh::decode)
         + Dump::read(datagram, fdb::decode)
         + Dump::read(datagram, nexthop::decode)
+        + Dump::read(datagram, read::table)
+        + Dump::read(datagram, read::chain)
+        + Dump::read(datagram, read::rule)
+}
+
+/// A datagram's nf_tables objects.
+#[must_use]
+pub fn nft(datagram: &[u8]) -> (Vec<Table>, Vec<Chain>, Vec<RuleInfo>) {
+    let mut out = (Vec::new(), Vec::new(), Vec::new());
+    for message in Messages::new(datagram).flatten() {
+        out.0.extend(read::table(&message).ok().flatten());
+        out.1.extend(read::chain(&message).ok().flatten());
+        out.2.extend(read::rule(&message).ok().flatten());
+    }
+    out
+}
+
+/// A batch's messages.
+#[must_use]
+pub fn requests(batch: &Batch) -> &[Request] {
+    &batch.requests
 }

@@ -1,0 +1,3 @@
+//! Fuzz target: `fuzz::cli`.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::cli(data));

@@ -1,0 +1,3 @@
+//! Fuzz target: `fuzz::net_conf`.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::net_conf(data));
