@@ -100,7 +100,8 @@ impl OwnLease {
         };
         if races >= RACES_TOLD {
             self.reason = Some(format!(
-                "other nodes were faster {races} times in a row; going on"
+                "other nodes were faster {RACES_TOLD} times in a row and \
+                 more; going on"
             ));
         }
         let spread = Duration::from_millis(20)

@@ -7,6 +7,7 @@ use flanneld::store::etcd::{Etcd, EtcdConfig};
 use crate::etcd::{Server, free_ports};
 use crate::node::*;
 use crate::proxy::Proxy;
+use crate::stranger::Stranger;
 
 async fn server() -> Server {
     let server = Server::start().await;
@@ -92,6 +93,26 @@ async fn endpoint_by_name() {
     let url = format!("http://localhost:{}", server.port);
     let mut node = Node::start_with(settings(&[url]), "1.1.1.1", |_| {}).await;
     node.until("a lease", |n| n.held.is_some()).await;
+}
+
+/// An endpoint that answers and is no etcd: said if it is the only one, and
+/// passed over if there is another.
+#[tokio::test]
+async fn endpoint_of_something_else() {
+    let stranger = Stranger::start().await;
+    let urls = [stranger.url.clone()];
+    let (etcd, mut status) = Etcd::new(settings(&urls)).unwrap();
+    let reading = tokio::spawn(async move { etcd.config().await });
+    complains(&mut status, "check --etcd-endpoints").await;
+    reading.abort();
+
+    let server = server().await;
+    for i in 1..=4 {
+        let urls = [stranger.url.clone(), server.url()];
+        let public = format!("1.1.1.{i}");
+        let mut node = Node::start_with(settings(&urls), &public, |_| {}).await;
+        node.until("a lease", |n| n.held.is_some()).await;
+    }
 }
 
 /// Each endpoint is named with its own reason, once.

@@ -18,4 +18,5 @@ mod follow;
 mod node;
 mod own;
 mod proxy;
+mod stranger;
 mod tls;

@@ -62,9 +62,10 @@ mod code {
     pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
     pub(super) const FAILED_PRECONDITION: i32 = 9;
     pub(super) const OUT_OF_RANGE: i32 = 11;
-    pub(super) const UNIMPLEMENTED: i32 = 12;
     pub(super) const UNAUTHENTICATED: i32 = 16;
 }
+
+const NO_ETCD: &str = "that is no etcd: check --etcd-endpoints";
 
 /// Words in an error, and what a person should do about it. The first match
 /// is taken; the second field replaces the text where the original varies
@@ -153,6 +154,8 @@ const REMEDIES: &[(&str, Option<&str>, &str)] = &[
         "the endpoint's host name cannot be resolved",
     ),
     ("database space exceeded", None, "etcd is full: compact it"),
+    ("unknown service", None, NO_ETCD),
+    ("grpc-status header missing", None, NO_ETCD),
 ];
 
 // === impl Error ===
@@ -207,8 +210,7 @@ pub(super) fn classify(error: &etcd_client::Error) -> Class {
         | code::ALREADY_EXISTS
         | code::PERMISSION_DENIED
         | code::FAILED_PRECONDITION
-        | code::OUT_OF_RANGE
-        | code::UNIMPLEMENTED => Class::Refused,
+        | code::OUT_OF_RANGE => Class::Refused,
         // etcd is full, or the answer is larger than we take.
         code::RESOURCE_EXHAUSTED if text.contains("space exceeded") => {
             Class::Refused
