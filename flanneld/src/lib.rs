@@ -17,5 +17,7 @@ pub mod reconcile;
 pub mod report;
 pub mod rules;
 pub mod store;
+#[cfg(test)]
+mod testing;
 pub mod worker;
 pub mod world;

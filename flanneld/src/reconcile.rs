@@ -266,9 +266,14 @@ impl Reconciler {
         let Former { devices, networks } = &self.setup.former;
         desired.networks.extend(networks);
         let first = *self.planned == Desired::default();
-        let mut news = self.planned.changed_keys(&desired);
-        news.extend(dirty.failed);
-        let news = desired.closure(&news);
+        // What there is a reason to change in the plan: the rest is repair.
+        let news = if first {
+            BTreeSet::new()
+        } else {
+            let mut keys = self.planned.changed_keys(&desired);
+            keys.extend(dirty.failed);
+            desired.closure(&keys)
+        };
         let scope = if dirty.everything {
             Scope::full(&desired, devices.iter().copied())
         } else {

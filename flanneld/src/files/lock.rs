@@ -87,10 +87,17 @@ impl InstanceLock {
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        file.set_len(0)
+        // The lock is what counts: on a full disk it goes without the number.
+        let noted = file
+            .set_len(0)
             .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()))
-            .map_err(failed)?;
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        if let Err(error) = noted {
+            tracing::warn!(
+                "{} does not say whose it is: {error}",
+                path.display()
+            );
+        }
         Ok(Self { _file: file })
     }
 }

@@ -1,38 +1,26 @@
 //! What real notifications of the kernel mean, each test in a network
 //! namespace of its own.
 
-use std::process::Command;
 use std::time::Instant;
 
-use nix::sched::{CloneFlags, unshare};
 use overlay::Addr;
 
 use super::*;
+use crate::testing::{in_namespace, sh};
 
-/// A thread with its own namespace, an `eth0` and a `flannel.1` on it.
-fn in_namespace(test: impl FnOnce() + Send + 'static) {
-    let thread = thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).expect("needs root");
+/// A host with an `eth0` and a `flannel.1` on it.
+fn on_a_host(test: impl FnOnce() + Send + 'static) {
+    in_namespace(|| {
         sh("ip link add eth0 type bridge");
         sh("ip link add veth0 type veth peer name veth1");
-        for line in ["lo up", "eth0 up", "veth0 up", "veth1 up"] {
-            sh(&format!("ip link set {line}"));
+        for link in ["eth0", "veth0", "veth1"] {
+            sh(&format!("ip link set {link} up"));
         }
         sh("ip addr add 192.168.7.2/24 dev eth0");
         sh("ip link add flannel.1 type vxlan id 1 dev eth0 dstport 8472");
         sh("ip link set flannel.1 up");
         test();
     });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-fn sh(line: &str) {
-    let mut words = line.split(' ');
-    let mut command = Command::new(words.next().unwrap());
-    let out = command.args(words).output().unwrap();
-    assert!(out.status.success(), "{line}: {out:?}");
 }
 
 fn name(text: &str) -> IfName {
@@ -70,7 +58,7 @@ fn heard(watch: &mut Watch) -> BTreeSet<String> {
 
 #[test]
 fn each_object_of_ours_is_told_by_its_key() {
-    in_namespace(|| {
+    on_a_host(|| {
         let mut watch = Watch::open(interest(false)).unwrap();
         heard(&mut watch);
         for (line, expected) in [
@@ -106,7 +94,7 @@ fn each_object_of_ours_is_told_by_its_key() {
 
 #[test]
 fn what_stands_on_other_devices_is_no_news() {
-    in_namespace(|| {
+    on_a_host(|| {
         let mut watch = Watch::open(interest(false)).unwrap();
         heard(&mut watch);
         for line in [
@@ -137,7 +125,7 @@ fn what_stands_on_other_devices_is_no_news() {
 
 #[test]
 fn a_device_is_followed_from_its_making_through_its_renaming() {
-    in_namespace(|| {
+    on_a_host(|| {
         sh("ip link del flannel.1");
         let mut watch = Watch::open(interest(false)).unwrap();
         sh("ip link add flannel.1 type vxlan id 1 dev eth0 dstport 8472");
@@ -155,7 +143,7 @@ fn a_device_is_followed_from_its_making_through_its_renaming() {
 
 #[test]
 fn own_requests_are_no_news_but_own_devices_are_known() {
-    in_namespace(|| {
+    on_a_host(|| {
         let mut watch = Watch::open(interest(false)).unwrap();
         heard(&mut watch);
         let mut socket = Socket::open().unwrap();

@@ -1,33 +1,17 @@
 //! Against the real kernel, each test in a network namespace of its own.
 
-use std::process::Command;
-
 use ipam::Family;
-use nix::sched::{CloneFlags, unshare};
 
 use super::super::{InterfaceOptions, direct, select};
 use super::*;
+use crate::testing::{self, sh};
 
-/// Runs `test` on a thread with its own network namespace, which goes with
-/// the thread.
 fn in_namespace(test: impl FnOnce(&mut Socket) + Send + 'static) {
-    assert!(
-        nix::unistd::geteuid().is_root(),
-        "this test needs root: it makes a network namespace"
-    );
-    let thread = std::thread::spawn(move || {
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        ip("link set lo up");
-        test(&mut Socket::open().unwrap());
-    });
-    if let Err(panic) = thread.join() {
-        std::panic::resume_unwind(panic);
-    }
+    testing::in_namespace(|| test(&mut Socket::open().unwrap()));
 }
 
 fn ip(arguments: &str) {
-    let out = Command::new("ip").args(arguments.split(' ')).output().unwrap();
-    assert!(out.status.success(), "ip {arguments}: {out:?}");
+    sh(&format!("ip {arguments}"));
 }
 
 /// `eth0` and `eth1` with both families, up, each with its other end up too.
