@@ -98,9 +98,9 @@ fn fresh(node: &Node, store: &mut Store) -> Result<()> {
     Ok(())
 }
 
-fn command(url: &str, (who, program): &(Who, PathBuf)) -> Vec<String> {
+fn command(url: &str, (_, program): &(Who, PathBuf)) -> Vec<String> {
     let mut words = vec![program.display().to_string()];
-    words.extend(flags(url, *who));
+    words.extend(flags(url));
     words
 }
 

@@ -76,13 +76,12 @@ enum Who {
     Upstream,
 }
 
-/// The flags of a daemon for this store.
-fn flags(url: &str, who: Who) -> Vec<String> {
-    let mut flags =
-        vec![format!("--etcd-endpoints={url}"), "--iface=eth0".to_owned()];
-    if who == Who::Upstream {
-        flags.push("--ip-masq=false".to_owned());
-        flags.push("--iptables-forward-rules=false".to_owned());
-    }
-    flags
+/// The flags of a daemon for this store, whoever's it is: no traffic rules.
+fn flags(url: &str) -> Vec<String> {
+    vec![
+        format!("--etcd-endpoints={url}"),
+        "--iface=eth0".to_owned(),
+        "--ip-masq=false".to_owned(),
+        "--iptables-forward-rules=false".to_owned(),
+    ]
 }

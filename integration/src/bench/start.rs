@@ -39,9 +39,9 @@ pub(super) fn run(
     let (node, url) = (cluster.node(0), cluster.etcd.url());
     let mut store = Store::connect(cluster.underlay.middle(), &url)?;
     let mut s = Samples::default();
-    let command = |program: &std::path::Path, who| {
+    let command = |program: &std::path::Path| {
         let mut words = vec![program.display().to_string()];
-        words.extend(flags(&url, who));
+        words.extend(flags(&url));
         words
     };
     let ours = binary("flanneld")?;
@@ -51,8 +51,8 @@ pub(super) fn run(
         programs.extend(peers.map(|p| (Who::Upstream, p.flanneld())));
         for (who, program) in programs {
             fresh(node, &mut store)?;
-            let first = time(node, &command(&program, who))?;
-            let again = time(node, &command(&program, who))?;
+            let first = time(node, &command(&program))?;
+            let again = time(node, &command(&program))?;
             let (a, b) = match who {
                 Who::Ours => (&mut s.ours, &mut s.ours_again),
                 Who::Upstream => (&mut s.upstream, &mut s.upstream_again),
