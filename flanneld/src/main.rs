@@ -44,11 +44,14 @@ fn start(options: &Options) -> Result<()> {
     let _lock = InstanceLock::take(&options.subnet_file)?;
     let readiness = Readiness::not_ready("it has just started");
     let mut reporter = Reporter::new(&options.subnet_file, readiness.clone());
-    let result = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("starting the runtime")?
-        .block_on(live(options, readiness, &mut reporter));
+        .context("starting the runtime")?;
+    let result = runtime.block_on(live(options, readiness, &mut reporter));
+    // A name that is being resolved cannot be given up, and may take as long
+    // as a dead name server lets it: nobody waits for it.
+    runtime.shutdown_background();
     if let Err(error) = &result {
         reporter.say(Phase::Failed, &format!("{error:#}"));
     }

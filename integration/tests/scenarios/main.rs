@@ -17,4 +17,5 @@ mod security;
 mod state;
 mod subnets;
 mod traffic;
+mod underlay;
 mod upstream;
