@@ -2,13 +2,15 @@
 
 mod events;
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 
 use anyhow::{Context, Result, anyhow, bail};
-use ipam::PerFamily;
 use ipam::daemon_state::Phase;
 use ipam::netconf::backend::VxlanOptions;
 use ipam::netconf::{Backend, NetConf};
+use ipam::subnet_env::Previous;
+use ipam::{PerFamily, Subnet};
 use overlay::{IfName, Mac, vxlan};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -21,6 +23,7 @@ use crate::monitor::{self, Interest};
 use crate::own_lease::{LEASE_TTL, Params};
 use crate::reconcile::{Former, Reconciler, Setup};
 use crate::report::Reporter;
+use crate::rules::{self, Keeper};
 use crate::store::StoreStatus;
 use crate::store::etcd::{Config, Etcd};
 use crate::worker::Worker;
@@ -67,8 +70,17 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
         ways: vxlan.direct_routing,
         own_port: kernel.port(),
     })?;
+    let former = former(&saved, &conf, &vxlan);
+    let previous = subnet_file.previous();
+    let rules = Keeper::spawn(rules::Setup {
+        wishes: options.rules,
+        nftables: conf.nftables,
+        networks: enabled_networks(&conf),
+        former: former_networks(&former, &previous, &conf),
+    })
+    .context("starting a thread")?;
     let setup = Setup {
-        former: former(&saved, &conf, &vxlan),
+        former,
         conf: conf.clone(),
         vxlan,
         uplink,
@@ -81,7 +93,7 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
     let store = etcd.run(Params {
         ranges: config.ranges,
         attrs: reconciler.attrs()?,
-        previous: subnet_file.previous().subnets,
+        previous: previous.subnets,
         recorded: saved.lease.as_ref().map(|l| (l.key, l.lease_id)),
         margin: options.renew_margin,
         ttl: LEASE_TTL,
@@ -89,6 +101,8 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
     Loop {
         conf,
         reconciler,
+        rules,
+        ip_masq: options.rules.masquerade,
         store,
         status,
         disturbances,
@@ -97,6 +111,7 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
         disk,
         saved,
         subnet_file,
+        env: None,
         health: Health::default(),
     }
     .run()
@@ -131,13 +146,10 @@ async fn wait_config(
 
 /// The backend's options, if this version has the backend.
 fn vxlan_of(conf: &NetConf) -> Result<VxlanOptions> {
-    let notes = cli::netconf(conf).map_err(|line| anyhow!(line))?;
+    cli::netconf(conf).map_err(|line| anyhow!(line))?;
     let Backend::Vxlan(options) = &conf.backend else {
         bail!("backend {} is not built", conf.backend.type_name());
     };
-    for note in notes {
-        note.log();
-    }
     Ok(*options)
 }
 
@@ -200,6 +212,29 @@ fn former(saved: &Saved, conf: &NetConf, options: &VxlanOptions) -> Former {
         former.devices.remove(&device);
     }
     former
+}
+
+fn enabled_networks(conf: &NetConf) -> PerFamily<Subnet> {
+    PerFamily::from_fn(|family| {
+        conf.networks.get(family).copied().filter(|_| conf.is_enabled(family))
+    })
+}
+
+/// Networks and subnets for which there may be traffic rules although this
+/// configuration does not want any: those of earlier runs, by what they left
+/// on disk (T-40), and those of families that are not enabled, for which
+/// upstream makes rules all the same (W-26).
+fn former_networks(
+    former: &Former,
+    previous: &Previous,
+    conf: &NetConf,
+) -> BTreeSet<Subnet> {
+    let all = [previous.networks, previous.subnets, conf.networks];
+    let nets = all.iter().flat_map(|nets| nets.iter().map(|(_, net)| *net));
+    let own = enabled_networks(conf);
+    nets.chain(former.networks.iter().copied())
+        .filter(|net| own.get(net.family()) != Some(net))
+        .collect()
 }
 
 fn devices(conf: &NetConf, vni: u32) -> impl Iterator<Item = IfName> {

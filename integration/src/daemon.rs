@@ -200,12 +200,13 @@ impl Daemon {
     pub fn assert_settled(&self) -> Result<()> {
         let from = self.log().len();
         self.child.signal(Signal::SIGHUP)?;
-        let line =
-            self.wait_log("pass on request", from, Duration::from_secs(10))?;
-        ensure!(
-            line.contains("changes=0"),
-            "a second pass still found work: {line}"
-        );
+        for text in ["pass on request", "traffic rules on request"] {
+            let line = self.wait_log(text, from, Duration::from_secs(10))?;
+            ensure!(
+                line.contains("changes=0 failed=0"),
+                "a second pass still found work: {line}"
+            );
+        }
         Ok(())
     }
 

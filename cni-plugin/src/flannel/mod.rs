@@ -131,7 +131,7 @@ fn add(
         if delegate.default_masquerade {
             log(format_args!(
                 "flannel: container {}: nobody masquerades \
-                 (FLANNEL_IPMASQ=false and this build sets no rules): what \
+                 (FLANNEL_IPMASQ=false; flanneld does with --ip-masq): what \
                  leaves the flannel network keeps the pod's address",
                 call.env.container_id
             ));

@@ -123,7 +123,7 @@ pub(super) struct Flags {
     )]
     pub(super) subnet_lease_renew_margin: i64,
 
-    /// Not in this version: masquerade traffic that leaves the pod network
+    /// Masquerade traffic that leaves the pod network
     #[arg(
         long,
         value_name = "BOOL",
@@ -135,8 +135,7 @@ pub(super) struct Flags {
     )]
     pub(super) ip_masq: bool,
 
-    /// Not in this version: never choose source ports fully at random when
-    /// masquerading
+    /// Never choose source ports fully at random when masquerading
     #[arg(
         long,
         value_name = "BOOL",
@@ -206,7 +205,8 @@ pub(super) struct Flags {
     )]
     pub(super) healthz_port: i64,
 
-    /// Not in this version: seconds between checks of the iptables rules
+    /// Seconds between checks of the rules where nothing tells of changes:
+    /// in legacy iptables
     #[arg(
         long,
         value_name = "SECONDS",
@@ -215,16 +215,17 @@ pub(super) struct Flags {
     )]
     pub(super) iptables_resync: i64,
 
-    /// Not in this version: accept forwarded pod traffic by rules of our own
+    /// Accept forwarded pod traffic, in iptables or nftables
     #[arg(
         long,
         value_name = "BOOL",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
+        default_value = "true",
         value_parser = go_bool
     )]
-    pub(super) iptables_forward_rules: Option<bool>,
+    pub(super) iptables_forward_rules: bool,
 
     /// Not in this version: keep a blackhole route for the node's own subnet
     #[arg(

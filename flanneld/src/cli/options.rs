@@ -11,6 +11,7 @@ use tracing::level_filters::LevelFilter;
 use super::flags::Flags;
 use super::{Stop, refuse};
 use crate::facts::InterfaceOptions;
+use crate::rules::Wishes;
 use crate::store::etcd::{Credentials, EtcdConfig, TlsFiles};
 
 /// What the daemon was asked to do. `Debug` shows no secret.
@@ -26,6 +27,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// How long before its expiry the lease is renewed (C-14).
     pub renew_margin: Duration,
+    /// Masquerading and accepting (C-15, C-16, C-24, C-25).
+    pub rules: Wishes,
     /// Where the health server listens; `None`: nowhere (C-22, C-23).
     pub health: Option<SocketAddr>,
     /// What is logged (C-29).
@@ -75,12 +78,16 @@ pub(super) fn from_flags(flags: Flags) -> Result<Options, Stop> {
             Duration::ZERO
         }
     };
-    if flags.iptables_resync < 1 {
-        refusals.push(format!(
-            "--iptables-resync={} is not possible: give 1 second or more",
-            flags.iptables_resync
-        ));
-    }
+    let resync = match u64::try_from(flags.iptables_resync) {
+        Ok(seconds @ 1..) => Duration::from_secs(seconds),
+        _ => {
+            refusals.push(format!(
+                "--iptables-resync={} is not possible: give 1 second or more",
+                flags.iptables_resync
+            ));
+            Duration::ZERO
+        }
+    };
     let health = match u16::try_from(flags.healthz_port.max(0)) {
         Ok(0) => None,
         Ok(port) => Some(SocketAddr::new(flags.healthz_ip, port)),
@@ -116,6 +123,12 @@ pub(super) fn from_flags(flags: Flags) -> Result<Options, Stop> {
         subnet_file: flags.subnet_file.into(),
         state_dir: flags.state_dir.into(),
         renew_margin,
+        rules: Wishes {
+            masquerade: flags.ip_masq,
+            random: !flags.ip_masq_fully_random_disable,
+            forward: flags.iptables_forward_rules,
+            resync,
+        },
         health,
         log_level: log_level(flags.v),
         notes,

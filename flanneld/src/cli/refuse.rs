@@ -11,12 +11,11 @@ use super::options::Note;
 /// The backend types of this version, as the net-conf names them.
 pub const BACKENDS: [&str; 1] = ["vxlan"];
 
-/// Whether this version can do what a network configuration asks for, and
-/// what to tell the user about it if so.
+/// Whether this version can do what a network configuration asks for.
 ///
 /// # Errors
 /// The line for the log.
-pub fn netconf(conf: &NetConf) -> Result<Vec<Note>, String> {
+pub fn netconf(conf: &NetConf) -> Result<(), String> {
     let backend = conf.backend.type_name();
     if !BACKENDS.contains(&backend) {
         return Err(format!(
@@ -25,15 +24,7 @@ pub fn netconf(conf: &NetConf) -> Result<Vec<Note>, String> {
             BACKENDS.join(" or ")
         ));
     }
-    let mut notes = Vec::new();
-    if conf.nftables {
-        notes.push(Note::Info(
-            "EnableNFTables has no effect: this version manages no packet \
-             filter rules"
-                .to_owned(),
-        ));
-    }
-    Ok(notes)
+    Ok(())
 }
 
 /// The flags that ask for what is absent, one line each.
@@ -45,12 +36,6 @@ pub(super) fn flags(flags: &Flags) -> Vec<String> {
         }
     };
     let no_kube = "has no Kubernetes mode; it takes subnets from etcd";
-    check(
-        flags.ip_masq,
-        "ip-masq",
-        "does not masquerade; leave the flag out and let another component \
-         do so",
-    );
     check(flags.kube_subnet_mgr, "kube-subnet-mgr", no_kube);
     check(!flags.kube_api_url.is_empty(), "kube-api-url", no_kube);
     check(
@@ -70,12 +55,6 @@ pub(super) fn flags(flags: &Flags) -> Vec<String> {
         no_kube,
     );
     check(
-        flags.iptables_forward_rules == Some(true),
-        "iptables-forward-rules",
-        "manages no packet filter rules; leave the flag out, and accept \
-         forwarded pod traffic by other means where the FORWARD policy is DROP",
-    );
-    check(
         flags.ip_blackhole_route,
         "ip-blackhole-route",
         "does not manage a blackhole route; leave the flag out",
@@ -91,22 +70,6 @@ pub(super) fn flag_notes(flags: &Flags) -> Vec<Note> {
             notes.push(Note::Info(text.to_owned()));
         }
     };
-    note(
-        flags.iptables_forward_rules.is_none(),
-        "forward rules are not managed by this version: where the FORWARD \
-         policy is DROP, accept pod traffic by other means \
-         (--iptables-forward-rules=false silences this line)",
-    );
-    note(
-        flags.iptables_resync != 5,
-        "--iptables-resync has no effect: this version manages no packet \
-         filter rules",
-    );
-    note(
-        flags.ip_masq_fully_random_disable,
-        "--ip-masq-fully-random-disable has no effect: this version does not \
-         masquerade",
-    );
     note(
         !flags.vmodule.is_empty(),
         "--vmodule has no effect: verbosity is set for the whole program by -v",

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use tracing::level_filters::LevelFilter;
 
 use super::*;
+use crate::rules::Wishes;
 
 /// The flags of C-1…C-31 in the order of their ids; C-32 is `-h`.
 const SPEC: [&str; 31] = [
@@ -245,7 +246,6 @@ fn ranges_are_checked() {
 #[test]
 fn what_is_absent_refuses_in_one_line_each() {
     for (args, flag) in [
-        ("-ip-masq", "--ip-masq"),
         ("-kube-subnet-mgr", "--kube-subnet-mgr"),
         ("-kube-api-url=https://x", "--kube-api-url"),
         ("-kube-annotation-prefix=x.y", "--kube-annotation-prefix"),
@@ -255,8 +255,6 @@ fn what_is_absent_refuses_in_one_line_each() {
             "-set-node-network-unavailable=false",
             "--set-node-network-unavailable",
         ),
-        ("-iptables-forward-rules", "--iptables-forward-rules"),
-        ("-iptables-forward-rules=true", "--iptables-forward-rules"),
         ("-ip-blackhole-route", "--ip-blackhole-route"),
     ] {
         let line = refused(&[args]);
@@ -265,7 +263,7 @@ fn what_is_absent_refuses_in_one_line_each() {
         assert!(line.contains("this version"), "{line}");
     }
     // The same by the environment.
-    let stop = run(&[], &[("FLANNELD_IP_MASQ", "true")]).unwrap_err();
+    let stop = run(&[], &[("FLANNELD_KUBE_SUBNET_MGR", "true")]).unwrap_err();
     assert_eq!(stop.exit_code(), 1);
     // Said explicitly, but asking for nothing.
     options(&["-ip-masq=false", "-kube-subnet-mgr=false", "-kube-api-url="]);
@@ -273,22 +271,45 @@ fn what_is_absent_refuses_in_one_line_each() {
 
 #[test]
 fn what_has_no_effect_is_noted() {
-    assert!(notes(&[]).starts_with("I forward rules are not managed"));
-    let quiet = "-iptables-forward-rules=false";
-    assert_eq!(notes(&[quiet]), "");
-    for args in [
-        "-iptables-resync=60",
-        "-ip-masq-fully-random-disable",
-        "-vmodule=x=9",
-        "-log_backtrace_at=main.go:1",
-    ] {
-        let notes = notes(&[quiet, args]);
+    assert_eq!(notes(&[]), "");
+    for args in ["-vmodule=x=9", "-log_backtrace_at=main.go:1"] {
+        let notes = notes(&[args]);
         assert_eq!(notes.lines().count(), 1, "{notes}");
         assert!(notes.contains("has no effect"), "{notes}");
     }
-    let notes = notes(&[quiet, "-etcd-username=root"]);
+    let notes = notes(&["-etcd-username=root"]);
     assert!(notes.starts_with("W etcd is used without"), "{notes}");
     assert!(notes.contains("--etcd-password"), "{notes}");
+}
+
+#[test]
+fn traffic_rules_c_15_c_16_c_24_c_25() {
+    let rules = |args: &[&str]| options(args).rules;
+    let usual = rules(&[]);
+    assert_eq!(
+        usual,
+        Wishes {
+            masquerade: false,
+            random: true,
+            forward: true,
+            resync: Duration::from_secs(5),
+        }
+    );
+    let other = rules(&[
+        "-ip-masq",
+        "-ip-masq-fully-random-disable",
+        "-iptables-forward-rules=false",
+        "-iptables-resync=60",
+    ]);
+    assert_eq!(
+        other,
+        Wishes {
+            masquerade: true,
+            random: false,
+            forward: false,
+            resync: Duration::from_secs(60),
+        }
+    );
 }
 
 #[test]
@@ -342,16 +363,12 @@ fn only_backends_of_this_version() {
             format!(r#"{{"Network": "10.5.0.0/16", "Backend": {backend}}}"#);
         netconf(&NetConf::parse(&text).unwrap().0)
     };
-    assert_eq!(ask(r#"{"Type": "VXLAN"}"#), Ok(vec![]));
+    assert_eq!(ask(r#"{"Type": "VXLAN"}"#), Ok(()));
     for other in ["host-gw", "wireguard", "udp", "ipip", "alloc"] {
         let line = ask(&format!(r#"{{"Type": "{other}"}}"#)).unwrap_err();
         assert!(line.contains(other) && line.contains("vxlan"), "{line}");
         assert_eq!(line.lines().count(), 1);
     }
-    let nft = r#"{"Network": "10.5.0.0/16", "EnableNFTables": true,
-                  "Backend": {"Type": "vxlan"}}"#;
-    let notes = netconf(&NetConf::parse(nft).unwrap().0).unwrap();
-    assert!(matches!(&notes[..], [Note::Info(_)]), "{notes:?}");
 }
 
 proptest! {

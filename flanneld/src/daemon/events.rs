@@ -18,6 +18,7 @@ use crate::files::{Saved, SavedLease, StateDir, SubnetFile};
 use crate::monitor::Disturbance;
 use crate::reconcile::{Passed, Reconciler};
 use crate::report::Reporter;
+use crate::rules::Keeper;
 use crate::store::etcd::Store;
 use crate::store::{Held, LossReason, StoreEvent, StoreStatus};
 use crate::worker::Worker;
@@ -29,6 +30,9 @@ const SLOW_CHECK: Duration = Duration::from_secs(60);
 pub(super) struct Loop<'a> {
     pub(super) conf: NetConf,
     pub(super) reconciler: Reconciler,
+    pub(super) rules: Keeper,
+    /// What the options ask for: it is true once the rules are complete.
+    pub(super) ip_masq: bool,
     pub(super) store: Store,
     pub(super) status: watch::Receiver<StoreStatus>,
     pub(super) disturbances: mpsc::Receiver<Disturbance>,
@@ -37,17 +41,23 @@ pub(super) struct Loop<'a> {
     pub(super) disk: Worker<StateDir>,
     pub(super) saved: Saved,
     pub(super) subnet_file: SubnetFile,
+    /// What the last complete pass wants the subnet file to say.
+    pub(super) env: Option<(SubnetKey, SubnetEnv)>,
     pub(super) health: Health,
 }
 
 /// How the node is, part by part.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    /// The lease for which there was a complete pass, whose outcome the
-    /// subnet file says.
+    /// The lease for which there was a complete pass, traffic rules included,
+    /// whose outcome the subnet file says.
     complete: Option<SubnetKey>,
     /// Why the last pass was not complete.
     pass: Option<String>,
+    /// Why traffic rules are not.
+    rules: Option<String>,
+    /// Why the subnet file could not be written.
+    file: Option<String>,
     /// How the own lease was lost, until there is another.
     lease: Option<String>,
 }
@@ -84,8 +94,10 @@ impl Loop<'_> {
                     self.reconciler.disturbed(news, Instant::now());
                 }
                 Ok(()) = self.status.changed() => self.report(),
+                Ok(()) = self.rules.changed() => self.conclude(),
                 Some(()) = self.hangup.recv() => {
                     asked = true;
+                    self.rules.look();
                     self.reconciler.mark_everything(Instant::now());
                 }
                 _ = slow.tick() => self.reconciler.mark_everything(Instant::now()),
@@ -99,6 +111,7 @@ impl Loop<'_> {
                 self.health.lease = None;
                 self.saved.lease = Some(saved_lease(held));
                 self.save();
+                self.rules.lease(held.lease.key);
             }
             StoreEvent::Lost { key, why } => {
                 self.health.lease = Some(lost(*key, why));
@@ -126,20 +139,42 @@ impl Loop<'_> {
             (Some(_), None) => tracing::info!("passes succeed again"),
             _ => {}
         }
-        match (&failure, result) {
-            (None, Ok(passed)) => {
-                self.health.complete = Some(passed.lease.key);
-                if !std::mem::take(&mut self.saved.former).is_empty() {
-                    self.save();
-                }
-            }
-            // The subnet file could not be written.
-            (Some(_), Ok(passed)) if passed.failed.is_empty() => {
-                self.reconciler.try_again(Instant::now());
-            }
-            _ => {}
-        }
         self.health.pass = failure;
+        self.conclude();
+    }
+
+    /// Writes the subnet file when kernel and traffic rules are as the lease
+    /// wants them (T-45), and tells how far that is.
+    fn conclude(&mut self) {
+        let rules = self.rules.outcome();
+        self.health.rules = rules.failure;
+        if self.health.pass.is_none()
+            && let Some((key, env)) = &self.env
+            && rules.complete == Some(*key)
+        {
+            let failure = match self.subnet_file.write(env) {
+                Ok(written) => {
+                    if written {
+                        tracing::info!("wrote the subnet file for lease {key}");
+                    }
+                    self.health.complete = Some(*key);
+                    if !std::mem::take(&mut self.saved.former).is_empty() {
+                        self.save();
+                    }
+                    None
+                }
+                Err(error) => {
+                    self.reconciler.try_again(Instant::now());
+                    Some(error.to_string())
+                }
+            };
+            if let Some(text) = &failure
+                && failure != self.health.file
+            {
+                tracing::warn!("{text}");
+            }
+            self.health.file = failure;
+        }
         self.report();
     }
 
@@ -150,9 +185,9 @@ impl Loop<'_> {
         self.disk.post(move |disk| disk.save(&saved));
     }
 
-    /// Logs what a pass did and, when it was complete, writes the subnet
-    /// file. The error says what is missing.
-    fn finish(&self, passed: &Passed, asked: bool) -> Result<(), String> {
+    /// Logs what a pass did, and keeps what the subnet file is to say when it
+    /// was complete. The error says what is missing.
+    fn finish(&mut self, passed: &Passed, asked: bool) -> Result<(), String> {
         let Passed { lease, mtu, peers, changed, mended, failed } = passed;
         if asked {
             tracing::info!(
@@ -177,24 +212,22 @@ impl Loop<'_> {
                 })
             }),
             mtu: *mtu,
-            // Nobody masquerades in this version, and --ip-masq is refused.
-            ip_masq: false,
+            ip_masq: self.ip_masq,
         };
-        if self.subnet_file.write(&env).map_err(|e| e.to_string())? {
-            tracing::info!("wrote the subnet file for lease {}", lease.key);
-        }
+        self.env = Some((lease.key, env));
         Ok(())
     }
 
     /// Tells how far the daemon is.
     fn report(&mut self) {
         let store = self.status.borrow_and_update().reason();
-        let Health { complete, pass, lease } = &self.health;
+        let Health { complete, pass, rules, file, lease } = &self.health;
         let key = self.reconciler.lease();
         let complete = key.is_some() && *complete == key;
+        let trouble = pass.as_ref().or(rules.as_ref()).or(file.as_ref());
         let (phase, usually) = if lease.is_some() {
             (Phase::LeaseLost, "")
-        } else if complete && pass.is_some() {
+        } else if complete && trouble.is_some() {
             (Phase::Degraded, "")
         } else if complete {
             // A store that does not answer leaves the data plane working.
@@ -204,7 +237,7 @@ impl Loop<'_> {
         } else {
             (Phase::AcquiringLease, "taking a subnet in etcd")
         };
-        let why = lease.as_ref().or(pass.as_ref()).or(store.as_ref());
+        let why = lease.as_ref().or(trouble).or(store.as_ref());
         self.reporter.say(phase, why.map_or(usually, String::as_str));
     }
 }

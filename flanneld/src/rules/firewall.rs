@@ -124,6 +124,9 @@ impl Firewall {
 
     /// Makes the rules what they should be, where they are to be.
     pub(super) fn keep(&mut self, rules: &Rules) -> Done {
+        if rules.is_none() {
+            return Done::default();
+        }
         let mut rules = rules.clone();
         if let Some(masquerade) = &mut rules.masquerade {
             masquerade.random = self.random;
@@ -132,7 +135,6 @@ impl Firewall {
         if self.nftables {
             match &mut self.nft {
                 Some(nft) => pass_nft(nft, &rules, &mut done),
-                None if rules.is_none() => {}
                 None => done.failed.push(
                     "this kernel has no nf_tables, and iptables cannot be \
                      used either: install iptables, or leave --ip-masq out \
@@ -149,13 +151,14 @@ impl Firewall {
     /// Removes what of ours is where it is not to be.
     pub(super) fn clean(&mut self, rules: &Rules) -> Done {
         let none = rules.none();
+        let anywhere = rules.is_none();
         let mut done = Done::default();
-        if !self.nftables
+        if (anywhere || !self.nftables)
             && let Some(nft) = &mut self.nft
         {
             pass_nft(nft, &none, &mut done);
         }
-        if self.nftables {
+        if anywhere || self.nftables {
             self.pass_iptables(Scope::Primary, &none, &mut done);
         }
         self.pass_iptables(Scope::Other, &none, &mut done);

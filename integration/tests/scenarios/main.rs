@@ -13,6 +13,7 @@ mod membership;
 mod names;
 mod refusals;
 mod restart;
+mod rules;
 mod security;
 mod state;
 mod subnets;

@@ -104,8 +104,7 @@ fn what_this_version_has_not_is_not_pretended() -> Result<()> {
     let host = Host::new("node")?;
     let kube = "this version has no Kubernetes mode";
     for (word, line) in [
-        ("--ip-masq", "--ip-masq: this version does not masquerade"),
-        ("--kube-subnet-mgr", &format!("--kube-subnet-mgr: {kube}")),
+        ("--kube-subnet-mgr", format!("--kube-subnet-mgr: {kube}").as_str()),
         ("--kube-api-url=https://k", &format!("--kube-api-url: {kube}")),
         ("--kubeconfig-file=/k", &format!("--kubeconfig-file: {kube}")),
         ("--net-config-path=/n", &format!("--net-config-path: {kube}")),
@@ -121,19 +120,16 @@ fn what_this_version_has_not_is_not_pretended() -> Result<()> {
             "--ip-blackhole-route",
             "--ip-blackhole-route: this version does not manage a blackhole",
         ),
-        (
-            "--iptables-forward-rules=true",
-            "--iptables-forward-rules: this version manages no packet filter",
-        ),
     ] {
         let ended = run_to_end(&host, &[word], &[])?;
         assert_eq!(ended.code, Some(1), "{word}: {}", ended.text);
         assert!(ended.text.starts_with(line), "{word}: {}", ended.text);
         assert_eq!(ended.text.lines().count(), 1, "{word}: {}", ended.text);
     }
-    let ended = run_to_end(&host, &[], &[("FLANNELD_IP_MASQ", "true")])?;
+    let kube = [("FLANNELD_KUBE_SUBNET_MGR", "true")];
+    let ended = run_to_end(&host, &[], &kube)?;
     assert_eq!(ended.code, Some(1), "{}", ended.text);
-    assert!(ended.text.starts_with("--ip-masq: "), "{}", ended.text);
+    assert!(ended.text.starts_with("--kube-subnet-mgr: "), "{}", ended.text);
     assert_untouched(&host)
 }
 
