@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
 use ipam::{Family, PerFamily};
 
-use super::{Event, Granted, Hold, OwnLease, State, Version, Write};
+use super::{Event, Granted, Hold, OwnLease, State, Write};
 use crate::store::{Entry, Held, LossReason};
 
 /// Least time between writes that answer a foreign hand, so that two daemons
@@ -61,19 +61,15 @@ impl OwnLease {
     }
 
     /// Whether what `write` has written is known to share no subnet: not what
-    /// it has created, nor what an earlier attempt may have.
-    fn confirmed_by(&self, write: &Write) -> bool {
-        let Version { lease_id, .. } = write.expect;
-        if write.expect.is_absent() {
-            return false;
-        }
+    /// it has created, nor what it took over, which a run that was killed may
+    /// have created before it knew. Of reservations the operator judges.
+    const fn confirmed_by(&self, write: &Write) -> bool {
         match &self.state {
-            State::Hold(hold) | State::Confirm { hold } => hold.confirmed,
+            State::Hold(hold) | State::Confirm { hold } => {
+                hold.confirmed && !write.expect.is_absent()
+            }
             State::Acquire(_) | State::Doubt { .. } => {
-                let granted_here = self.grants.contains_key(&lease_id)
-                    || self.past.contains(&lease_id);
-                !granted_here
-                    || self.params.recorded == Some((write.lease.key, lease_id))
+                write.ttl.is_none() && !write.expect.is_absent()
             }
         }
     }

@@ -19,6 +19,7 @@ struct World {
     /// Commands under way.
     asked: Vec<Option<Command>>,
     now: Duration,
+    seed: u64,
 }
 
 /// What a backup holds.
@@ -34,16 +35,18 @@ impl World {
         // etcd's first revision
         let etcd = Etcd { revision: 1, ..Etcd::default() };
         let now = SECOND;
+        let seed = seed.wrapping_mul(1000);
         let nodes = (0..count)
             .map(|i| {
                 let public = format!("1.1.{}.{}", i / 250, 1 + i % 250);
-                let seed = seed.wrapping_mul(1000) + i as u64;
+                let seed = seed + i as u64;
                 let mut node = Node::new(params(conf, &public), seed);
                 node.list(&etcd, now, false);
                 node
             })
             .collect();
-        Self { etcd, nodes, asked: vec![None; count], now }
+        let seed = seed + count as u64;
+        Self { etcd, nodes, asked: vec![None; count], now, seed }
     }
 
     /// One node does one thing.
@@ -64,6 +67,26 @@ impl World {
         for id in node.ledger.revocations() {
             self.etcd.revoke(id);
         }
+    }
+
+    /// A node is killed, its last command on the way or not, and starts again
+    /// with what it wrote to disk or without.
+    fn restart(&mut self, i: usize, arrives: bool, remembers: bool) {
+        if let Some(command) = self.asked[i].take()
+            && arrives
+        {
+            self.etcd.execute(self.now, &command, Fate::Answered);
+        }
+        let mut params = self.nodes[i].params.clone();
+        if let Some((key, id)) = self.nodes[i].saved
+            && remembers
+        {
+            params.previous = *key.subnets();
+            params.recorded = Some((key, id));
+        }
+        self.seed += 1;
+        self.nodes[i] = Node::new(params, self.seed);
+        self.nodes[i].list(&self.etcd, self.now, false);
     }
 
     /// The store is put back into an earlier state; everybody notices.
@@ -178,6 +201,7 @@ enum Op {
     Pass(u64),
     Delete(usize),
     Steal(usize),
+    Restart { node: usize, arrives: bool, remembers: bool },
     Relist(usize),
     Reset,
     Backup,
@@ -199,6 +223,11 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(Op::Pass),
         1 => (0usize..4).prop_map(Op::Delete),
         1 => (0usize..4).prop_map(Op::Steal),
+        2 => (0usize..4, any::<bool>(), any::<bool>()).prop_map(
+            |(node, arrives, remembers)| {
+                Op::Restart { node, arrives, remembers }
+            }
+        ),
         1 => (0usize..4).prop_map(Op::Relist),
         1 => Just(Op::Reset),
         1 => Just(Op::Backup),
@@ -242,6 +271,9 @@ proptest! {
                         world.etcd.put(key, &value, 0);
                         stolen.insert(key);
                     }
+                }
+                Op::Restart { node, arrives, remembers } => {
+                    world.restart(node, arrives, remembers);
                 }
                 Op::Relist(node) => {
                     let World { etcd, nodes, now, .. } = &mut world;

@@ -40,7 +40,10 @@ pub(super) struct Etcd {
 pub(super) struct Node {
     pub(super) ledger: Ledger,
     pub(super) events: VecDeque<StoreEvent>,
+    pub(super) params: Params,
     pub(super) held: Option<Held>,
+    /// What the daemon has on disk: the lease last held.
+    pub(super) saved: Option<(SubnetKey, i64)>,
     /// The peers as the events tell them.
     pub(super) peers: BTreeMap<SubnetKey, LeaseAttrs>,
     /// How much of the log was delivered.
@@ -215,8 +218,11 @@ impl Etcd {
 
 impl Node {
     pub(super) fn new(params: Params, seed: u64) -> Self {
+        let own = OwnLease::new(params.clone(), random(seed));
         Self {
-            ledger: Ledger::new(OwnLease::new(params, random(seed))),
+            ledger: Ledger::new(own),
+            params,
+            saved: None,
             events: VecDeque::new(),
             held: None,
             peers: BTreeMap::new(),
@@ -246,7 +252,10 @@ impl Node {
         let next = self.ledger.step(now);
         while let Some(event) = self.ledger.event() {
             match &event {
-                StoreEvent::Held(held) => self.held = Some(held.clone()),
+                StoreEvent::Held(held) => {
+                    self.held = Some(held.clone());
+                    self.saved = Some((held.lease.key, held.lease_id));
+                }
                 StoreEvent::Lost { .. } => self.held = None,
                 StoreEvent::Synced { leases, .. } => {
                     self.peers.clone_from(leases);
