@@ -190,7 +190,7 @@ impl Names {
         }
         let key = match object {
             Object::Link(_) => link.map(Key::Link),
-            Object::Addr(addr) => self.addr(addr),
+            Object::Addr(addr) => self.addr(interest, addr),
             Object::Route(route) => self.route(interest, route),
             Object::Neigh(neigh) => self.neigh(interest, neigh),
             Object::Fdb(fdb) => self.fdb(interest, fdb),
@@ -222,11 +222,11 @@ impl Names {
         before.or(now)
     }
 
-    fn addr(&self, info: &AddrInfo) -> Option<Key> {
+    fn addr(&self, interest: &Interest, info: &AddrInfo) -> Option<Key> {
         let link = *self.0.get(&info.index)?;
-        // The kernel makes those by itself, and we leave them alone.
-        let local =
-            matches!(info.ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        // Those of our devices the kernel makes by itself; they stay.
+        let local = matches!(info.ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+            && interest.devices.contains(&link);
         let addr = Addr { ip: info.ip, len: info.len };
         (!local).then_some(Key::Addr(link, addr))
     }
