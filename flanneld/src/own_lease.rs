@@ -318,17 +318,6 @@ impl OwnLease {
         }
     }
 
-    /// The key that is held for sure.
-    #[must_use]
-    pub const fn held(&self) -> Option<SubnetKey> {
-        match &self.state {
-            State::Hold(hold) => Some(hold.key),
-            State::Acquire(_) | State::Doubt { .. } | State::Confirm { .. } => {
-                None
-            }
-        }
-    }
-
     /// Why the lease is not held, or could not be renewed.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
