@@ -7,5 +7,6 @@
 )]
 
 mod passes;
+mod repairs;
 mod rules;
 mod support;

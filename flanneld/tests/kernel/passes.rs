@@ -9,7 +9,7 @@ use crate::support::{Rig, in_namespace, sh};
 const V4: &str = r#"{"Network": "10.0.0.0/8", "Backend": {"Type": "vxlan"}}"#;
 const V6: &str = r#"{"EnableIPv4": false, "EnableIPv6": true,
     "IPv6Network": "fd00:64::/48", "Backend": {"Type": "vxlan"}}"#;
-const DUAL: &str = r#"{"Network": "10.0.0.0/8", "EnableIPv6": true,
+pub(crate) const DUAL: &str = r#"{"Network": "10.0.0.0/8", "EnableIPv6": true,
     "IPv6Network": "fd00:64::/48", "Backend": {"Type": "vxlan", "GBP": true}}"#;
 
 #[test]
@@ -81,32 +81,34 @@ fn the_kernel_shows_upstreams_objects() {
     });
 }
 
-/// Each line is what somebody else does to a node with three peers.
+/// What somebody else does to a node with three peers.
+pub(crate) const DAMAGE: &[&str] = &[
+    "ip route del 10.64.2.0/24",
+    "ip -6 route del fd00:64:0:2::/64",
+    "ip route replace 10.64.2.0/24 via 192.168.77.9 dev under0 onlink",
+    "ip nexthop flush",
+    "ip neigh del 10.64.2.0 dev flannel.1",
+    "ip neigh replace 10.64.2.0 lladdr 02:00:00:00:99:99 dev flannel.1 nud permanent",
+    "ip neigh replace 10.64.2.0 lladdr 02:04:00:00:00:02 dev flannel.1 nud stale",
+    "bridge fdb del 02:04:00:00:00:02 dev flannel.1",
+    "bridge fdb replace 02:04:00:00:00:02 dev flannel.1 dst 192.168.9.9 self permanent",
+    "bridge fdb add 02:99:00:00:00:02 dev flannel.1 dst 192.168.9.9 self permanent",
+    "ip addr del 10.64.1.0/32 dev flannel.1",
+    "ip addr add 10.99.0.1/16 dev flannel.1",
+    "ip -6 addr add fd55::5/64 dev flannel-v6.1",
+    "ip link set flannel.1 down",
+    "ip link set flannel-v6.1 down",
+    "ip link set flannel.1 mtu 1300",
+    "ip link set flannel.1 address 02:11:11:11:11:11",
+    "ip link del flannel.1",
+    "ip link del flannel-v6.1",
+    "ip link set flannel.1 type vxlan learning",
+    "ip -6 addr flush dev flannel-v6.1",
+];
+
 #[test]
 fn whatever_a_foreign_hand_does_is_mended() {
-    for damage in [
-        "ip route del 10.64.2.0/24",
-        "ip -6 route del fd00:64:0:2::/64",
-        "ip route replace 10.64.2.0/24 via 192.168.77.9 dev under0 onlink",
-        "ip nexthop flush",
-        "ip neigh del 10.64.2.0 dev flannel.1",
-        "ip neigh replace 10.64.2.0 lladdr 02:00:00:00:99:99 dev flannel.1 nud permanent",
-        "ip neigh replace 10.64.2.0 lladdr 02:04:00:00:00:02 dev flannel.1 nud stale",
-        "bridge fdb del 02:04:00:00:00:02 dev flannel.1",
-        "bridge fdb replace 02:04:00:00:00:02 dev flannel.1 dst 192.168.9.9 self permanent",
-        "bridge fdb add 02:99:00:00:00:02 dev flannel.1 dst 192.168.9.9 self permanent",
-        "ip addr del 10.64.1.0/32 dev flannel.1",
-        "ip addr add 10.99.0.1/16 dev flannel.1",
-        "ip -6 addr add fd55::5/64 dev flannel-v6.1",
-        "ip link set flannel.1 down",
-        "ip link set flannel-v6.1 down",
-        "ip link set flannel.1 mtu 1300",
-        "ip link set flannel.1 address 02:11:11:11:11:11",
-        "ip link del flannel.1",
-        "ip link del flannel-v6.1",
-        "ip link set flannel.1 type vxlan learning",
-        "ip -6 addr flush dev flannel-v6.1",
-    ] {
+    for damage in DAMAGE {
         in_namespace(move || {
             let mut rig = Rig::new(DUAL, 3);
             rig.full();
@@ -120,7 +122,7 @@ fn whatever_a_foreign_hand_does_is_mended() {
 }
 
 /// Everything iproute2 shows of the overlay.
-fn snapshot() -> Vec<String> {
+pub(crate) fn snapshot() -> Vec<String> {
     let mut lines = Vec::new();
     for line in [
         "ip -d -o link show type vxlan",

@@ -15,7 +15,7 @@ use overlay::{Caps, Desired, Facts, IfName, Mac, Node, Scope, vxlan};
 /// The node under test.
 pub(crate) struct Rig {
     pub(crate) kernel: Kernel,
-    conf: NetConf,
+    pub(crate) conf: NetConf,
     pub(crate) leases: BTreeMap<SubnetKey, LeaseAttrs>,
 }
 

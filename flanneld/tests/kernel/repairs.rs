@@ -1,0 +1,160 @@
+//! What others do to the kernel is heard of and mended by passes over the
+//! objects concerned alone: monitor and reconciler together.
+
+use std::time::{Duration, Instant};
+
+use flanneld::facts::{InterfaceOptions, Uplink};
+use flanneld::monitor::{self, Disturbance, Interest};
+use flanneld::reconcile::{Former, Reconciler, Setup};
+use flanneld::store::{Held, StoreEvent};
+use flanneld::worker::Worker;
+use ipam::lease::Lease;
+use ipam::netconf::Backend;
+use ipam::{Family, PerFamily};
+use overlay::{IfName, Mac, vxlan};
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{sleep_until, timeout};
+
+use crate::passes::{DAMAGE, DUAL, snapshot};
+use crate::support::{Rig, in_namespace, sh};
+
+/// A node with three peers, after its first pass.
+struct Node {
+    reconciler: Reconciler,
+    disturbances: Receiver<Disturbance>,
+}
+
+// === impl Node ===
+
+impl Node {
+    async fn new() -> Self {
+        let rig = Rig::new(DUAL, 3);
+        let Rig { kernel, conf, leases } = &rig;
+        let Backend::Vxlan(options) = conf.backend.clone() else { panic!() };
+        let ip = |text: &str| text.parse().ok();
+        let addrs = PerFamily { v4: ip("192.168.77.1"), v6: ip("fd77::1") };
+        let uplink = Uplink {
+            index: 0,
+            name: IfName::new("under0").expect("name"),
+            mtu: 1500,
+            addrs,
+            public: addrs,
+        };
+        let devices = Family::ALL
+            .map(|f| vxlan::device_name(f, options.vni).expect("a name"));
+        let disturbances = monitor::spawn(Interest {
+            devices: devices.into(),
+            uplink: uplink.name,
+            networks: conf.networks.iter().map(|(_, net)| *net).collect(),
+            ways: false,
+            own_port: kernel.port(),
+        })
+        .expect("monitor");
+        let setup = Setup {
+            conf: conf.clone(),
+            vxlan: options,
+            uplink,
+            interface: InterfaceOptions::default(),
+            macs: PerFamily {
+                v4: Some(Mac([2, 0, 0, 0, 4, 1])),
+                v6: Some(Mac([2, 0, 0, 0, 6, 1])),
+            },
+            former: Former::default(),
+        };
+        let (leases, key) = (leases.clone(), rig.key(1));
+        let kernel = Worker::spawn("kernel", rig.kernel).expect("thread");
+        let reconciler = Reconciler::new(setup, kernel);
+        let mut node = Self { reconciler, disturbances };
+        let now = Instant::now();
+        let attrs = node.reconciler.attrs().expect("attributes");
+        node.reconciler.heard(
+            StoreEvent::Held(Held {
+                lease: Lease { key, attrs },
+                lease_id: 1,
+                mod_revision: 1,
+                expires: None,
+            }),
+            now,
+        );
+        let synced = StoreEvent::Synced { leases, revision: 1 };
+        node.reconciler.heard(synced, now);
+        node.settle().await;
+        node
+    }
+
+    /// Hears and works until there is quiet; what was mended, in words.
+    async fn settle(&mut self) -> Vec<String> {
+        const QUIET: Duration = Duration::from_millis(60);
+        let mut mended = Vec::new();
+        loop {
+            let heard = timeout(QUIET, self.disturbances.recv()).await;
+            if let Ok(what) = heard {
+                let what = what.expect("the monitor lives");
+                assert_ne!(what, Disturbance::Everything, "not worth a pass");
+                self.reconciler.disturbed(what, Instant::now());
+                continue;
+            }
+            let Some(due) = self.reconciler.due() else { return mended };
+            sleep_until(due.into()).await;
+            let passed = self.reconciler.pass().await.expect("a pass");
+            assert_eq!(passed.failed, [""; 0]);
+            mended.extend(passed.mended.iter().map(ToString::to_string));
+        }
+    }
+}
+
+fn on_a_node<F: Future<Output = ()>>(job: impl FnOnce() -> F + Send + 'static) {
+    in_namespace(|| {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("runtime")
+            .block_on(job());
+    });
+}
+
+#[test]
+fn whatever_a_foreign_hand_does_is_heard_and_mended() {
+    let threads = DAMAGE.chunks(7).map(|some| {
+        std::thread::spawn(move || {
+            for damage in some {
+                on_a_node(async move || is_mended(damage).await);
+            }
+        })
+    });
+    for thread in threads.collect::<Vec<_>>() {
+        if let Err(panic) = thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+async fn is_mended(damage: &str) {
+    let mut node = Node::new().await;
+    let before = snapshot();
+    sh(damage);
+    let mended = node.settle().await;
+    assert!(!mended.is_empty(), "{damage}: not noticed");
+    assert_eq!(snapshot(), before, "{damage}: {mended:#?}");
+    assert_eq!(node.settle().await, [""; 0], "{damage}");
+}
+
+#[test]
+fn what_is_none_of_ours_leads_to_no_pass() {
+    on_a_node(async || {
+        let mut node = Node::new().await;
+        for line in [
+            "ip neigh replace 192.168.77.9 lladdr 02:00:00:00:00:09 dev under0",
+            "ip link add other type bridge",
+            "ip addr add 10.77.0.1/32 dev other",
+            "ip link set other up",
+            "ip route add 172.16.0.0/16 dev other",
+            "ip link del other",
+        ] {
+            sh(line);
+        }
+        let heard =
+            timeout(Duration::from_millis(200), node.disturbances.recv());
+        assert!(heard.await.is_err(), "somebody else's is news");
+    });
+}
