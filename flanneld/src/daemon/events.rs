@@ -114,6 +114,10 @@ impl Loop<'_> {
                 self.rules.lease(held.lease.key);
             }
             StoreEvent::Lost { key, why } => {
+                // Another lease may follow before anybody reads the reason.
+                if is_mixed(*key, why) {
+                    tracing::warn!("{MIXED}");
+                }
                 self.health.lease = Some(lost(*key, why));
             }
             StoreEvent::Synced { leases, revision } => {
@@ -253,18 +257,20 @@ async fn due_at(due: Option<Instant>) {
     }
 }
 
+/// W-9: every upstream node without IPv4 publishes 0.0.0.0, and takes the
+/// first lease that says so for its own.
+const MIXED: &str = "upstream's daemon with IPv6 only takes over any lease: it \
+                     cannot be mixed with this one in an IPv6-only cluster";
+
+/// Whether that can be how the lease was lost.
+fn is_mixed(key: SubnetKey, why: &LossReason) -> bool {
+    matches!(why, LossReason::Taken { .. }) && key.get(Family::V4).is_none()
+}
+
 /// What a person should know of a lost lease.
 fn lost(key: SubnetKey, why: &LossReason) -> String {
-    // W-9: every upstream node without IPv4 publishes 0.0.0.0, and takes the
-    // first lease that says so for its own.
-    let mixed = matches!(why, LossReason::Taken { .. })
-        && key.get(Family::V4).is_none();
-    let hint = if mixed {
-        "; upstream's daemon with IPv6 only takes over any lease: it cannot \
-         be mixed with this one in an IPv6-only cluster"
-    } else {
-        ""
-    };
+    let hint =
+        if is_mixed(key, why) { format!("; {MIXED}") } else { String::new() };
     format!(
         "lease {key} is lost: {why}{hint}; another is being acquired, running \
          pods stay as they are"

@@ -2,7 +2,6 @@
 //! until the last peer's objects are in the kernel.
 
 use std::fs::read_to_string;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -18,7 +17,7 @@ use super::gate::Gate;
 use super::report::{Report, median};
 use super::start::device;
 use super::store::{Fake, Store};
-use super::{Who, flags, net_conf};
+use super::{command, net_conf};
 use crate::cluster::{Cluster, Node};
 use crate::daemon::binary;
 use crate::peers::Peers;
@@ -48,15 +47,16 @@ fn sized(
     store.put(&fakes)?;
     let from_node = &mut Store::connect(&node.host, &url)?;
 
-    let ours = (Who::Ours, binary("flanneld")?);
-    let upstream = peers.map(|p| (Who::Upstream, p.flanneld()));
-    let target = settled_prefixes(node, &url, &ours, count)?;
+    let program = binary("flanneld")?;
+    let version = [program.display().to_string(), "--version".to_owned()];
+    let ours = command(&program, &url);
+    let upstream = peers.map(|p| command(&p.flanneld(), &url));
+    let target = settled_prefixes(node, &ours, count)?;
     let (mut a, mut b, mut floors, mut ip) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds {
-        let version = [ours.1.display().to_string(), "--version".to_owned()];
         fresh(node, &mut store)?;
-        a.push(time(node, &url, &ours, target, count)?);
+        a.push(time(node, &ours, target, count)?);
         fresh(node, &mut store)?;
         let exec = Gate::new(&node.host, &version)?.time_to_end()?;
         floors.push(exec + floor(node, from_node, &fakes)?);
@@ -67,7 +67,7 @@ fn sized(
         ip.push(exec + ip_batch(node, from_node, &fakes)?);
         if let Some(upstream) = &upstream {
             fresh(node, &mut store)?;
-            b.push(time(node, &url, upstream, target, count)?);
+            b.push(time(node, upstream, target, count)?);
         }
     }
     let what = format!("{count} peers from cold");
@@ -98,20 +98,13 @@ fn fresh(node: &Node, store: &mut Store) -> Result<()> {
     Ok(())
 }
 
-fn command(url: &str, (_, program): &(Who, PathBuf)) -> Vec<String> {
-    let mut words = vec![program.display().to_string()];
-    words.extend(flags(url));
-    words
-}
-
 /// How many prefixes the kernel's table has when all peers are in.
 fn settled_prefixes(
     node: &Node,
-    url: &str,
-    program: &(Who, PathBuf),
+    words: &[String],
     count: u32,
 ) -> Result<usize> {
-    let gate = Gate::new(&node.host, &command(url, program))?;
+    let gate = Gate::new(&node.host, words)?;
     let all = move || routes().is_ok_and(|n| n == count as usize);
     let (_, _running) = gate.time_until(&node.host, "all routes", all)?;
     node.host.run(prefixes)
@@ -119,12 +112,11 @@ fn settled_prefixes(
 
 fn time(
     node: &Node,
-    url: &str,
-    program: &(Who, PathBuf),
+    words: &[String],
     target: usize,
     count: u32,
 ) -> Result<Duration> {
-    let gate = Gate::new(&node.host, &command(url, program))?;
+    let gate = Gate::new(&node.host, words)?;
     let all = move || prefixes().is_ok_and(|n| n >= target);
     let (took, _running) = gate.time_until(&node.host, "all peers", all)?;
     // The route is the last of a peer's objects: the others must be there.

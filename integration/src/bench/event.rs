@@ -11,7 +11,7 @@ use netlink::monitor::{Event, Group, Monitor, Object};
 
 use super::report::{Report, median};
 use super::store::{Fake, Store};
-use super::{Who, net_conf};
+use super::{FLAGS, Who, net_conf};
 use crate::cluster::Cluster;
 use crate::peers::Peers;
 use crate::underlay::Wiring;
@@ -70,7 +70,7 @@ impl Quiet {
         store.put(&Fake::first(1)?)?;
         match (who, peers) {
             (Who::Upstream, Some(peers)) => peers.start(&mut cluster, 0)?,
-            _ => cluster.start_one(0, &["--iface=eth0"])?,
+            _ => cluster.start_one(0, &FLAGS)?,
         }
         cluster.node_mut(0).wait_ready()?;
         let namespace = NetNs::open(cluster.node(0).host.netns())?;

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use super::net_conf;
 use super::report::{Quantity, Report};
 use super::store::{Fake, Store};
+use super::{FLAGS, net_conf};
 use crate::cluster::Cluster;
 use crate::peers::Peers;
 use crate::underlay::Wiring;
@@ -35,10 +35,10 @@ impl Memory {
             let mut store =
                 Store::connect(cluster.underlay.middle(), &cluster.etcd.url())?;
             store.put(&Fake::first(leases)?)?;
-            cluster.start_one(0, &["--iface=eth0"])?;
+            cluster.start_one(0, &FLAGS)?;
             match peers {
                 Some(peers) => peers.start(&mut cluster, 1)?,
-                None => cluster.start_one(1, &["--iface=eth0"])?,
+                None => cluster.start_one(1, &FLAGS)?,
             }
             for n in [0, 1] {
                 cluster.node_mut(n).wait_ready()?;

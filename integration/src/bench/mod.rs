@@ -12,6 +12,8 @@ mod report;
 mod start;
 mod store;
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 
 use crate::peers::Peers;
@@ -76,12 +78,14 @@ enum Who {
     Upstream,
 }
 
-/// The flags of a daemon for this store, whoever's it is: no traffic rules.
-fn flags(url: &str) -> Vec<String> {
-    vec![
-        format!("--etcd-endpoints={url}"),
-        "--iface=eth0".to_owned(),
-        "--ip-masq=false".to_owned(),
-        "--iptables-forward-rules=false".to_owned(),
-    ]
+/// The flags of a daemon, whoever's it is: no traffic rules.
+const FLAGS: [&str; 3] =
+    ["--iface=eth0", "--ip-masq=false", "--iptables-forward-rules=false"];
+
+/// The command line of the daemon `program` for this store.
+fn command(program: &Path, url: &str) -> Vec<String> {
+    let mut words =
+        vec![program.display().to_string(), format!("--etcd-endpoints={url}")];
+    words.extend(FLAGS.map(str::to_owned));
+    words
 }

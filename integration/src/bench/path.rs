@@ -11,15 +11,15 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::net_conf;
 use super::report::{Quantity, Report, median};
+use super::{FLAGS, net_conf};
 use crate::cluster::Cluster;
 use crate::host::Host;
 use crate::pod::Pod;
 use crate::underlay::{Underlay, Wiring};
 
 const PORT: u16 = 5005;
-const ROUNDS: usize = 9;
+const ROUNDS: usize = 15;
 const BYTES: usize = 256 << 20;
 const PINGS: usize = 2_000;
 const LIMIT: Option<Duration> = Some(Duration::from_secs(10));
@@ -33,7 +33,7 @@ struct End<'a> {
 
 pub(super) fn run(report: &mut Report<'_>) -> Result<()> {
     let mut cluster = Cluster::new(Wiring::OneSegment, 2, &net_conf())?;
-    cluster.start(&["--iface=eth0"])?;
+    cluster.start(&FLAGS)?;
     let pods = [0, 1].map(|n| Pod::add(&cluster.node(n).host, "pod"));
     let pods = pods.into_iter().collect::<Result<Vec<_>>>()?;
     let ours: Vec<_> = cluster

@@ -11,7 +11,7 @@ use netlink::{Socket, link};
 use super::gate::Gate;
 use super::report::{Report, median};
 use super::store::{Fake, Store};
-use super::{Who, flags, net_conf};
+use super::{Who, command, net_conf};
 use crate::cluster::{Cluster, Node, SUBNET_ENV};
 use crate::daemon::binary;
 use crate::peers::Peers;
@@ -39,11 +39,6 @@ pub(super) fn run(
     let (node, url) = (cluster.node(0), cluster.etcd.url());
     let mut store = Store::connect(cluster.underlay.middle(), &url)?;
     let mut s = Samples::default();
-    let command = |program: &std::path::Path| {
-        let mut words = vec![program.display().to_string()];
-        words.extend(flags(&url));
-        words
-    };
     let ours = binary("flanneld")?;
     // The first round warms up.
     for round in 0..=ROUNDS {
@@ -51,8 +46,8 @@ pub(super) fn run(
         programs.extend(peers.map(|p| (Who::Upstream, p.flanneld())));
         for (who, program) in programs {
             fresh(node, &mut store)?;
-            let first = time(node, &command(&program))?;
-            let again = time(node, &command(&program))?;
+            let first = time(node, &command(&program, &url))?;
+            let again = time(node, &command(&program, &url))?;
             let (a, b) = match who {
                 Who::Ours => (&mut s.ours, &mut s.ours_again),
                 Who::Upstream => (&mut s.upstream, &mut s.upstream_again),

@@ -300,3 +300,24 @@ fn changes_hands(
     assert_eq!(cluster.leases()?.len(), 2, "no second lease was taken");
     Ok(())
 }
+
+/// W-9: an IPv6-only cluster cannot be mixed: every node of upstream's takes
+/// the first such lease for its own. Ours notices, says why, and takes
+/// another; it does not fight for the first.
+#[test]
+fn an_ipv6_only_mix_is_noticed_and_said() -> Result<()> {
+    let name = "upstream::an_ipv6_only_mix_is_noticed_and_said";
+    let Some(peers) = Peers::or_skip(name) else { return Ok(()) };
+    let conf = Stack::V6.net_conf();
+    let mut cluster = Cluster::new(Wiring::OneSegment, 2, &conf)?;
+    start(&peers, &mut cluster, 0, Ours)?;
+    let before = cluster.node(0).subnets()?;
+    peers.start(&mut cluster, 1)?;
+    let daemon = cluster.node(0).daemon.as_ref().context("daemon")?;
+    let limit = Duration::from_secs(10);
+    daemon.wait_log("cannot be mixed", 0, limit)?;
+    poll_until("another subnet", limit, || {
+        ensure!(cluster.node(0).subnets()? != before, "still {before:?}");
+        Ok(())
+    })
+}
