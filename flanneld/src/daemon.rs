@@ -1,12 +1,18 @@
 //! The daemon's life: what it needs before it can work, then the loop.
 
 mod events;
+mod reconfigure;
+mod remember;
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
 use ipam::daemon_state::Phase;
+use ipam::lease::Lease;
 use ipam::netconf::backend::VxlanOptions;
 use ipam::netconf::{Backend, NetConf};
 use ipam::subnet_env::Previous;
@@ -16,6 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use self::events::{Health, Loop};
+use self::remember::{PATIENCE, Remembered};
 use crate::cli::{self, Options};
 use crate::facts::{self, Uplink};
 use crate::files::{Saved, StateDir, SubnetFile};
@@ -38,19 +45,27 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
     let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     let mut disk = StateDir::new(&options.state_dir, &options.subnet_file)?;
     let mut saved = disk.load();
+    let peers = disk.peers();
     let disk = Worker::spawn("disk", disk)?;
     let subnet_file = SubnetFile::new(&options.subnet_file);
     let (etcd, mut status) = Etcd::new(options.etcd.clone())?;
 
-    reporter.say(
+    let lost = remember::lapse(&saved);
+    let mut before = Before { lost: lost.as_deref(), reporter };
+    before.say(
         Phase::WaitingForStore,
         &format!(
             "asking etcd at {} for the network configuration",
             options.etcd.endpoints.join(", ")
         ),
     );
-    let config = wait_config(&etcd, &mut status, reporter).await;
-    let conf = config.netconf;
+    let known = || Remembered::of(&saved, &peers);
+    let (config, known) =
+        match wait_config(&etcd, &mut status, &mut before, known).await {
+            Start::Told(config) => (config, None),
+            Start::Remembered(known) => (known.config.clone(), Some(known)),
+        };
+    let conf = config.netconf.clone();
     let vxlan = vxlan_of(&conf)?;
 
     let mut kernel = Kernel::open()?;
@@ -63,11 +78,12 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
     let remembered = saved.clone();
     disk.post(move |disk| disk.save(&remembered));
 
+    let ways = Arc::new(AtomicBool::new(vxlan.direct_routing));
     let disturbances = monitor::spawn(Interest {
         devices: devices(&conf, vxlan.vni).collect(),
         uplink: uplink.name,
         networks: conf.networks.iter().map(|(_, n)| *n).collect(),
-        ways: vxlan.direct_routing,
+        ways: Arc::clone(&ways),
         own_port: kernel.port(),
     })?;
     let former = former(&saved, &conf, &vxlan);
@@ -84,22 +100,35 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
         conf: conf.clone(),
         vxlan,
         uplink,
+        ways,
         interface: options.interface.clone(),
         macs,
     };
-    let reconciler = Reconciler::new(setup, Worker::spawn("kernel", kernel)?);
+    let mut reconciler =
+        Reconciler::new(setup, Worker::spawn("kernel", kernel)?);
 
-    reporter.say(Phase::AcquiringLease, "taking a subnet in etcd");
-    let store = etcd.run(Params {
+    let attrs = reconciler.attrs()?;
+    let params = Params {
         ranges: config.ranges,
-        attrs: reconciler.attrs()?,
+        attrs: attrs.clone(),
         previous: previous.subnets,
         recorded: saved.lease.as_ref().map(|l| (l.key, l.lease_id)),
         margin: options.renew_margin,
         ttl: LEASE_TTL,
-    });
+    };
+    let mut health = Health::default();
+    match known {
+        Some(Remembered { key, ends, peers, .. }) => {
+            health.remembered(key, ends);
+            rules.lease(key);
+            reconciler.remember(Lease { key, attrs }, peers, Instant::now());
+        }
+        None => before.say(Phase::AcquiringLease, "taking a subnet in etcd"),
+    }
+    health.was_lost(lost);
+    let store = etcd.run(params, config.text.clone());
     Loop {
-        conf,
+        config,
         reconciler,
         rules,
         ip_masq: options.rules.masquerade,
@@ -112,7 +141,8 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
         saved,
         subnet_file,
         env: None,
-        health: Health::default(),
+        peers_due: None,
+        health,
     }
     .run()
     .await
@@ -120,16 +150,57 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
 
 // === before the loop ===
 
-/// Waits for a network configuration and says meanwhile what is missing.
+/// What a start goes by.
+enum Start {
+    /// The configuration in the store.
+    Told(Config),
+    /// The store does not answer: what the last run knew.
+    Remembered(Remembered),
+}
+
+/// Tells what is waited for, and never hides that the lease is lost: the CNI
+/// plugin must not take addresses of its subnet.
+struct Before<'a> {
+    lost: Option<&'a str>,
+    reporter: &'a mut Reporter,
+}
+
+impl Before<'_> {
+    fn say(&mut self, phase: Phase, reason: &str) {
+        match self.lost {
+            Some(lost) => {
+                let reason = format!("{lost}; {reason}");
+                self.reporter.say(Phase::LeaseLost, &reason);
+            }
+            None => self.reporter.say(phase, reason),
+        }
+    }
+}
+
+/// Waits for a network configuration and says meanwhile what is missing. A
+/// store that does not answer is waited for only as long as nothing `known`
+/// would do.
 async fn wait_config(
     etcd: &Etcd,
     status: &mut watch::Receiver<StoreStatus>,
-    reporter: &mut Reporter,
-) -> Config {
+    before: &mut Before<'_>,
+    known: impl Fn() -> Option<Remembered>,
+) -> Start {
     let mut config = std::pin::pin!(etcd.config());
+    let mut patience = std::pin::pin!(tokio::time::sleep(PATIENCE));
+    let mut patient = true;
     loop {
+        // A store that answers knows better.
+        let answers = status.borrow().config.is_some();
+        if !patient
+            && !answers
+            && let Some(known) = known()
+        {
+            return Start::Remembered(known);
+        }
         tokio::select! {
-            config = &mut config => return config,
+            config = &mut config => return Start::Told(config),
+            () = &mut patience, if patient => patient = false,
             Ok(()) = status.changed() => {
                 let status = status.borrow_and_update();
                 let phase = match status.store {
@@ -138,7 +209,7 @@ async fn wait_config(
                 };
                 let reason = status.reason().unwrap_or_default();
                 drop(status);
-                reporter.say(phase, &reason);
+                before.say(phase, &reason);
             }
         }
     }

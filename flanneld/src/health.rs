@@ -29,7 +29,14 @@ const CONNECTIONS: usize = 64;
 
 /// Whether this node's pod network works. Clones share one state.
 #[derive(Clone, Debug)]
-pub struct Readiness(Arc<Mutex<Option<String>>>);
+pub struct Readiness(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    ready: bool,
+    /// What is wrong or waited for; empty when nothing is.
+    reason: String,
+}
 
 /// A health server whose port is open.
 #[derive(Debug)]
@@ -57,27 +64,48 @@ impl Readiness {
     /// Not ready, because of `reason`.
     #[must_use]
     pub fn not_ready(reason: &str) -> Self {
-        Self(Arc::new(Mutex::new(Some(reason.to_owned()))))
+        let reason = reason.to_owned();
+        Self(Arc::new(Mutex::new(State { ready: false, reason })))
     }
 
-    /// The network works.
-    pub fn set_ready(&self) {
-        self.set(None);
+    /// The network works. `reason` tells what does not, which it can do
+    /// without for a while; empty when nothing.
+    pub fn set_ready(&self, reason: &str) {
+        self.set(true, reason);
     }
 
     /// The network does not work, or not any more.
     pub fn set_not_ready(&self, reason: &str) {
-        self.set(Some(reason.to_owned()));
+        self.set(false, reason);
     }
 
     /// Why the node is not ready; `None` when it is.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (!state.ready).then(|| state.reason.clone())
     }
 
-    fn set(&self, state: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    fn set(&self, ready: bool, reason: &str) {
+        let reason = reason.to_owned();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) =
+            State { ready, reason };
+    }
+
+    /// The answer to `/readyz`.
+    fn answer(&self) -> (StatusCode, String) {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let State { ready, reason } = &*state;
+        match (ready, reason.as_str()) {
+            (true, "") => (StatusCode::OK, "flanneld is ready".to_owned()),
+            (true, reason) => {
+                (StatusCode::OK, format!("flanneld is ready; {reason}"))
+            }
+            (false, reason) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("flanneld is not ready yet: {reason}"),
+            ),
+        }
     }
 }
 
@@ -172,13 +200,7 @@ async fn serve(
 fn answer(path: &str, readiness: &Readiness) -> Response<Full<Bytes>> {
     let (status, body) = match path {
         "/healthz" => (StatusCode::OK, "flanneld is running".to_owned()),
-        "/readyz" => match readiness.reason() {
-            None => (StatusCode::OK, "flanneld is ready".to_owned()),
-            Some(reason) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("flanneld is not ready yet: {reason}"),
-            ),
-        },
+        "/readyz" => readiness.answer(),
         _ => (StatusCode::NOT_FOUND, "not found".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));

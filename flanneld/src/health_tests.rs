@@ -48,7 +48,7 @@ async fn endpoints_answer_as_c120_says() {
         ask(addr, "GET", "/readyz").await,
         is(503, "flanneld is not ready yet: waiting for etcd")
     );
-    readiness.set_ready();
+    readiness.set_ready("");
     assert_eq!(
         ask(addr, "POST", "/readyz?verbose").await,
         is(200, "flanneld is ready")
@@ -61,7 +61,7 @@ async fn endpoints_answer_as_c120_says() {
 async fn readiness_can_go_back() {
     let readiness = Readiness::not_ready("starting");
     let (addr, _stop, _task) = start(&readiness).await;
-    readiness.set_ready();
+    readiness.set_ready("");
     assert_eq!(ask(addr, "GET", "/readyz").await.0, 200);
     readiness.set_not_ready("the lease was lost");
     let (status, body) = ask(addr, "GET", "/readyz").await;

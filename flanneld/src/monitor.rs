@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -38,7 +40,7 @@ pub struct Interest {
     pub networks: Vec<Subnet>,
     /// Any link, address and route may decide which peers are reached
     /// directly.
-    pub ways: bool,
+    pub ways: Arc<AtomicBool>,
     /// The port of our own requests: their notifications are no news.
     pub own_port: u32,
 }
@@ -155,7 +157,8 @@ impl Interest {
     }
 
     fn others(&self) -> Option<Disturbance> {
-        self.ways.then_some(Disturbance::Ways)
+        let matter = self.ways.load(Ordering::Relaxed);
+        matter.then_some(Disturbance::Ways)
     }
 }
 

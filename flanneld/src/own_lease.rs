@@ -483,6 +483,17 @@ impl OwnLease {
         }
     }
 
+    /// Later leases are taken from `ranges`. One that is held is kept.
+    pub fn choose_from(
+        &mut self,
+        now: Duration,
+        ranges: PerFamily<SubnetRange>,
+    ) {
+        self.params.ranges = ranges;
+        // there may be more of them
+        self.freed(now);
+    }
+
     /// The store can be reached again: what failed is tried soon.
     pub fn reachable(&mut self, now: Duration) {
         let soon = now + self.jitter(Duration::from_secs(1));

@@ -1,8 +1,9 @@
 //! One pass over a world: observe, compare, change what differs.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use overlay::{Change, Desired, Observed, Scope, World, diff};
+use overlay::{Change, Desired, Key, Observed, Scope, World, diff};
 
 /// What a pass did.
 #[derive(Debug)]
@@ -13,6 +14,16 @@ pub struct Report<E> {
     pub failed: Vec<(Change, E)>,
 }
 
+/// Which changes a pass makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All that are needed.
+    Whole,
+    /// Only what is missing is added. What is there stays as it is, also what
+    /// nobody seems to need: what is known may be out of date.
+    AddOnly,
+}
+
 /// Runs one pass. Nothing is changed when the look fails.
 ///
 /// # Errors
@@ -21,13 +32,22 @@ pub fn run<W>(
     world: &mut W,
     desired: &Desired,
     scope: &Scope,
+    extent: Extent,
 ) -> Result<Report<W::Error>, W::Error>
 where
     W: World<Scope = Scope, Observed = Observed, Change = Change>,
     W::Error: Display,
 {
     let observed = world.observe(scope)?;
-    let changes = diff(desired, &observed, scope);
+    let mut changes = diff(desired, &observed, scope);
+    if extent == Extent::AddOnly {
+        let kept: BTreeSet<Key> = changes
+            .iter()
+            .filter(|change| !change.is_addition())
+            .map(Change::key)
+            .collect();
+        changes.retain(|change| !kept.contains(&change.key()));
+    }
     for change in &changes {
         if let Some(warning) = change.warning() {
             tracing::warn!("{warning}");

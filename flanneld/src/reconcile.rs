@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -19,7 +20,7 @@ use overlay::{
 use crate::facts::{self, InterfaceOptions, Uplink};
 use crate::monitor::Disturbance;
 use crate::pace::Pace;
-use crate::pass;
+use crate::pass::{self, Extent};
 use crate::store::StoreEvent;
 use crate::worker::Worker;
 use crate::world::Kernel;
@@ -42,6 +43,8 @@ pub struct Setup {
     pub vxlan: VxlanOptions,
     /// The underlay interface, and the addresses that are published.
     pub uplink: Uplink,
+    /// Shared with the monitor, see [`crate::monitor::Interest::ways`].
+    pub ways: Arc<AtomicBool>,
     /// How it was chosen.
     pub interface: InterfaceOptions,
     /// The Ethernet addresses of the tunnel devices.
@@ -68,6 +71,8 @@ pub struct Reconciler {
     /// The other nodes' leases: what the store said, and nothing else.
     peers: BTreeMap<SubnetKey, LeaseAttrs>,
     synced: bool,
+    /// The lease is remembered from the last run, not told by the store.
+    remembered: bool,
     /// What the last pass planned; nothing before the first.
     planned: Arc<Desired>,
     dirty: Dirty,
@@ -106,6 +111,9 @@ pub struct Passed {
     pub mended: Vec<Change>,
     /// What failed, in words: nothing when the kernel is as wanted.
     pub failed: Vec<String>,
+    /// The node's own devices and addresses are as wanted, whatever failed of
+    /// the peers'.
+    pub own: bool,
 }
 
 // === impl Reconciler ===
@@ -120,6 +128,7 @@ impl Reconciler {
             own: None,
             peers: BTreeMap::new(),
             synced: false,
+            remembered: false,
             planned: Arc::default(),
             dirty: Dirty { everything: true, ..Dirty::default() },
             pace: Pace::default(),
@@ -127,6 +136,42 @@ impl Reconciler {
             fought: false,
             said: BTreeSet::new(),
         }
+    }
+
+    /// What was known at the last run, to go on with until the store answers.
+    /// Until it has confirmed the lease, passes only add what is missing.
+    pub fn remember(
+        &mut self,
+        lease: Lease,
+        peers: BTreeMap<SubnetKey, LeaseAttrs>,
+        now: Instant,
+    ) {
+        self.own = Some(lease);
+        self.peers = peers;
+        self.synced = true;
+        self.remembered = true;
+        self.mark(now);
+    }
+
+    /// The other nodes' leases, as the store told them; `None` while it has
+    /// not.
+    #[must_use]
+    pub fn peers(&self) -> Option<&BTreeMap<SubnetKey, LeaseAttrs>> {
+        (self.synced && !self.remembered).then_some(&self.peers)
+    }
+
+    /// Plans by another configuration from now on: one that differs in nothing
+    /// that stands for the life of the daemon.
+    pub fn reconfigure(
+        &mut self,
+        conf: NetConf,
+        vxlan: VxlanOptions,
+        now: Instant,
+    ) {
+        self.setup.ways.store(vxlan.direct_routing, Ordering::Relaxed);
+        self.setup.conf = conf;
+        self.setup.vxlan = vxlan;
+        self.mark_everything(now);
     }
 
     /// Takes in what the store says.
@@ -147,7 +192,10 @@ impl Reconciler {
                 let lease = Some(held.lease);
                 let other = self.own != lease;
                 self.own = lease;
-                other
+                // what only added is followed by what also removes
+                let confirmed = std::mem::take(&mut self.remembered);
+                self.dirty.everything |= confirmed;
+                other || confirmed
             }
             // What is in the kernel stays until there is another lease.
             StoreEvent::Lost { .. } => false,
@@ -286,7 +334,10 @@ impl Reconciler {
         };
         let desired = Arc::new(desired);
         let goal = Arc::clone(&desired);
-        let run = move |kernel: &mut Kernel| pass::run(kernel, &goal, &scope);
+        let extent =
+            if self.remembered { Extent::AddOnly } else { Extent::Whole };
+        let run =
+            move |kernel: &mut Kernel| pass::run(kernel, &goal, &scope, extent);
         let report =
             self.kernel.run(run).await?.context("looking at the kernel")?;
         self.planned = desired;
@@ -294,12 +345,16 @@ impl Reconciler {
         let failed = report.failed.iter().map(|(change, _)| change.key());
         self.dirty.failed.extend(failed);
         let words = report.failed.iter().map(|(c, e)| format!("{c}: {e}"));
+        let own = !report.failed.iter().any(|(change, _)| {
+            matches!(change.key(), Key::Link(_) | Key::Addr(..))
+        });
         Ok(Passed {
             lease,
             mtu,
             peers: self.peers.len(),
             changed: report.changed.len(),
             failed: words.collect(),
+            own,
             mended: report
                 .changed
                 .into_iter()

@@ -35,7 +35,12 @@ impl Reporter {
     /// said again, but for the file if it could not be written.
     pub fn say(&mut self, phase: Phase, reason: &str) {
         let said = (phase, reason.to_owned());
-        self.file.set(phase, reason, SystemTime::now());
+        // The CNI plugin goes by that while the daemon is away, too.
+        let lost =
+            phase == Phase::Stopping && self.phase() == Some(Phase::LeaseLost);
+        if !lost {
+            self.file.set(phase, reason, SystemTime::now());
+        }
         if self.said.as_ref() == Some(&said) {
             return;
         }
@@ -43,7 +48,7 @@ impl Reporter {
             tracing::info!("{phase}");
         }
         if phase == Phase::Ready {
-            self.readiness.set_ready();
+            self.readiness.set_ready(reason);
             if !std::mem::replace(&mut self.told_ready, true) {
                 notify::ready("ready");
             }

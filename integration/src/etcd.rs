@@ -149,6 +149,20 @@ impl Etcd {
         self.wait_answer(host)
     }
 
+    /// Adds a flag for the next start.
+    pub fn add_flag(&mut self, flag: &str) {
+        self.words.push(flag.to_owned());
+    }
+
+    /// Removes the data of the server, once killed.
+    ///
+    /// # Errors
+    /// When the folder cannot be removed.
+    pub fn empty(&self) -> Result<()> {
+        let data = self.dir.path().join("data");
+        std::fs::remove_dir_all(&data).context("the data of etcd")
+    }
+
     /// The URL for clients, by address.
     #[must_use]
     pub fn url(&self) -> String {
@@ -225,13 +239,21 @@ impl Pki {
             server_cert: at("server.pem"),
             server_key: at("server.key"),
         };
-        let ca_key = KeyPair::generate()?;
-        std::fs::write(&pki.ca, authority()?.self_signed(&ca_key)?.pem())?;
-        std::fs::write(&pki.ca_key, ca_key.serialize_pem())?;
-        pki.sign(CertificateParams::new(Vec::new())?, &pki.cert, &pki.key)?;
-        let names = [STORE_V4, STORE_V6, "127.0.0.1", "::1", NAME];
-        pki.certify_server(&names, 2096)?;
+        pki.renew()?;
         Ok(pki)
+    }
+
+    /// Another authority, and all its certificates, in the same files.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn renew(&self) -> Result<()> {
+        let ca_key = KeyPair::generate()?;
+        std::fs::write(&self.ca, authority()?.self_signed(&ca_key)?.pem())?;
+        std::fs::write(&self.ca_key, ca_key.serialize_pem())?;
+        self.sign(CertificateParams::new(Vec::new())?, &self.cert, &self.key)?;
+        let names = [STORE_V4, STORE_V6, "127.0.0.1", "::1", NAME];
+        self.certify_server(&names, 2096)
     }
 
     /// Gives the server another certificate, for `names` and until the

@@ -35,6 +35,7 @@ pub mod demo;
 pub mod etcd;
 pub mod host;
 pub mod kernel;
+pub mod members;
 pub mod peers;
 pub mod pod;
 pub mod poll;

@@ -181,6 +181,28 @@ impl Change {
         }
     }
 
+    /// Whether nothing that is there becomes another or goes: an object is
+    /// added, or a device of ours made as it was made before.
+    #[must_use]
+    pub const fn is_addition(&self) -> bool {
+        match self {
+            Self::CreateLink { .. }
+            | Self::ReplaceLink { .. }
+            | Self::ModifyLink { .. }
+            | Self::AddAddr { .. } => true,
+            Self::SetFdb { before, .. } => before.is_none(),
+            Self::SetNeigh { before, .. } => before.is_none(),
+            Self::SetNexthop { before, .. } => before.is_none(),
+            Self::SetRoute { before, .. } => before.is_none(),
+            Self::DeleteLink { .. }
+            | Self::DeleteAddr { .. }
+            | Self::DeleteFdb { .. }
+            | Self::DeleteNeigh { .. }
+            | Self::DeleteNexthop { .. }
+            | Self::DeleteRoute { .. } => false,
+        }
+    }
+
     /// What a person should know before it happens, if anything: a device of
     /// ours by name, but of another shape, is about to be deleted.
     #[must_use]

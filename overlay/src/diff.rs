@@ -22,7 +22,8 @@ mod tests;
 /// routes. Then what is left over, in reverse. So at every moment in between
 /// a peer that is in both is reached either as before or as it will be. Only
 /// what the kernel does not have beside something new goes before that: a
-/// device with the same tunnel, an address that is to be a gateway.
+/// device with the same tunnel, an address that is to be a gateway, a direct
+/// route to an IPv6 peer that is now reached by the tunnel.
 ///
 /// **One pass is enough.** What stands on a device that is created anew, or
 /// comes up, is written again even outside `scope`: the kernel drops it
@@ -58,8 +59,16 @@ pub fn diff(
     let neighs = differ.neighs();
     let (routes, uses) = differ.routes();
     let nexthops = differ.nexthops(&uses);
-    let bottom_up =
-        [links.set, addrs.set, fdb.set, neighs.set, nexthops.set, routes.set];
+    let in_the_way = routes.in_the_way;
+    let bottom_up = [
+        links.set,
+        addrs.set,
+        fdb.set,
+        neighs.set,
+        in_the_way,
+        nexthops.set,
+        routes.set,
+    ];
     let top_down = [
         routes.delete,
         nexthops.delete,
@@ -107,6 +116,8 @@ struct Links {
 /// Changes to the objects of one kind.
 #[derive(Default)]
 struct Changes {
+    /// Goes before `set` of this kind and the one below.
+    in_the_way: Vec<Change>,
     set: Vec<Change>,
     delete: Vec<Change>,
 }
@@ -331,6 +342,13 @@ impl Differ<'_> {
                     let nexthop = want.nexthop.filter(|id| self.may_use(*id));
                     uses.new.extend(nexthop);
                     let after = Route { nexthop, ..want };
+                    let mut before = before;
+                    if let Some(old) = before
+                        .take_if(|b| leads_gateway_elsewhere(key, &want, b))
+                    {
+                        let change = Change::DeleteRoute { key, before: old };
+                        out.in_the_way.push(change);
+                    }
                     out.set.push(Change::SetRoute { key, before, after });
                 }
                 (None, Some(before)) if self.is_leftover(key, &before) => {
@@ -413,6 +431,16 @@ impl Differ<'_> {
     fn is_ours(&self, link: IfName) -> bool {
         self.desired.links.contains_key(&link)
     }
+}
+
+/// Whether the kernel refuses the gateway of `want`, on the link or not, while
+/// `have` is there: IPv6 gateways must not have a way by another device. The
+/// first address of a peer's subnet is the gateway to it.
+fn leads_gateway_elsewhere(key: RouteKey, want: &Route, have: &Route) -> bool {
+    key.dst.family() == Family::V6
+        && want.link.is_some()
+        && have.link != want.link
+        && want.gateway.is_some_and(|gateway| key.dst.contains(gateway))
 }
 
 /// Whether a live device can be changed from one into the other.

@@ -32,6 +32,7 @@ impl Plugin for Flannel {
         let conf = Conf::read(call)?;
         conf.check_delegate()?;
         let env = read_env(&conf.subnet_file)?;
+        daemon::check_lease(&conf.subnet_file)?;
         let delegate = Delegate::derive(&conf, &call.name, Some(&env))?;
         if !delegate.is_native() {
             refuse_self(&delegate)?;
@@ -111,6 +112,9 @@ impl Plugin for Flannel {
         let conf = Conf::read(call)?;
         conf.check_delegate()?;
         let env = read_env(&conf.subnet_file)
+            .and_then(|env| {
+                daemon::check_lease(&conf.subnet_file).map(|()| env)
+            })
             .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })?;
         let delegate = Delegate::derive(&conf, &call.name, Some(&env))?;
         if delegate.is_native() {

@@ -1,34 +1,46 @@
 //! The loop: what the store, the kernel, the clock and the user say goes into
 //! the reconciler, and passes come out.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use ipam::daemon_state::Phase;
 use ipam::lease::SubnetKey;
-use ipam::netconf::NetConf;
 use ipam::subnet_env::{Networks, SubnetEnv};
 use ipam::{Family, PerFamily};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
-use crate::clock;
-use crate::files::{Saved, SavedLease, StateDir, SubnetFile};
+use super::reconfigure::live;
+use super::remember::{lapsed, saved_lease};
+use crate::clock::since_boot;
+use crate::files::{PeersFile, Saved, StateDir, SubnetFile};
 use crate::monitor::Disturbance;
 use crate::reconcile::{Passed, Reconciler};
 use crate::report::Reporter;
 use crate::rules::Keeper;
-use crate::store::etcd::Store;
-use crate::store::{Held, LossReason, StoreEvent, StoreStatus};
+use crate::store::etcd::{Config, Store};
+use crate::store::{LossReason, StoreEvent, StoreStatus};
 use crate::worker::Worker;
 
 /// Everything is compared this often although nothing said that it changed.
 const SLOW_CHECK: Duration = Duration::from_secs(60);
+/// Timers do not run while the node is suspended; so long after its wake-up
+/// at most it is noticed that the lease's time is over.
+const LEASE_CHECK: Duration = Duration::from_secs(30);
+/// A lease whose end is not known (somebody else has written it) is made sure
+/// of within this time.
+const UNKNOWN_END: Duration = Duration::from_secs(180);
+/// From a change of the peers to the file that says so.
+const PEERS_PAUSE: Duration = Duration::from_secs(10);
+/// Before what the store says.
+const FROM_DISK: &str = "it goes on with the lease and the peers of its last \
+                         run, as etcd has not answered yet: ";
 
 /// The loop's state besides the reconciler's.
 pub(super) struct Loop<'a> {
-    pub(super) conf: NetConf,
+    pub(super) config: Config,
     pub(super) reconciler: Reconciler,
     pub(super) rules: Keeper,
     /// What the options ask for: it is true once the rules are complete.
@@ -43,6 +55,8 @@ pub(super) struct Loop<'a> {
     pub(super) subnet_file: SubnetFile,
     /// What the last complete pass wants the subnet file to say.
     pub(super) env: Option<(SubnetKey, SubnetEnv)>,
+    /// When the peers are to be written to disk.
+    pub(super) peers_due: Option<Instant>,
     pub(super) health: Health,
 }
 
@@ -58,8 +72,59 @@ pub(super) struct Health {
     rules: Option<String>,
     /// Why the subnet file could not be written.
     file: Option<String>,
-    /// How the own lease was lost, until there is another.
+    /// How the own lease was lost, until there is another and the subnet file
+    /// says so.
     lease: Option<String>,
+    /// There is one.
+    held: bool,
+    /// All that the last pass did to the node's own devices worked.
+    own: bool,
+    /// The lease that is held, and when it ends on the clock of
+    /// [`since_boot`].
+    ends: Option<(SubnetKey, Duration)>,
+    /// The lease is the last run's: the store has not answered yet.
+    from_disk: bool,
+    /// Why the configuration in the store is not the one that is used.
+    config: Option<String>,
+}
+
+// === impl Health ===
+
+impl Health {
+    /// `why` tells how the last run's lease was lost, if it was.
+    pub(super) fn was_lost(&mut self, why: Option<String>) {
+        self.lease = why;
+    }
+
+    /// The last run's lease is used, until `ends` at most.
+    pub(super) fn remembered(
+        &mut self,
+        key: SubnetKey,
+        ends: Option<Duration>,
+    ) {
+        self.from_disk = true;
+        self.ends = ends.map(|at| (key, at));
+    }
+
+    /// Whether the time of the lease has run out at `now`; told once.
+    fn lapse(&mut self, now: Duration) -> Option<SubnetKey> {
+        let (key, _) = self.ends.take_if(|(_, at)| *at <= now)?;
+        Some(key)
+    }
+
+    /// How long nobody need look whether it has.
+    fn look(&self, now: Duration) -> Duration {
+        let left = self.ends.map(|(_, at)| at.saturating_sub(now));
+        left.unwrap_or(LEASE_CHECK).min(LEASE_CHECK)
+    }
+
+    /// A lease that follows a lost one counts once the subnet file is its:
+    /// until then the CNI plugin would read the old subnet. Whether one was
+    /// lost before.
+    fn recover(&mut self, key: SubnetKey) -> bool {
+        let follows = self.held && self.complete == Some(key);
+        follows && self.lease.take().is_some()
+    }
 }
 
 // === impl Loop ===
@@ -75,8 +140,12 @@ impl Loop<'_> {
         slow.reset();
         let mut asked = false;
         loop {
+            self.check_lease();
             let due = self.reconciler.due();
             let alarm = due_at(due);
+            let peers = self.peers_due;
+            let remember = due_at(peers);
+            let look = sleep(self.health.look(since_boot()));
             tokio::select! {
                 // A pass that is due is not put off by a stream of events.
                 biased;
@@ -94,21 +163,94 @@ impl Loop<'_> {
                     self.reconciler.disturbed(news, Instant::now());
                 }
                 Ok(()) = self.status.changed() => self.report(),
+                Ok(()) = self.store.config.changed() => self.configured(),
                 Ok(()) = self.rules.changed() => self.conclude(),
                 Some(()) = self.hangup.recv() => {
                     asked = true;
                     self.rules.look();
                     self.reconciler.mark_everything(Instant::now());
                 }
+                () = remember, if peers.is_some() => self.save_peers(),
+                () = look => {}
                 _ = slow.tick() => self.reconciler.mark_everything(Instant::now()),
             }
+        }
+    }
+
+    /// The configuration in the store is another one.
+    fn configured(&mut self) {
+        let Some(new) = self.store.config.borrow_and_update().clone() else {
+            return;
+        };
+        let reason = match live(&self.config, &new) {
+            Ok(_) if new.netconf == self.config.netconf => None,
+            Ok(options) => {
+                tracing::info!("the network config has changed, and is used");
+                self.saved.set_config(new.text.reveal());
+                self.save();
+                self.store.publisher.choose_from(new.ranges);
+                let conf = new.netconf.clone();
+                self.reconciler.reconfigure(conf, options, Instant::now());
+                self.config = new;
+                None
+            }
+            Err(reason) => Some(reason),
+        };
+        if let Some(reason) = &reason
+            && self.health.config.as_ref() != Some(reason)
+        {
+            tracing::warn!("{reason}");
+        }
+        self.health.config = reason;
+        self.report();
+    }
+
+    /// Remembers the peers for a start without the store.
+    fn save_peers(&mut self) {
+        // those of the last run are in the file already
+        self.peers_due = None;
+        if let Some(peers) = self.reconciler.peers() {
+            let bytes = PeersFile::render(peers);
+            self.disk.post(move |disk| disk.save_peers(&bytes));
+        }
+    }
+
+    /// A lease that nobody renewed is no lease, though nobody says so. What
+    /// is in the kernel stays; the CNI plugin hands out no more addresses.
+    fn check_lease(&mut self) {
+        if let Some(key) = self.health.lapse(since_boot()) {
+            let why = lapsed(key);
+            tracing::warn!("{why}");
+            self.lose(why);
+            self.report();
+        }
+    }
+
+    fn lose(&mut self, why: String) {
+        self.saved.lost = Some(why.clone());
+        self.save();
+        self.health.ends = None;
+        self.health.held = false;
+        self.health.lease = Some(why);
+    }
+
+    fn recover(&mut self, key: SubnetKey) {
+        if self.health.recover(key) {
+            self.saved.lost = None;
+            self.save();
         }
     }
 
     fn heard(&mut self, event: StoreEvent) {
         match &event {
             StoreEvent::Held(held) => {
-                self.health.lease = None;
+                let now = since_boot();
+                let end = |at| if at > now { at } else { now + UNKNOWN_END };
+                let ends = held.expires.map(|at| (held.lease.key, end(at)));
+                self.health.ends = ends;
+                self.health.from_disk = false;
+                self.health.held = true;
+                self.recover(held.lease.key);
                 self.saved.lease = Some(saved_lease(held));
                 self.save();
                 self.rules.lease(held.lease.key);
@@ -118,7 +260,7 @@ impl Loop<'_> {
                 if is_mixed(*key, why) {
                     tracing::warn!("{MIXED}");
                 }
-                self.health.lease = Some(lost(*key, why));
+                self.lose(lost(*key, why));
             }
             StoreEvent::Synced { leases, revision } => {
                 let peers = leases.len();
@@ -126,6 +268,10 @@ impl Loop<'_> {
             }
             StoreEvent::Upsert(lease) => tracing::info!("peer {}", lease.key),
             StoreEvent::Remove(key) => tracing::info!("peer {key} is gone"),
+        }
+        if !matches!(event, StoreEvent::Held(_) | StoreEvent::Lost { .. }) {
+            let soon = Instant::now() + PEERS_PAUSE;
+            self.peers_due.get_or_insert(soon);
         }
         self.reconciler.heard(event, Instant::now());
         self.report();
@@ -152,7 +298,13 @@ impl Loop<'_> {
     fn conclude(&mut self) {
         let rules = self.rules.outcome();
         self.health.rules = rules.failure;
-        if self.health.pass.is_none()
+        // Pods with addresses of a lost lease stand in the way of the route to
+        // the node that has it now. They go the sooner, the sooner new ones
+        // get other addresses.
+        let Health { pass, lease, held, own, .. } = &self.health;
+        let follows = lease.is_some() && *held && *own;
+        let whole = pass.is_none();
+        if (whole || follows)
             && let Some((key, env)) = &self.env
             && rules.complete == Some(*key)
         {
@@ -161,8 +313,12 @@ impl Loop<'_> {
                     if written {
                         tracing::info!("wrote the subnet file for lease {key}");
                     }
-                    self.health.complete = Some(*key);
-                    if !std::mem::take(&mut self.saved.former).is_empty() {
+                    let key = *key;
+                    self.health.complete = Some(key);
+                    self.recover(key);
+                    if whole
+                        && !std::mem::take(&mut self.saved.former).is_empty()
+                    {
                         self.save();
                     }
                     None
@@ -192,7 +348,8 @@ impl Loop<'_> {
     /// Logs what a pass did, and keeps what the subnet file is to say when it
     /// was complete. The error says what is missing.
     fn finish(&mut self, passed: &Passed, asked: bool) -> Result<(), String> {
-        let Passed { lease, mtu, peers, changed, mended, failed } = passed;
+        let Passed { lease, mtu, peers, changed, mended, failed, own } = passed;
+        self.health.own = *own;
         if asked {
             tracing::info!(
                 "pass on request: changes={changed} failed={} peers={peers}",
@@ -201,31 +358,47 @@ impl Loop<'_> {
         } else if *changed > mended.len() {
             tracing::info!("pass: changes={changed} peers={peers}");
         }
-        match failed.as_slice() {
-            [] => {}
-            [one] => return Err(one.clone()),
-            [first, rest @ ..] => {
-                return Err(format!("{first} (and {} more)", rest.len()));
-            }
-        }
         let env = SubnetEnv {
             families: PerFamily::from_fn(|family| {
                 Some(Networks {
-                    network: *self.conf.networks.get(family)?,
+                    network: *self.config.netconf.networks.get(family)?,
                     subnet: lease.key.get(family)?,
                 })
             }),
             mtu: *mtu,
             ip_masq: self.ip_masq,
         };
-        self.env = Some((lease.key, env));
-        Ok(())
+        if failed.is_empty() || *own {
+            self.env = Some((lease.key, env));
+        }
+        match failed.as_slice() {
+            [] => Ok(()),
+            [one] => Err(one.clone()),
+            [first, rest @ ..] => {
+                Err(format!("{first} (and {} more)", rest.len()))
+            }
+        }
     }
 
     /// Tells how far the daemon is.
     fn report(&mut self) {
-        let store = self.status.borrow_and_update().reason();
-        let Health { complete, pass, rules, file, lease } = &self.health;
+        let mut store = self.status.borrow_and_update().reason();
+        let Health {
+            complete,
+            pass,
+            rules,
+            file,
+            lease,
+            from_disk,
+            config,
+            ..
+        } = &self.health;
+        if store.is_none() {
+            store.clone_from(config);
+        }
+        if *from_disk {
+            store.get_or_insert_default().insert_str(0, FROM_DISK);
+        }
         let key = self.reconciler.lease();
         let complete = key.is_some() && *complete == key;
         let trouble = pass.as_ref().or(rules.as_ref()).or(file.as_ref());
@@ -275,23 +448,6 @@ fn lost(key: SubnetKey, why: &LossReason) -> String {
         "lease {key} is lost: {why}{hint}; another is being acquired, running \
          pods stay as they are"
     )
-}
-
-/// What a restart needs to know of the lease. Its end is remembered by wall
-/// clock: no other clock outlives the machine.
-fn saved_lease(held: &Held) -> SavedLease {
-    let expires = held.expires.map(|at| {
-        let left = at.saturating_sub(clock::since_boot());
-        let now =
-            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        (now + left).as_secs()
-    });
-    SavedLease {
-        key: held.lease.key,
-        lease_id: held.lease_id,
-        mod_revision: held.mod_revision,
-        expires,
-    }
 }
 
 #[cfg(test)]

@@ -6,18 +6,21 @@
 //! | `/run/flannel/state.json` | the CNI plugin's and flannelctl's messages | [`StateFile`] |
 //! | `/run/flannel/subnet.env.lock` | a second daemon | [`InstanceLock`] |
 //! | `/var/lib/flannel/*.json` | the daemon itself after a restart | [`StateDir`] |
+//! | `/var/lib/flannel/*.peers.json` | the same: the other nodes' leases | [`PeersFile`] |
 //!
 //! Several daemons on one host have different subnet files (D-80); all other
 //! names follow from that one.
 
 mod atomic;
 mod lock;
+mod peers_file;
 mod state_dir;
 mod state_file;
 mod subnet_file;
 
 pub use atomic::WriteError;
 pub use lock::{InstanceLock, LockError};
+pub use peers_file::PeersFile;
 pub use state_dir::{Saved, SavedLease, StateDir};
 pub use state_file::StateFile;
 pub use subnet_file::SubnetFile;

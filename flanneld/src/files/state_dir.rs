@@ -9,6 +9,7 @@ use ipam::lease::SubnetKey;
 use overlay::Mac;
 use serde::{Deserialize, Serialize};
 
+use super::PeersFile;
 use super::atomic;
 
 /// The form of [`Saved`] this version writes, and the only one it reads.
@@ -22,6 +23,7 @@ pub struct StateDir {
     file: PathBuf,
     written: Option<Vec<u8>>,
     complained: bool,
+    peers_complained: bool,
 }
 
 /// What is remembered.
@@ -37,6 +39,9 @@ pub struct Saved {
     /// The lease this node holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<SavedLease>,
+    /// How that lease was lost, until another is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<String>,
     /// The Ethernet address of each family's tunnel device.
     #[serde(default, with = "macs")]
     pub macs: PerFamily<Mac>,
@@ -93,7 +98,34 @@ impl StateDir {
     pub fn new(dir: &Path, subnet_file: &Path) -> io::Result<Self> {
         let absolute = std::path::absolute(subnet_file)?;
         let file = dir.join(format!("{}.json", slug(&absolute)));
-        Ok(Self { file, written: None, complained: false })
+        Ok(Self {
+            file,
+            written: None,
+            complained: false,
+            peers_complained: false,
+        })
+    }
+
+    /// Saves the other nodes' leases, as [`PeersFile::render`] gives them. A
+    /// failure is said once, not again until a write has worked.
+    pub fn save_peers(&mut self, bytes: &[u8]) {
+        let result = self.peers().write(bytes);
+        if let Err(error) = &result
+            && !self.peers_complained
+        {
+            tracing::warn!(
+                "a start without the store will not know the other nodes: \
+                 {error} (see --state-dir)"
+            );
+        }
+        self.peers_complained = result.is_err();
+    }
+
+    /// The other nodes' leases have a file of their own: they change more
+    /// often and take more room.
+    #[must_use]
+    pub fn peers(&self) -> PeersFile {
+        PeersFile::new(self.file.with_extension("peers.json"))
     }
 
     /// The file.

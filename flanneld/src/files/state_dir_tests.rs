@@ -12,6 +12,7 @@ fn saved() -> Saved {
             mod_revision: 42,
             expires: Some(1_800_000_000),
         }),
+        lost: Some("it was deleted from the store".to_owned()),
         macs: PerFamily { v4: Some(Mac([2, 0, 0, 0, 0, 1])), v6: None },
     }
 }

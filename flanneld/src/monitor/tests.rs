@@ -32,7 +32,7 @@ fn interest(ways: bool) -> Interest {
         devices: [name("flannel.1")].into(),
         uplink: name("eth0"),
         networks: vec!["10.5.0.0/16".parse().unwrap()],
-        ways,
+        ways: Arc::new(AtomicBool::new(ways)),
         own_port: u32::MAX,
     }
 }
@@ -111,7 +111,7 @@ fn what_stands_on_other_devices_is_no_news() {
         }
         assert_eq!(heard(&mut watch), BTreeSet::new());
         // … unless they decide which peers are reached directly
-        watch.interest.ways = true;
+        watch.interest.ways.store(true, Ordering::Relaxed);
         for line in [
             "ip route add 172.18.0.0/16 dev veth0",
             "ip addr add 172.19.0.1/32 dev veth0",

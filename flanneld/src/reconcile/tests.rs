@@ -18,6 +18,7 @@ fn reconciler() -> Reconciler {
         conf,
         vxlan,
         uplink,
+        ways: Arc::default(),
         interface: InterfaceOptions::default(),
         macs: PerFamily::default(),
         former: Former::default(),

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use ipam::PerFamily;
 use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
+use ipam::netconf::SubnetRange;
 
 use super::{Entries, Entry, Kv, StoreEvent};
 use crate::own_lease::{Answer, Event, Granted, LEASE_TTL, Next, OwnLease};
@@ -136,6 +138,15 @@ impl Ledger {
     /// See [`OwnLease::publish`].
     pub fn publish(&mut self, now: Duration, attrs: LeaseAttrs) {
         self.own.publish(now, attrs);
+    }
+
+    /// See [`OwnLease::choose_from`].
+    pub fn choose_from(
+        &mut self,
+        now: Duration,
+        ranges: PerFamily<SubnetRange>,
+    ) {
+        self.own.choose_from(now, ranges);
     }
 
     /// See [`OwnLease::reachable`].

@@ -1,7 +1,7 @@
 //! One pass makes what should be there, the second finds nothing to do; and
 //! whatever a foreign hand does to it, the next pass mends.
 
-use flanneld::pass;
+use flanneld::pass::{self, Extent};
 use overlay::{Desired, Scope};
 
 use crate::support::{Rig, in_namespace, sh};
@@ -184,7 +184,9 @@ fn a_route_that_the_kernel_made_is_not_overwritten() {
         sh("ip link set cni0 up");
         let desired = rig.desired();
         let scope = Scope::full(&desired, []);
-        let report = pass::run(&mut rig.kernel, &desired, &scope).unwrap();
+        let report =
+            pass::run(&mut rig.kernel, &desired, &scope, Extent::Whole)
+                .unwrap();
         let [(change, error)] = &report.failed[..] else {
             panic!("{:?}", report.failed)
         };

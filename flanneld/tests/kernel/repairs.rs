@@ -1,6 +1,7 @@
 //! What others do to the kernel is heard of and mended by passes over the
 //! objects concerned alone: monitor and reconciler together.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flanneld::facts::{InterfaceOptions, Uplink};
@@ -46,7 +47,7 @@ impl Node {
             devices: devices.into(),
             uplink: uplink.name,
             networks: conf.networks.iter().map(|(_, net)| *net).collect(),
-            ways: false,
+            ways: Arc::default(),
             own_port: kernel.port(),
         })
         .expect("monitor");
@@ -54,6 +55,7 @@ impl Node {
             conf: conf.clone(),
             vxlan: options,
             uplink,
+            ways: Arc::default(),
             interface: InterfaceOptions::default(),
             macs: PerFamily {
                 v4: Some(Mac([2, 0, 0, 0, 4, 1])),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::process::Command;
 
-use flanneld::pass::{self, Report};
+use flanneld::pass::{self, Extent, Report};
 use flanneld::world::{Kernel, KernelError};
 use ipam::lease::{LeaseAttrs, SubnetKey};
 use ipam::netconf::{Backend, NetConf};
@@ -138,7 +138,8 @@ impl Rig {
         desired: &Desired,
         scope: &Scope,
     ) -> Report<KernelError> {
-        let report = pass::run(&mut self.kernel, desired, scope).expect("look");
+        let report = pass::run(&mut self.kernel, desired, scope, Extent::Whole)
+            .expect("look");
         let failed: Vec<_> = report
             .failed
             .iter()

@@ -80,7 +80,7 @@ impl Node {
         });
         let mut params = params(&config, public);
         change(&mut params);
-        let store = etcd.run(params);
+        let store = etcd.run(params, config.text);
         Self {
             store,
             status,

@@ -16,6 +16,7 @@ mod restart;
 mod rules;
 mod security;
 mod state;
+mod store_faults;
 mod subnets;
 mod traffic;
 mod underlay;

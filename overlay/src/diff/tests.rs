@@ -165,6 +165,34 @@ fn from_tunnel_to_direct_and_back_the_route_is_replaced() {
     ));
 }
 
+/// The kernel refuses an IPv6 gateway that has a way by another device, as the
+/// first address of the peer's subnet has by the direct route.
+#[test]
+fn an_ipv6_peer_comes_back_into_the_tunnel_after_its_direct_route_went() {
+    let conf = DUAL.replace("}}", r#","DirectRouting":true}}"#);
+    let mut cluster = Cluster::new(&conf).with_peers(&[2]);
+    let tunnel = cluster.plan().desired;
+    cluster.facts.direct = [public(Family::V6, 2)].into();
+    let direct = cluster.plan().desired;
+
+    let there = full_diff(&direct, &reached(&tunnel));
+    assert!(matches!(there[0], Change::SetRoute { before: Some(_), .. }));
+    let back = full_diff(&tunnel, &reached(&direct));
+    assert!(
+        matches!(
+            back[..],
+            [
+                Change::SetFdb { .. },
+                Change::SetNeigh { .. },
+                Change::DeleteRoute { .. },
+                Change::SetNexthop { .. },
+                Change::SetRoute { before: None, .. },
+            ]
+        ),
+        "{back:?}"
+    );
+}
+
 #[test]
 fn a_changed_mac_of_a_peer_is_replaced_around_its_route() {
     let mut cluster = Cluster::new(V4).with_peers(&[2]);

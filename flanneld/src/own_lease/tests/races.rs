@@ -18,6 +18,8 @@ struct World {
     nodes: Vec<Node>,
     /// Commands under way.
     asked: Vec<Option<Command>>,
+    /// Commands given so far, by node.
+    requests: Vec<usize>,
     now: Duration,
     seed: u64,
 }
@@ -46,7 +48,9 @@ impl World {
             })
             .collect();
         let seed = seed + count as u64;
-        Self { etcd, nodes, asked: vec![None; count], now, seed }
+        let asked = vec![None; count];
+        let requests = vec![0; count];
+        Self { etcd, nodes, asked, requests, now, seed }
     }
 
     /// One node does one thing.
@@ -61,6 +65,7 @@ impl World {
             None => {
                 if let Next::Do(command) = node.step(self.now) {
                     self.asked[i] = Some(command);
+                    self.requests[i] += 1;
                 }
             }
         }
@@ -184,6 +189,35 @@ fn a_large_storm_is_bounded() {
         world.nodes.iter().filter_map(Node::held_key).collect();
     assert_eq!(keys.len(), 250);
     assert_eq!(world.etcd.writes, 250, "each lease is written once");
+}
+
+/// 1,000 nodes that all ask before any is answered. A twentieth of the subnets
+/// are theirs in the end: some wish for the same, and ask again, seldom.
+#[test]
+fn a_thousand_nodes_at_once() {
+    let conf = r#"{"Network": "10.0.0.0/8", "SubnetLen": 22}"#;
+    let mut world = World::new(1000, conf, 5);
+    // who holds a lease need not read all the others' here
+    for _ in 0..200 {
+        for i in 0..1000 {
+            if world.nodes[i].held.is_none() || world.asked[i].is_some() {
+                world.turn(i, Fate::Answered, usize::MAX);
+            }
+        }
+        world.now += Duration::from_millis(50);
+        if world.settled() {
+            break;
+        }
+    }
+    let keys: BTreeSet<_> =
+        world.nodes.iter().filter_map(Node::held_key).collect();
+    assert_eq!(keys.len(), 1000, "no subnet twice");
+    assert_eq!(world.etcd.writes, 1000, "each lease is written once");
+    assert_eq!(world.etcd.leases.len(), 1000, "none was granted in vain");
+    let most = world.requests.iter().max().copied();
+    assert!(most <= Some(4), "a node asked {most:?} times");
+    let all: usize = world.requests.iter().sum();
+    assert!(all <= 1100, "{all} requests for 1,000 leases");
 }
 
 #[test]

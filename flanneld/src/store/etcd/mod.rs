@@ -10,7 +10,7 @@
 //!
 //! let (etcd, status) = Etcd::new(config)?;
 //! let config = etcd.config().await;
-//! let mut store = etcd.run(params(&config));
+//! let mut store = etcd.run(params(&config), config.text.clone());
 //! while let Some(event) = store.events.recv().await {
 //!     // …
 //! }

@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use ipam::lease::LeaseAttrs;
+use ipam::netconf::SubnetRange;
+use ipam::{PerFamily, Secret};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::sleep;
@@ -36,12 +38,17 @@ pub struct Store {
     pub events: mpsc::Receiver<StoreEvent>,
     /// Changes what is published.
     pub publisher: Publisher,
+    /// The network configuration, once it is another than at the start.
+    pub config: watch::Receiver<Option<Config>>,
     task: JoinHandle<()>,
 }
 
 /// Changes what the own lease publishes.
 #[derive(Clone, Debug)]
-pub struct Publisher(watch::Sender<LeaseAttrs>);
+pub struct Publisher {
+    attrs: watch::Sender<LeaseAttrs>,
+    ranges: watch::Sender<PerFamily<SubnetRange>>,
+}
 
 /// The daemon does not listen any more.
 struct Gone;
@@ -79,11 +86,21 @@ impl Etcd {
         config::wait(&self.client, &self.status).await
     }
 
-    /// Acquires the own lease and keeps it, follows everyone else's.
+    /// Acquires the own lease and keeps it, follows everyone else's, and the
+    /// network configuration; `config` is the text of the one in use.
     #[must_use]
-    pub fn run(self, params: Params) -> Store {
+    pub fn run(self, params: Params, config: Secret<String>) -> Store {
         let (out, events) = mpsc::channel(1024);
-        let (publisher, published) = watch::channel(params.attrs.clone());
+        let (attrs, published) = watch::channel(params.attrs.clone());
+        let (ranges, chosen) = watch::channel(params.ranges);
+        let (news, configs) = watch::channel(None);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(config::follow(
+            self.client.clone(),
+            self.status.clone(),
+            config,
+            news,
+        ));
         let mut random = Random::default();
         let own = OwnLease::new(params, move |limit| random.below(limit));
         let driver = Driver {
@@ -91,13 +108,14 @@ impl Etcd {
             status: self.status,
             out,
             ledger: Ledger::new(own),
-            tasks: JoinSet::new(),
+            tasks,
         };
         let task = tokio::spawn(async move {
             // ends when nobody listens
-            let _: Result<(), Gone> = driver.run(published).await;
+            let _: Result<(), Gone> = driver.run(published, chosen).await;
         });
-        Store { events, publisher: Publisher(publisher), task }
+        let publisher = Publisher { attrs, ranges };
+        Store { events, publisher, config: configs, task }
     }
 }
 
@@ -114,11 +132,16 @@ impl Drop for Store {
 impl Publisher {
     /// Publishes `attrs` from now on.
     pub fn publish(&self, attrs: LeaseAttrs) {
-        self.0.send_if_modified(|current| {
+        self.attrs.send_if_modified(|current| {
             let news = *current != attrs;
             *current = attrs;
             news
         });
+    }
+
+    /// Takes later leases from `ranges`.
+    pub fn choose_from(&self, ranges: PerFamily<SubnetRange>) {
+        self.ranges.send_replace(ranges);
     }
 }
 
@@ -128,6 +151,7 @@ impl Driver {
     async fn run(
         mut self,
         mut published: watch::Receiver<LeaseAttrs>,
+        mut chosen: watch::Receiver<PerFamily<SubnetRange>>,
     ) -> Result<(), Gone> {
         let (followed_tx, mut followed) = mpsc::channel(64);
         self.tasks.spawn(follow(self.client.clone(), followed_tx));
@@ -147,6 +171,11 @@ impl Driver {
                     changed.map_err(|_| Gone)?;
                     let attrs = published.borrow_and_update().clone();
                     self.ledger.publish(since_boot(), attrs);
+                }
+                changed = chosen.changed() => {
+                    changed.map_err(|_| Gone)?;
+                    let ranges = *chosen.borrow_and_update();
+                    self.ledger.choose_from(since_boot(), ranges);
                 }
                 Some(_) = self.tasks.join_next() => {}
                 () = sleep(wait) => {}
