@@ -35,9 +35,11 @@ impl Reporter {
     /// said again, but for the file if it could not be written.
     pub fn say(&mut self, phase: Phase, reason: &str) {
         let said = (phase, reason.to_owned());
-        // The CNI plugin goes by that while the daemon is away, too.
-        let lost =
-            phase == Phase::Stopping && self.phase() == Some(Phase::LeaseLost);
+        // The CNI plugin goes by that while the daemon is away, too: only one
+        // that runs and has a lease, or looks for one, knows better.
+        let away =
+            matches!(phase, Phase::Starting | Phase::Stopping | Phase::Failed);
+        let lost = away && self.file.says_lost();
         if !lost {
             self.file.set(phase, reason, SystemTime::now());
         }

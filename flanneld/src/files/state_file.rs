@@ -40,6 +40,17 @@ impl StateFile {
         }
     }
 
+    /// Whether the file says, of this boot, that the lease is lost.
+    #[must_use]
+    pub fn says_lost(&self) -> bool {
+        fs::read_to_string(&self.path)
+            .ok()
+            .and_then(|text| DaemonState::parse(&text).ok())
+            .is_some_and(|state| {
+                state.phase == Phase::LeaseLost && state.boot_id == self.boot_id
+            })
+    }
+
     /// Says that the daemon is in `phase`, for `reason` (see
     /// [`DaemonState::reason`]). Does nothing when the file says so already.
     /// A failure is said once, not again until a write has worked, and has
@@ -127,6 +138,19 @@ mod tests {
         assert!(!path.exists());
         file.set(Phase::Stopping, "", at(3));
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_lost_lease_is_read_back() {
+        let root = tempfile::tempdir().unwrap();
+        let mut file = StateFile::new(&root.path().join("subnet.env"));
+        assert!(!file.says_lost());
+        file.set(Phase::LeaseLost, "it was deleted", at(1));
+        assert!(file.says_lost());
+        let again = StateFile::new(&root.path().join("subnet.env"));
+        assert!(again.says_lost());
+        file.set(Phase::Ready, "", at(2));
+        assert!(!file.says_lost());
     }
 
     #[test]

@@ -52,7 +52,7 @@ fn again(cluster: &mut Cluster) -> Result<()> {
 
 fn wait_phase(cluster: &Cluster, phase: Phase) -> Result<String> {
     let node = cluster.node(0);
-    poll_until(&format!("{phase}"), Duration::from_secs(20), || {
+    poll_until(&format!("{phase}"), Duration::from_secs(40), || {
         let state = node.state()?;
         ensure!(state.phase == phase, "{state:?}");
         Ok(state.reason)
@@ -123,7 +123,7 @@ fn a_remembered_lease_ends() -> Result<()> {
     let host = &cluster.node(0).host;
     let mut saved: Value = serde_json::from_str(&host.read(SAVED)?)?;
     let now = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
-    saved["lease"]["expires"] = (now + 14).into();
+    saved["lease"]["expires"] = (now + 20).into();
     host.write(SAVED, &saved.to_string())?;
     again(&mut cluster)?;
     cluster.node_mut(0).wait_ready()?;
