@@ -25,10 +25,12 @@ use self::events::{Health, Loop};
 use self::remember::{PATIENCE, Remembered};
 use crate::cli::{self, Options};
 use crate::facts::{self, Uplink};
-use crate::files::{Saved, StateDir, SubnetFile};
+use crate::files::{self, Saved, StateDir, SubnetFile};
 use crate::monitor::{self, Interest};
+use crate::notify::Watchdog;
 use crate::own_lease::{LEASE_TTL, Params};
 use crate::reconcile::{Former, Reconciler, Setup};
+use crate::repairs::Repairs;
 use crate::report::Reporter;
 use crate::rules::{self, Keeper};
 use crate::store::StoreStatus;
@@ -103,6 +105,7 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
         ways,
         interface: options.interface.clone(),
         macs,
+        blackhole: options.blackhole,
     };
     let mut reconciler =
         Reconciler::new(setup, Worker::spawn("kernel", kernel)?);
@@ -136,12 +139,16 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
         status,
         disturbances,
         hangup,
+        subnet_news: files::watch(&options.subnet_file)?,
+        repairs: Repairs::new(reporter.recent().clone()),
+        watchdog: Watchdog::new(),
         reporter,
         disk,
         saved,
         subnet_file,
         env: None,
         peers_due: None,
+        written: None,
         health,
     }
     .run()
@@ -189,6 +196,7 @@ async fn wait_config(
     let mut config = std::pin::pin!(etcd.config());
     let mut patience = std::pin::pin!(tokio::time::sleep(PATIENCE));
     let mut patient = true;
+    let mut watchdog = Watchdog::new();
     loop {
         // A store that answers knows better.
         let answers = status.borrow().config.is_some();
@@ -199,6 +207,7 @@ async fn wait_config(
             return Start::Remembered(known);
         }
         tokio::select! {
+            () = watchdog.feed() => {}
             config = &mut config => return Start::Told(config),
             () = &mut patience, if patient => patient = false,
             Ok(()) = status.changed() => {

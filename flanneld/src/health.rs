@@ -1,6 +1,6 @@
 //! The health endpoints (C-120, C-121): `/healthz` says that the daemon lives,
 //! `/readyz` whether this node's pod network works, and if not, why not
-//! (W-63). The port opens before the store has answered (W-62).
+//! (W-63), `/events` what happened last. The port opens before the store has answered (W-62).
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -19,6 +19,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+use crate::recent::Recent;
 
 /// A client has this long to send its request.
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
@@ -43,6 +45,7 @@ struct State {
 pub struct Server {
     listener: TcpListener,
     readiness: Readiness,
+    recent: Recent,
 }
 
 /// The health server cannot listen.
@@ -119,11 +122,12 @@ impl Server {
     pub async fn bind(
         addr: SocketAddr,
         readiness: Readiness,
+        recent: Recent,
     ) -> Result<Self, ListenError> {
         let listener = TcpListener::bind(addr)
             .await
             .map_err(|error| ListenError { addr, error })?;
-        Ok(Self { listener, readiness })
+        Ok(Self { listener, readiness, recent })
     }
 
     /// Where it listens: the port too when 0 was asked for.
@@ -147,9 +151,12 @@ impl Server {
                 _ = connections.join_next(), if !connections.is_empty() => {}
                 accepted = self.listener.accept(), if room => match accepted {
                     Ok((stream, _)) => {
-                        let task =
-                            serve(stream, self.readiness.clone(), stopped.clone());
-                        connections.spawn(task);
+                        connections.spawn(serve(
+                            stream,
+                            self.readiness.clone(),
+                            self.recent.clone(),
+                            stopped.clone(),
+                        ));
                     }
                     Err(error) => {
                         tracing::debug!("health server: accept: {error}");
@@ -173,10 +180,11 @@ impl Server {
 async fn serve(
     stream: TcpStream,
     readiness: Readiness,
+    recent: Recent,
     mut stopped: watch::Receiver<()>,
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(request.uri().path(), &readiness);
+        let response = answer(request.uri().path(), &readiness, &recent);
         std::future::ready(Ok::<_, Infallible>(response))
     });
     let connection = http1::Builder::new()
@@ -197,10 +205,15 @@ async fn serve(
 }
 
 /// Any method, as upstream.
-fn answer(path: &str, readiness: &Readiness) -> Response<Full<Bytes>> {
+fn answer(
+    path: &str,
+    readiness: &Readiness,
+    recent: &Recent,
+) -> Response<Full<Bytes>> {
     let (status, body) = match path {
         "/healthz" => (StatusCode::OK, "flanneld is running".to_owned()),
         "/readyz" => readiness.answer(),
+        "/events" => (StatusCode::OK, recent.render()),
         _ => (StatusCode::NOT_FOUND, "not found".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));

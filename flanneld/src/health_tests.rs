@@ -10,9 +10,13 @@ const ANY_PORT: &str = "127.0.0.1:0";
 async fn start(
     readiness: &Readiness,
 ) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
-    let server = Server::bind(ANY_PORT.parse().unwrap(), readiness.clone())
-        .await
-        .unwrap();
+    let server = Server::bind(
+        ANY_PORT.parse().unwrap(),
+        readiness.clone(),
+        Recent::default(),
+    )
+    .await
+    .unwrap();
     let addr = server.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(server.run(async {
@@ -73,7 +77,10 @@ async fn readiness_can_go_back() {
 async fn a_taken_port_is_named() {
     let readiness = Readiness::not_ready("starting");
     let (addr, _stop, _task) = start(&readiness).await;
-    let error = Server::bind(addr, readiness).await.unwrap_err().to_string();
+    let error = Server::bind(addr, readiness, Recent::default())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains(&addr.to_string()), "{error}");
     assert!(error.contains("--healthz-port"), "{error}");
 }
@@ -92,7 +99,7 @@ async fn stop_ends_idle_connections_and_frees_the_port() {
     task.await.unwrap();
     assert!(begun.elapsed() < STOP_LIMIT, "{:?}", begun.elapsed());
     assert_eq!(idle.read(&mut buffer).await.unwrap(), 0);
-    Server::bind(addr, readiness).await.unwrap();
+    Server::bind(addr, readiness, Recent::default()).await.unwrap();
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use flanneld::cli::{self, Env, Options};
 use flanneld::files::InstanceLock;
 use flanneld::health::{Readiness, Server};
+use flanneld::recent::Recent;
 use flanneld::report::Reporter;
 use flanneld::{daemon, logging};
 use ipam::daemon_state::Phase;
@@ -41,9 +42,14 @@ fn start(options: &Options) -> Result<()> {
     for note in &options.notes {
         note.log();
     }
-    let _lock = InstanceLock::take(&options.subnet_file)?;
+    let _lock =
+        InstanceLock::take(&options.subnet_file, options.wait_for_lock)?;
     let readiness = Readiness::not_ready("it has just started");
-    let mut reporter = Reporter::new(&options.subnet_file, readiness.clone());
+    let mut reporter = Reporter::new(
+        &options.subnet_file,
+        readiness.clone(),
+        Recent::default(),
+    );
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -69,7 +75,9 @@ async fn live(
     let (stop_health, health_stopped) = tokio::sync::oneshot::channel::<()>();
     let health = match options.health {
         Some(addr) => {
-            let server = Server::bind(addr, readiness).await?;
+            let server =
+                Server::bind(addr, readiness, reporter.recent().clone())
+                    .await?;
             let stopped = async { drop(health_stopped.await) };
             Some(tokio::spawn(server.run(stopped)))
         }

@@ -52,6 +52,8 @@ pub enum Disturbance {
     Everything,
     /// This object, and what stands on it.
     Object(Key),
+    /// This object, while what stands on it is told of by itself.
+    Alone(Key),
     /// The way to some peer.
     Ways,
 }
@@ -183,10 +185,11 @@ impl Names {
         port: u32,
     ) -> Option<Disturbance> {
         // Before anything else: also a device of our own making is one.
-        let link = if let Object::Link(link) = object {
+        let (link, alone) = if let Object::Link(link) = object {
             self.link(interest, link, deleted)
         } else {
-            None
+            // An address that is added takes nothing away.
+            (None, matches!(object, Object::Addr(_)) && !deleted)
         };
         if port == interest.own_port {
             return None;
@@ -202,6 +205,7 @@ impl Names {
             }
         };
         match (key, object) {
+            (Some(key), _) if alone => Some(Disturbance::Alone(key)),
             (Some(key), _) => Some(Disturbance::Object(key)),
             (None, Object::Link(_) | Object::Addr(_) | Object::Route(_)) => {
                 interest.others()
@@ -210,19 +214,22 @@ impl Names {
         }
     }
 
-    /// Follows the device, which may have been renamed.
+    /// Follows the device, which may have been renamed. With it, whether it
+    /// is a device of ours that was there and is, and is up: nothing went
+    /// away with it.
     fn link(
         &mut self,
         interest: &Interest,
         link: &LinkInfo,
         deleted: bool,
-    ) -> Option<IfName> {
+    ) -> (Option<IfName>, bool) {
         let now = interest.name(link).filter(|_| !deleted);
         let before = match now {
             Some(name) => self.0.insert(link.index, name),
             None => self.0.remove(&link.index),
         };
-        before.or(now)
+        let ours = now.is_some_and(|name| interest.devices.contains(&name));
+        (before.or(now), ours && before == now && link.up)
     }
 
     fn addr(&self, interest: &Interest, info: &AddrInfo) -> Option<Key> {

@@ -1,7 +1,46 @@
 //! Messages to systemd (C-49, C-77). Without `NOTIFY_SOCKET` in the
 //! environment they go nowhere; a failure is logged and never stops anything.
 
+use std::time::Duration;
+
 use sd_notify::NotifyState;
+use tokio::time::{Interval, MissedTickBehavior, interval};
+
+/// Tells systemd that the loop still turns, if systemd wants to hear it
+/// (`WATCHDOG_USEC`, `sd_watchdog_enabled(3)`).
+#[derive(Debug)]
+pub struct Watchdog(Option<Interval>);
+
+// === impl Watchdog ===
+
+impl Watchdog {
+    /// As the environment says. It is fed twice as often as it asks for.
+    #[must_use]
+    pub fn new() -> Self {
+        let limit = sd_notify::watchdog_enabled();
+        Self(limit.filter(|limit| !limit.is_zero()).map(|limit| {
+            let mut beat = interval((limit / 2).max(Duration::from_millis(1)));
+            beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            beat
+        }))
+    }
+
+    /// Feeds it once when that is due. To be polled by the loop itself, not
+    /// by a task of its own: a loop that hangs is what it is for.
+    pub async fn feed(&mut self) {
+        let Some(beat) = &mut self.0 else {
+            return std::future::pending().await;
+        };
+        beat.tick().await;
+        send(&[NotifyState::Watchdog]);
+    }
+}
+
+impl Default for Watchdog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// The first complete pass is done; `status` is what `systemctl status`
 /// shows.

@@ -14,16 +14,17 @@ use ipam::netconf::NetConf;
 use ipam::netconf::backend::VxlanOptions;
 use ipam::{PerFamily, Subnet};
 use overlay::{
-    Caps, Change, Desired, Facts, IfName, Key, Mac, Node, Plan, Scope, vxlan,
+    Caps, Desired, Facts, IfName, Key, Mac, Node, Plan, Scope, vxlan,
 };
 
 use crate::facts::{self, InterfaceOptions, Uplink};
 use crate::monitor::Disturbance;
 use crate::pace::Pace;
 use crate::pass::{self, Extent};
+use crate::repairs::Repair;
 use crate::store::StoreEvent;
 use crate::worker::Worker;
-use crate::world::Kernel;
+use crate::world::{Kernel, KernelError};
 
 #[cfg(test)]
 mod tests;
@@ -51,6 +52,8 @@ pub struct Setup {
     pub macs: PerFamily<Mac>,
     /// What earlier configurations had, to be removed.
     pub former: Former,
+    /// Whether the own subnets get a blackhole route (C-130).
+    pub blackhole: bool,
 }
 
 /// What may be left of earlier configurations.
@@ -75,6 +78,8 @@ pub struct Reconciler {
     remembered: bool,
     /// What the last pass planned; nothing before the first.
     planned: Arc<Desired>,
+    /// The own lease it was planned for.
+    planned_for: Option<SubnetKey>,
     dirty: Dirty,
     pace: Pace,
     retry: Option<Duration>,
@@ -90,6 +95,8 @@ struct Dirty {
     everything: bool,
     /// What others have changed, or may have.
     disturbed: BTreeSet<Key>,
+    /// The same, with nothing that stands on it.
+    alone: BTreeSet<Key>,
     /// What could not be changed in the last pass.
     failed: BTreeSet<Key>,
     /// The kernel has told of something.
@@ -107,8 +114,10 @@ pub struct Passed {
     pub peers: usize,
     /// Changes made.
     pub changed: usize,
-    /// Those among them that nothing but a foreign hand made necessary.
-    pub mended: Vec<Change>,
+    /// Objects looked at; `None` for all there are.
+    pub looked: Option<usize>,
+    /// What nothing but a foreign hand made necessary.
+    pub mended: Vec<Repair>,
     /// What failed, in words: nothing when the kernel is as wanted.
     pub failed: Vec<String>,
     /// The node's own devices and addresses are as wanted, whatever failed of
@@ -130,6 +139,7 @@ impl Reconciler {
             synced: false,
             remembered: false,
             planned: Arc::default(),
+            planned_for: None,
             dirty: Dirty { everything: true, ..Dirty::default() },
             pace: Pace::default(),
             retry: None,
@@ -226,9 +236,13 @@ impl Reconciler {
         match what {
             Disturbance::Everything => self.dirty.everything = true,
             // then it is looked at anyway
-            Disturbance::Object(_) if self.dirty.everything => {}
+            Disturbance::Object(_) | Disturbance::Alone(_)
+                if self.dirty.everything => {}
             Disturbance::Object(key) => {
                 self.dirty.disturbed.insert(key);
+            }
+            Disturbance::Alone(key) => {
+                self.dirty.alone.insert(key);
             }
             // each pass asks for the ways to all peers
             Disturbance::Ways => {}
@@ -298,8 +312,8 @@ impl Reconciler {
         if mended || told && !complete {
             self.pace.repaired(now);
         }
-        if let Ok(Passed { mended, .. }) = &result {
-            self.tell(mended, now);
+        if mended {
+            self.warn_of_fight(now);
         }
         result
     }
@@ -322,25 +336,45 @@ impl Reconciler {
             keys.extend(dirty.failed);
             desired.closure(&keys)
         };
-        let scope = if dirty.everything {
+        let same_lease = self.planned_for == Some(lease.key);
+        let scope = if dirty.everything || !same_lease {
             Scope::full(&desired, devices.iter().copied())
         } else {
             let mut keys = desired.closure(&dirty.disturbed);
+            keys.extend(dirty.alone);
             keys.extend(&news);
             // The devices of others are not looked at, let alone changed.
             let ours = |link| desired.links.contains_key(&link);
             keys.retain(|key| key.link().is_none_or(ours));
             Scope::Keys(keys)
         };
+        let looked = match &scope {
+            Scope::Full(_) => None,
+            Scope::Keys(keys) => Some(keys.len()),
+        };
         let desired = Arc::new(desired);
         let goal = Arc::clone(&desired);
         let extent =
             if self.remembered { Extent::AddOnly } else { Extent::Whole };
-        let run =
-            move |kernel: &mut Kernel| pass::run(kernel, &goal, &scope, extent);
-        let report =
+        let Setup { blackhole, .. } = self.setup;
+        let subnets = lease.key.subnets().iter().map(|(_, subnet)| *subnet);
+        let subnets: BTreeSet<_> = subnets.filter(|_| blackhole).collect();
+        let whole = !self.remembered;
+        let run = move |kernel: &mut Kernel| {
+            let besides = Kernel::settle_settings(&goal, &scope);
+            let report = pass::run(kernel, &goal, &scope, extent)?;
+            let holes = if whole {
+                kernel.settle_blackholes(&subnets, &scope)
+            } else {
+                Ok(Vec::new())
+            };
+            Ok::<_, KernelError>((report, besides, holes))
+        };
+        let (report, mut besides, holes) =
             self.kernel.run(run).await?.context("looking at the kernel")?;
+        let trouble = holes.map(|repairs| besides.extend(repairs)).err();
         self.planned = desired;
+        self.planned_for = Some(lease.key);
         // It is looked at again, and said in words.
         let failed = report.failed.iter().map(|(change, _)| change.key());
         self.dirty.failed.extend(failed);
@@ -352,14 +386,18 @@ impl Reconciler {
             lease,
             mtu,
             peers: self.peers.len(),
-            changed: report.changed.len(),
-            failed: words.collect(),
             own,
-            mended: report
-                .changed
-                .into_iter()
-                .filter(|change| !first && !news.contains(&change.key()))
-                .collect(),
+            changed: report.changed.len() + besides.len(),
+            looked,
+            failed: words.chain(trouble.map(|e| e.to_string())).collect(),
+            mended: if first {
+                Vec::new()
+            } else {
+                besides.retain(|_| same_lease);
+                let mut mended = Repair::among(&report.changed, &news);
+                mended.append(&mut besides);
+                mended
+            },
         })
     }
 
@@ -399,22 +437,16 @@ impl Reconciler {
         Ok(vxlan::plan(&node, facts, conf, options, &self.peers)?)
     }
 
-    /// Logs what was mended, unless somebody breaks it without end.
-    fn tell(&mut self, mended: &[Change], now: Instant) {
-        let [first, rest @ ..] = mended else { return };
+    /// Says when somebody breaks without end what is mended.
+    fn warn_of_fight(&mut self, now: Instant) {
         let fought = self.pace.is_fight(now);
-        match (fought, rest) {
-            (false, []) => tracing::info!("mended: {first}"),
-            (false, rest) => {
-                tracing::info!("mended: {first} (and {} more)", rest.len());
-            }
-            (true, _) if !self.fought => tracing::warn!(
+        if fought && !self.fought {
+            tracing::warn!(
                 "something on this node changes again and again what \
                  flanneld sets, which mends it once a second at most: look \
                  for another flanneld with the same VNI, or a network manager \
-                 that takes flannel's devices for its own; last mended: {first}"
-            ),
-            (true, _) => {}
+                 that takes flannel's devices for its own"
+            );
         }
         self.fought = fought;
     }

@@ -9,6 +9,7 @@ use ipam::daemon_state::Phase;
 use crate::files::StateFile;
 use crate::health::Readiness;
 use crate::notify;
+use crate::recent::Recent;
 
 /// The one voice of the daemon.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub struct Reporter {
     file: StateFile,
     said: Option<(Phase, String)>,
     told_ready: bool,
+    recent: Recent,
 }
 
 // === impl Reporter ===
@@ -24,9 +26,14 @@ pub struct Reporter {
 impl Reporter {
     /// The daemon starts.
     #[must_use]
-    pub fn new(subnet_file: &Path, readiness: Readiness) -> Self {
+    pub fn new(
+        subnet_file: &Path,
+        readiness: Readiness,
+        recent: Recent,
+    ) -> Self {
         let file = StateFile::new(subnet_file);
-        let mut out = Self { readiness, file, said: None, told_ready: false };
+        let (said, told_ready) = (None, false);
+        let mut out = Self { readiness, file, said, told_ready, recent };
         out.say(Phase::Starting, "it has just started");
         out
     }
@@ -35,13 +42,14 @@ impl Reporter {
     /// said again, but for the file if it could not be written.
     pub fn say(&mut self, phase: Phase, reason: &str) {
         let said = (phase, reason.to_owned());
+        let now = SystemTime::now();
         // The CNI plugin goes by that while the daemon is away, too: only one
         // that runs and has a lease, or looks for one, knows better.
         let away =
             matches!(phase, Phase::Starting | Phase::Stopping | Phase::Failed);
         let lost = away && self.file.says_lost();
         if !lost {
-            self.file.set(phase, reason, SystemTime::now());
+            self.file.set(phase, reason, now);
         }
         if self.said.as_ref() == Some(&said) {
             return;
@@ -49,22 +57,36 @@ impl Reporter {
         if self.phase() != Some(phase) {
             tracing::info!("{phase}");
         }
+        let text = match reason {
+            "" => phase.to_string(),
+            reason => format!("{phase}: {reason}"),
+        };
+        self.recent.add(now, "phase", &text);
         if phase == Phase::Ready {
             self.readiness.set_ready(reason);
             if !std::mem::replace(&mut self.told_ready, true) {
                 notify::ready("ready");
             }
         } else {
-            self.readiness.set_not_ready(&format!("{phase}: {reason}"));
+            self.readiness.set_not_ready(&text);
         }
         if phase == Phase::Stopping {
             notify::stopping();
-        } else if reason.is_empty() {
-            notify::status(&phase.to_string());
         } else {
-            notify::status(&format!("{phase}: {reason}"));
+            notify::status(&text);
         }
         self.said = Some(said);
+    }
+
+    /// Writes `state.json` again when it is gone.
+    pub fn restore(&mut self) {
+        self.file.restore();
+    }
+
+    /// The last things that happened.
+    #[must_use]
+    pub const fn recent(&self) -> &Recent {
+        &self.recent
     }
 
     /// The phase that was said last.

@@ -227,7 +227,8 @@ pub(super) struct Flags {
     )]
     pub(super) iptables_forward_rules: bool,
 
-    /// Not in this version: keep a blackhole route for the node's own subnet
+    /// Keep a blackhole route for the node's own subnet, so that packets to
+    /// pods that do not exist are dropped here instead of being sent away
     #[arg(
         long,
         value_name = "BOOL",
@@ -258,6 +259,19 @@ pub(super) struct Flags {
         value_parser = go_bool
     )]
     pub(super) set_node_network_unavailable: bool,
+
+    /// Wait for the end of another flanneld with the same --subnet-file
+    /// instead of refusing to start beside it
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        value_parser = go_bool
+    )]
+    pub(super) wait_for_lock: bool,
 
     /// Verbosity: 0 says what happens, 2 adds why, 4 adds everything
     #[arg(long, value_name = "N", default_value = "0", value_parser = go_int)]

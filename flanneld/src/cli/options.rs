@@ -31,6 +31,10 @@ pub struct Options {
     pub rules: Wishes,
     /// Where the health server listens; `None`: nowhere (C-22, C-23).
     pub health: Option<SocketAddr>,
+    /// Whether the own subnets get a blackhole route (C-28, C-130).
+    pub blackhole: bool,
+    /// Whether another daemon with the same subnet file is waited for.
+    pub wait_for_lock: bool,
     /// What is logged (C-29).
     pub log_level: LevelFilter,
     /// What the user should hear about these options, once logging works.
@@ -130,6 +134,8 @@ pub(super) fn from_flags(flags: Flags) -> Result<Options, Stop> {
             resync,
         },
         health,
+        blackhole: flags.ip_blackhole_route,
+        wait_for_lock: flags.wait_for_lock,
         log_level: log_level(flags.v),
         notes,
     })

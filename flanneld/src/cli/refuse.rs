@@ -54,11 +54,6 @@ pub(super) fn flags(flags: &Flags) -> Vec<String> {
         "set-node-network-unavailable=false",
         no_kube,
     );
-    check(
-        flags.ip_blackhole_route,
-        "ip-blackhole-route",
-        "does not manage a blackhole route; leave the flag out",
-    );
     absent
 }
 

@@ -44,7 +44,7 @@ const SPEC: [&str; 31] = [
     "log_backtrace_at",
 ];
 /// Flags upstream does not have.
-const OWN: [&str; 1] = ["state-dir"];
+const OWN: [&str; 2] = ["state-dir", "wait-for-lock"];
 
 fn run(args: &[&str], env: &[(&str, &str)]) -> Result<Options, Stop> {
     let env = env.iter().copied().collect();
@@ -255,7 +255,6 @@ fn what_is_absent_refuses_in_one_line_each() {
             "-set-node-network-unavailable=false",
             "--set-node-network-unavailable",
         ),
-        ("-ip-blackhole-route", "--ip-blackhole-route"),
     ] {
         let line = refused(&[args]);
         assert_eq!(line.lines().count(), 1, "{line}");

@@ -1,7 +1,7 @@
 //! The loop: what the store, the kernel, the clock and the user say goes into
 //! the reconciler, and passes come out.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, anyhow};
 use ipam::daemon_state::Phase;
@@ -15,9 +15,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use super::reconfigure::live;
 use super::remember::{lapsed, saved_lease};
 use crate::clock::since_boot;
-use crate::files::{PeersFile, Saved, StateDir, SubnetFile};
+use crate::files::{Found, PeersFile, Saved, StateDir, SubnetFile, WriteError};
 use crate::monitor::Disturbance;
+use crate::notify::Watchdog;
 use crate::reconcile::{Passed, Reconciler};
+use crate::repairs::{Cause, Kind, Repair, Repairs};
 use crate::report::Reporter;
 use crate::rules::Keeper;
 use crate::store::etcd::{Config, Store};
@@ -57,6 +59,12 @@ pub(super) struct Loop<'a> {
     pub(super) env: Option<(SubnetKey, SubnetEnv)>,
     /// When the peers are to be written to disk.
     pub(super) peers_due: Option<Instant>,
+    /// What the file says unless somebody has touched it.
+    pub(super) written: Option<SubnetEnv>,
+    /// Somebody may have touched it.
+    pub(super) subnet_news: mpsc::Receiver<()>,
+    pub(super) repairs: Repairs,
+    pub(super) watchdog: Watchdog,
     pub(super) health: Health,
 }
 
@@ -165,6 +173,8 @@ impl Loop<'_> {
                 Ok(()) = self.status.changed() => self.report(),
                 Ok(()) = self.store.config.changed() => self.configured(),
                 Ok(()) = self.rules.changed() => self.conclude(),
+                Some(()) = self.subnet_news.recv() => self.restore_files(),
+                () = self.watchdog.feed() => {}
                 Some(()) = self.hangup.recv() => {
                     asked = true;
                     self.rules.look();
@@ -260,7 +270,9 @@ impl Loop<'_> {
                 if is_mixed(*key, why) {
                     tracing::warn!("{MIXED}");
                 }
-                self.lose(lost(*key, why));
+                let text = lost(*key, why);
+                self.remember("lease", &text);
+                self.lose(text);
             }
             StoreEvent::Synced { leases, revision } => {
                 let peers = leases.len();
@@ -285,6 +297,7 @@ impl Loop<'_> {
         match (&self.health.pass, &failure) {
             (before, Some(failure)) if before.as_ref() != Some(failure) => {
                 tracing::warn!("a pass failed, another follows: {failure}");
+                self.remember("pass", failure);
             }
             (Some(_), None) => tracing::info!("passes succeed again"),
             _ => {}
@@ -308,12 +321,9 @@ impl Loop<'_> {
             && let Some((key, env)) = &self.env
             && rules.complete == Some(*key)
         {
-            let failure = match self.subnet_file.write(env) {
-                Ok(written) => {
-                    if written {
-                        tracing::info!("wrote the subnet file for lease {key}");
-                    }
-                    let key = *key;
+            let (key, env) = (*key, *env);
+            let failure = match self.write_file(env, key) {
+                Ok(()) => {
                     self.health.complete = Some(key);
                     self.recover(key);
                     if whole
@@ -348,15 +358,24 @@ impl Loop<'_> {
     /// Logs what a pass did, and keeps what the subnet file is to say when it
     /// was complete. The error says what is missing.
     fn finish(&mut self, passed: &Passed, asked: bool) -> Result<(), String> {
-        let Passed { lease, mtu, peers, changed, mended, failed, own } = passed;
+        let Passed { lease, mtu, peers, changed, looked, mended, failed, own } =
+            passed;
         self.health.own = *own;
+        self.repairs.add(mended);
+        let looked = looked.map_or_else(|| "all".to_owned(), |n| n.to_string());
         if asked {
             tracing::info!(
                 "pass on request: changes={changed} failed={} peers={peers}",
                 failed.len()
             );
         } else if *changed > mended.len() {
-            tracing::info!("pass: changes={changed} peers={peers}");
+            tracing::info!(
+                "pass: changes={changed} looked={looked} peers={peers}"
+            );
+        } else if *changed > 0 {
+            tracing::debug!(
+                "pass: changes={changed} looked={looked} peers={peers}"
+            );
         }
         let env = SubnetEnv {
             families: PerFamily::from_fn(|family| {
@@ -378,6 +397,40 @@ impl Loop<'_> {
                 Err(format!("{first} (and {} more)", rest.len()))
             }
         }
+    }
+
+    /// Writes the subnet file. When it has said so before, somebody else has
+    /// touched it.
+    fn write_file(
+        &mut self,
+        env: SubnetEnv,
+        key: SubnetKey,
+    ) -> Result<(), WriteError> {
+        let known = self.written.as_ref() == Some(&env);
+        let found = self.subnet_file.write(&env)?;
+        self.written = Some(env);
+        let cause = match found {
+            Found::Equal => return Ok(()),
+            Found::Other if known => Cause::Altered,
+            Found::Nothing if known => Cause::Missing,
+            Found::Other | Found::Nothing => {
+                tracing::info!("wrote the subnet file for lease {key}");
+                return Ok(());
+            }
+        };
+        let text = format!("the subnet file was {cause}: written again");
+        self.repairs.add(&[Repair { kind: Kind::SubnetFile, cause, text }]);
+        Ok(())
+    }
+
+    /// Puts back what somebody took from the directory of the subnet file.
+    fn restore_files(&mut self) {
+        self.reporter.restore();
+        self.conclude();
+    }
+
+    fn remember(&self, kind: &'static str, text: &str) {
+        self.reporter.recent().add(SystemTime::now(), kind, text);
     }
 
     /// Tells how far the daemon is.

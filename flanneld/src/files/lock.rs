@@ -51,11 +51,12 @@ pub enum LockError {
 impl InstanceLock {
     /// Takes the lock that belongs to `subnet_file`: `flock` on a file beside
     /// it named after it, into which our process id is written. The file
-    /// stays when the daemon ends.
+    /// stays when the daemon ends. With `wait`, waits for as long as another
+    /// process has it, and says whom for.
     ///
     /// # Errors
-    /// [`LockError::Held`] when another process has it.
-    pub fn take(subnet_file: &Path) -> Result<Self, LockError> {
+    /// [`LockError::Held`] when another process has it, without `wait`.
+    pub fn take(subnet_file: &Path, wait: bool) -> Result<Self, LockError> {
         let path =
             atomic::beside(subnet_file, "", ".lock").ok_or_else(|| {
                 LockError::File {
@@ -80,10 +81,16 @@ impl InstanceLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                return Err(LockError::Held {
+                let held = LockError::Held {
                     subnet_file: subnet_file.to_owned(),
                     pid: holder(&mut file),
-                });
+                };
+                if !wait {
+                    return Err(held);
+                }
+                tracing::info!("waiting for the end of the other: {held}");
+                file.lock().map_err(failed)?;
+                tracing::info!("the other flanneld has ended");
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
@@ -124,11 +131,12 @@ mod tests {
     fn the_second_is_told_who_was_first() {
         let root = tempfile::tempdir().unwrap();
         let subnet_file = root.path().join("flannel/subnet.env");
-        let first = InstanceLock::take(&subnet_file).unwrap();
+        let first = InstanceLock::take(&subnet_file, false).unwrap();
         let text = fs::read_to_string(lock_file(&subnet_file)).unwrap();
         assert_eq!(text, format!("{}\n", std::process::id()));
 
-        let error = InstanceLock::take(&subnet_file).unwrap_err().to_string();
+        let error =
+            InstanceLock::take(&subnet_file, false).unwrap_err().to_string();
         assert!(
             error.contains(&format!("(pid {})", std::process::id())),
             "{error}"
@@ -136,14 +144,27 @@ mod tests {
         assert!(error.contains("flannel/subnet.env"), "{error}");
 
         drop(first);
-        InstanceLock::take(&subnet_file).unwrap();
+        InstanceLock::take(&subnet_file, false).unwrap();
+    }
+
+    #[test]
+    fn whoever_waits_gets_it_in_the_end() {
+        let root = tempfile::tempdir().unwrap();
+        let subnet_file = root.path().join("a.env");
+        let first = InstanceLock::take(&subnet_file, false).unwrap();
+        let second = std::thread::spawn(move || {
+            InstanceLock::take(&subnet_file, true).map(drop)
+        });
+        assert!(!second.is_finished());
+        drop(first);
+        second.join().unwrap().unwrap();
     }
 
     #[test]
     fn daemons_with_their_own_subnet_files_do_not_meet() {
         let root = tempfile::tempdir().unwrap();
-        let _a = InstanceLock::take(&root.path().join("a.env")).unwrap();
-        InstanceLock::take(&root.path().join("b.env")).unwrap();
+        let _a = InstanceLock::take(&root.path().join("a.env"), false).unwrap();
+        InstanceLock::take(&root.path().join("b.env"), false).unwrap();
     }
 
     #[test]
@@ -151,7 +172,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let subnet_file = root.path().join("a.env");
         fs::write(lock_file(&subnet_file), "12345678901234567890\n").unwrap();
-        let _lock = InstanceLock::take(&subnet_file).unwrap();
+        let _lock = InstanceLock::take(&subnet_file, false).unwrap();
         let text = fs::read_to_string(lock_file(&subnet_file)).unwrap();
         assert_eq!(text, format!("{}\n", std::process::id()));
     }
@@ -160,9 +181,10 @@ mod tests {
     fn rubbish_in_the_file_is_not_shown() {
         let root = tempfile::tempdir().unwrap();
         let subnet_file = root.path().join("a.env");
-        let _lock = InstanceLock::take(&subnet_file).unwrap();
+        let _lock = InstanceLock::take(&subnet_file, false).unwrap();
         fs::write(lock_file(&subnet_file), "evil\nlines").unwrap();
-        let error = InstanceLock::take(&subnet_file).unwrap_err().to_string();
+        let error =
+            InstanceLock::take(&subnet_file, false).unwrap_err().to_string();
         assert!(!error.contains("evil"), "{error}");
         assert!(error.contains("another flanneld already"), "{error}");
     }

@@ -17,10 +17,12 @@ mod peers_file;
 mod state_dir;
 mod state_file;
 mod subnet_file;
+mod watch;
 
 pub use atomic::WriteError;
 pub use lock::{InstanceLock, LockError};
 pub use peers_file::PeersFile;
 pub use state_dir::{Saved, SavedLease, StateDir};
 pub use state_file::StateFile;
-pub use subnet_file::SubnetFile;
+pub use subnet_file::{Found, SubnetFile};
+pub use watch::watch;

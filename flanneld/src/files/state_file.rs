@@ -51,6 +51,20 @@ impl StateFile {
             })
     }
 
+    /// Writes what was written last again, if the file is gone. Best effort:
+    /// the next news are written anyway.
+    pub fn restore(&self) {
+        let Some(Ok(text)) = self.last.as_ref().map(DaemonState::render) else {
+            return;
+        };
+        if !self.path.exists()
+            && let Err(error) =
+                atomic::write(&self.path, text.as_bytes(), 0o644)
+        {
+            tracing::debug!("{error}");
+        }
+    }
+
     /// Says that the daemon is in `phase`, for `reason` (see
     /// [`DaemonState::reason`]). Does nothing when the file says so already.
     /// A failure is said once, not again until a write has worked, and has
@@ -136,6 +150,8 @@ mod tests {
         fs::remove_file(&path).unwrap();
         file.set(Phase::Ready, "", at(2));
         assert!(!path.exists());
+        file.restore();
+        assert_eq!(read(&path).phase, Phase::Ready);
         file.set(Phase::Stopping, "", at(3));
         assert!(path.exists());
     }

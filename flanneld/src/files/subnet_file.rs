@@ -17,6 +17,17 @@ pub struct SubnetFile {
     path: PathBuf,
 }
 
+/// What a write found in place of what it wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The same: nothing was written.
+    Equal,
+    /// Something else.
+    Other,
+    /// No file.
+    Nothing,
+}
+
 // === impl SubnetFile ===
 
 impl SubnetFile {
@@ -51,18 +62,20 @@ impl SubnetFile {
         }
     }
 
-    /// Writes the file, atomically (F-11, F-12); returns whether it said
-    /// something else before. An equal file is left as it is.
+    /// Writes the file, atomically (F-11, F-12); returns what was there. An
+    /// equal file is left as it is.
     ///
     /// # Errors
     /// [`WriteError`]; what was there before still is.
-    pub fn write(&self, env: &SubnetEnv) -> Result<bool, WriteError> {
+    pub fn write(&self, env: &SubnetEnv) -> Result<Found, WriteError> {
         let text = env.render();
-        if self.read().is_ok_and(|there| there == text.as_bytes()) {
-            return Ok(false);
-        }
+        let found = match self.read() {
+            Ok(there) if there == text.as_bytes() => return Ok(Found::Equal),
+            Err(e) if e.kind() == ErrorKind::NotFound => Found::Nothing,
+            _ => Found::Other,
+        };
         atomic::write(&self.path, text.as_bytes(), 0o644)?;
-        Ok(true)
+        Ok(found)
     }
 
     fn read(&self) -> io::Result<Vec<u8>> {
@@ -99,7 +112,7 @@ mod tests {
         let path = root.path().join("flannel/subnet.env");
         let file = SubnetFile::new(&path);
         assert_eq!(file.previous(), Previous::default());
-        assert!(file.write(&env()).unwrap());
+        assert_eq!(file.write(&env()).unwrap(), Found::Nothing);
         // F-8
         assert_eq!(
             fs::read_to_string(&path).unwrap(),
@@ -118,12 +131,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("subnet.env");
         let file = SubnetFile::new(&path);
-        assert!(file.write(&env()).unwrap());
+        assert_eq!(file.write(&env()).unwrap(), Found::Nothing);
         let inode = fs::metadata(&path).unwrap().ino();
-        assert!(!file.write(&env()).unwrap());
+        assert_eq!(file.write(&env()).unwrap(), Found::Equal);
         assert_eq!(fs::metadata(&path).unwrap().ino(), inode);
         fs::write(&path, "edited").unwrap();
-        assert!(file.write(&env()).unwrap());
+        assert_eq!(file.write(&env()).unwrap(), Found::Other);
     }
 
     #[test]

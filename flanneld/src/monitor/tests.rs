@@ -49,6 +49,8 @@ fn heard(watch: &mut Watch) -> BTreeSet<String> {
         let news = watch.names.judge(&watch.interest, &object, deleted, port);
         if let Some(Disturbance::Object(key)) = news {
             all.insert(key.to_string());
+        } else if let Some(Disturbance::Alone(key)) = news {
+            all.insert(format!("{key} alone"));
         } else if let Some(other) = news {
             all.insert(format!("{other:?}"));
         }
@@ -62,11 +64,17 @@ fn each_object_of_ours_is_told_by_its_key() {
         let mut watch = Watch::open(interest(false)).unwrap();
         heard(&mut watch);
         for (line, expected) in [
-            ("ip link set flannel.1 mtu 1300", "link flannel.1"),
+            ("ip link set flannel.1 mtu 1300", "link flannel.1 alone"),
             (
                 "ip addr add 10.5.1.0/32 dev flannel.1",
+                "address 10.5.1.0/32 on flannel.1 alone",
+            ),
+            (
+                "ip addr del 10.5.1.0/32 dev flannel.1",
                 "address 10.5.1.0/32 on flannel.1",
             ),
+            ("ip link set flannel.1 down", "link flannel.1"),
+            ("ip link set flannel.1 up", "link flannel.1 alone"),
             (
                 "ip neigh add 10.5.2.0 lladdr 02:00:00:00:00:02 dev flannel.1",
                 "neighbour 10.5.2.0 on flannel.1",
@@ -80,7 +88,7 @@ fn each_object_of_ours_is_told_by_its_key() {
             ("ip nexthop add id 4000000000 dev eth0", "nexthop 4000000000"),
             (
                 "ip addr add 192.168.7.9/32 dev eth0",
-                "address 192.168.7.9/32 on eth0",
+                "address 192.168.7.9/32 on eth0 alone",
             ),
             ("ip link set eth0 mtu 1400", "link eth0"),
             ("ip link del flannel.1", "link flannel.1"),
@@ -131,7 +139,10 @@ fn a_device_is_followed_from_its_making_through_its_renaming() {
         sh("ip link add flannel.1 type vxlan id 1 dev eth0 dstport 8472");
         sh("ip addr add 10.5.1.0/32 dev flannel.1");
         let all = heard(&mut watch);
-        assert!(all.contains("address 10.5.1.0/32 on flannel.1"), "{all:?}");
+        assert!(
+            all.contains("address 10.5.1.0/32 on flannel.1 alone"),
+            "{all:?}"
+        );
         sh("ip link set flannel.1 name other");
         assert!(heard(&mut watch).contains("link flannel.1"));
         sh("ip addr add 10.5.1.1/32 dev other");

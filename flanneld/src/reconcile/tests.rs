@@ -22,6 +22,7 @@ fn reconciler() -> Reconciler {
         interface: InterfaceOptions::default(),
         macs: PerFamily::default(),
         former: Former::default(),
+        blackhole: false,
     };
     let kernel = Worker::spawn("test", Kernel::open().unwrap()).unwrap();
     Reconciler::new(setup, kernel)

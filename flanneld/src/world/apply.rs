@@ -1,15 +1,16 @@
 //! Changing the kernel.
 
+use ipam::Family;
 use netlink::addr::AddrSpec;
 use netlink::fdb::FdbSpec;
 use netlink::link::vxlan::{self, VxlanSpec};
 use netlink::neigh::NeighSpec;
 use netlink::nexthop::NexthopSpec;
 use netlink::route::{RouteMatch, RouteSpec};
-use netlink::{Request, addr, fdb, link, neigh, nexthop, route, sysctl};
+use netlink::{Request, addr, fdb, link, neigh, nexthop, route};
 use overlay::{Change, IfName, Key, Link, LinkKind, Route, RouteKey};
 
-use super::{Kernel, KernelError, PROTOCOL};
+use super::{Kernel, KernelError, PROTOCOL, upkeep};
 
 type Outcome = Result<(), KernelError>;
 
@@ -116,19 +117,47 @@ fn create(kernel: &mut Kernel, name: IfName, link: &Link) -> Outcome {
         txqlen: Some(0),
         up: false,
     };
-    kernel.socket.request(&vxlan::add(&spec))?;
+    match kernel.socket.request(&vxlan::add(&spec)) {
+        Err(e) if e.is_exists() => {
+            remove_renamed(kernel, &spec)?;
+            kernel.socket.request(&vxlan::add(&spec))?;
+        }
+        made => made?,
+    }
     let index = link::by_name(&mut kernel.socket, name.as_str())?.index;
     kernel.indexes.insert(name, index);
-    // B-24: the tunnel is nobody's source of router advertisements. Where
-    // there is no IPv6 or /proc/sys is read-only, so be it.
-    let key = format!("net/ipv6/conf/{name}/accept_ra");
-    if let Err(error) = sysctl::write_if_different(&key, "0") {
-        tracing::debug!("{error}");
-    }
+    upkeep::set_up(name, &link.kind);
     if link.up {
         kernel.socket.request(&link::set(index).up().build())?;
     }
     Ok(())
+}
+
+/// The kernel has one device for a VNI and port. If it is ours under another
+/// name, it goes: nobody else's has our Ethernet address.
+fn remove_renamed(kernel: &mut Kernel, spec: &VxlanSpec) -> Outcome {
+    let all = link::list(&mut kernel.socket, link::Filter::default())?;
+    let holder = all.items.into_iter().find(|info| {
+        info.vxlan.as_ref().is_some_and(|vxlan| {
+            vxlan.vni == spec.vni && Some(vxlan.port) == spec.port
+                // The kernel tells the families apart.
+                && vxlan.local.map(Family::of) == spec.local.map(Family::of)
+        })
+    });
+    let Some(holder) = holder else { return Ok(()) };
+    if holder.mac != spec.mac {
+        return Err(KernelError::VniTaken {
+            holder: holder.name,
+            vni: spec.vni,
+            port: spec.port.unwrap_or_default(),
+        });
+    }
+    tracing::warn!(
+        "{} was renamed {}: it is deleted and created anew",
+        spec.name,
+        holder.name
+    );
+    Ok(kernel.socket.request(&link::delete(holder.index))?)
 }
 
 fn modify(

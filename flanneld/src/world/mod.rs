@@ -5,8 +5,9 @@ mod apply;
 pub mod iptables;
 pub mod nft;
 mod observe;
+mod upkeep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipam::Subnet;
 use netlink::{Socket, addr, link};
@@ -27,6 +28,9 @@ pub struct Kernel {
     nexthop_objects: bool,
     /// Indexes of the devices seen in this pass.
     indexes: BTreeMap<IfName, u32>,
+    /// Blackhole routes with our number that the last look at everything met,
+    /// with their metrics.
+    blackholes: BTreeSet<(Subnet, u32)>,
 }
 
 /// Why the kernel could not be looked at or changed.
@@ -45,6 +49,19 @@ pub enum KernelError {
          show {0}`; remove it if it is not needed"
     )]
     RouteTaken(Subnet),
+    /// Another device has the tunnel's VNI.
+    #[error(
+        "device {holder} has VNI {vni} on port {port} already: remove it if it \
+         is not needed, or give one of the two another VNI"
+    )]
+    VniTaken {
+        /// The device.
+        holder: String,
+        /// The VNI.
+        vni: u32,
+        /// The UDP port.
+        port: u16,
+    },
     /// The change asks for something that this world cannot make.
     #[error("a device of this kind cannot be made: {0}")]
     Kind(String),
@@ -60,7 +77,12 @@ impl Kernel {
     pub fn open() -> Result<Self, KernelError> {
         let mut socket = Socket::open()?;
         let nexthop_objects = netlink::nexthop::supported(&mut socket)?;
-        Ok(Self { socket, nexthop_objects, indexes: BTreeMap::new() })
+        Ok(Self {
+            socket,
+            nexthop_objects,
+            indexes: BTreeMap::new(),
+            blackholes: BTreeSet::new(),
+        })
     }
 
     /// Whether the kernel has nexthop objects (Linux 5.3).

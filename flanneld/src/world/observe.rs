@@ -12,6 +12,7 @@ use netlink::neigh::NeighInfo;
 use netlink::nexthop::NexthopInfo;
 use netlink::route::{RouteInfo, RouteKind, TABLE_MAIN};
 use netlink::{addr, fdb, link, neigh, nexthop, route};
+use nix::errno::Errno;
 use overlay::{
     Addr, Fdb, FdbKey, IfName, Key, Link, LinkKind, Mac, Neigh, NeighKey,
     Nexthop, Observed, Route, RouteKey, Scope, Vxlan,
@@ -104,6 +105,7 @@ impl Look<'_> {
                 }
             }
         }
+        self.kernel.blackholes.clear();
         if self.kernel.nexthop_objects {
             for info in
                 nexthop::list(&mut self.kernel.socket, None)?.complete()?
@@ -167,11 +169,16 @@ impl Look<'_> {
                 (Key::Route(key), _) => {
                     wanted.insert(key.dst);
                     // A look-up answers at once where the route is the one
-                    // in use; otherwise only the table knows.
+                    // in use, and where a wider one or none is: then it is
+                    // not there. Otherwise only the table knows. (It may be
+                    // there and out of use; setting it is refused then, and
+                    // the pass that follows reads the table.)
                     match route::lookup_entry(socket, key.dst.base()) {
                         Ok(info) if is(&info, key) => {
-                            self.route(&info, |_| true)?
+                            self.route(&info, |_| true)?;
                         }
+                        Ok(info) if is_wider(&info, key) => {}
+                        Err(e) if is_no_way(&e) => {}
                         _ => {
                             absent.insert(key.dst.family());
                         }
@@ -263,6 +270,9 @@ impl Look<'_> {
         info: &RouteInfo,
         counts: impl Fn(&Subnet) -> bool,
     ) -> Result<(), KernelError> {
+        if info.kind == RouteKind::Blackhole && info.protocol == PROTOCOL {
+            self.kernel.blackholes.insert((info.dst, info.metric));
+        }
         if info.kind != RouteKind::Unicast
             || matches!(info.protocol, PROTOCOL_KERNEL | PROTOCOL_RA)
         {
@@ -336,6 +346,17 @@ impl Way {
 /// Whether a look-up's answer is the route of that key.
 fn is(info: &RouteInfo, key: RouteKey) -> bool {
     info.dst == key.dst && info.metric == key.metric && info.table == TABLE_MAIN
+}
+
+/// Whether a look-up ended at a route of the same table that a route of that
+/// key would have come before.
+fn is_wider(info: &RouteInfo, key: RouteKey) -> bool {
+    info.table == TABLE_MAIN && info.dst.len() < key.dst.len()
+}
+
+/// Whether a look-up said that there is no route at all.
+fn is_no_way(error: &netlink::Error) -> bool {
+    matches!(error.errno(), Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH))
 }
 
 fn found<T>(

@@ -1,8 +1,12 @@
 //! One pass makes what should be there, the second finds nothing to do; and
 //! whatever a foreign hand does to it, the next pass mends.
 
+use std::collections::BTreeSet;
+
 use flanneld::pass::{self, Extent};
-use overlay::{Desired, Scope};
+use flanneld::world::Kernel;
+use ipam::Subnet;
+use overlay::{Desired, Key, RouteKey, Scope};
 
 use crate::support::{Rig, in_namespace, sh};
 
@@ -290,6 +294,169 @@ fn many_peers_come_and_go() {
         assert_eq!(rig.pass(&after, &scope).changed.len(), 2 * 2000 * 4);
         assert_eq!(rig.full().changed.len(), 0);
         assert_eq!(sh("ip nexthop"), "");
+    });
+}
+
+/// A single repair among thousands of peers reads no table.
+#[test]
+fn a_single_repair_reads_single_objects() {
+    in_namespace(|| {
+        let mut rig = Rig::new(DUAL, 2000);
+        rig.full();
+        let desired = rig.desired();
+        let before = rig.kernel.socket().received();
+        rig.full();
+        let full = rig.kernel.socket().received() - before;
+        for (damage, key) in [
+            ("ip route del 10.64.2.0/24", "route 10.64.2.0/24"),
+            ("ip -6 route del fd00:64:0:2::/64", "route fd00:64:0:2::/64"),
+            (
+                "ip route replace 10.64.2.0/24 via 192.168.77.9 dev under0",
+                "route 10.64.2.0/24",
+            ),
+            (
+                "ip neigh del 10.64.2.0 dev flannel.1",
+                "neighbour 10.64.2.0 on flannel.1",
+            ),
+            (
+                "bridge fdb del 02:04:00:00:00:02 dev flannel.1",
+                "forwarding entry 02:04:00:00:00:02 on flannel.1",
+            ),
+            ("ip link set flannel.1 mtu 1300", "link flannel.1"),
+        ] {
+            sh(damage);
+            let all = Desired::default().changed_keys(&desired);
+            let one = all.into_iter().filter(|k| k.to_string() == key);
+            let one: BTreeSet<_> = one.collect();
+            // As a notification asks: a route with its nexthop object.
+            let keys = if key.starts_with("route") {
+                desired.closure(&one)
+            } else {
+                one
+            };
+            let scope = Scope::Keys(keys);
+            let before = rig.kernel.socket().received();
+            assert_eq!(rig.pass(&desired, &scope).changed.len(), 1, "{damage}");
+            let cost = rig.kernel.socket().received() - before;
+            assert!(cost < 10_000 && cost * 50 < full, "{damage}: {cost}");
+        }
+        rig.assert_settled();
+    });
+}
+
+/// In a chain of rules another table may come first, and a more specific
+/// route hide the one that is looked for: then the table is read.
+#[test]
+fn a_route_that_a_look_up_does_not_meet_is_found() {
+    in_namespace(|| {
+        let mut rig = Rig::new(V4, 3);
+        rig.full();
+        sh("ip route add 10.64.2.0/32 via 192.168.77.9 dev under0");
+        sh("ip route add 10.64.3.0/24 via 192.168.77.9 dev under0 table 99");
+        sh("ip rule add to 10.64.3.0/24 lookup 99 priority 100");
+        rig.assert_settled();
+    });
+}
+
+#[test]
+fn a_renamed_device_is_made_anew() {
+    in_namespace(|| {
+        let mut rig = Rig::new(DUAL, 3);
+        rig.full();
+        let before = snapshot();
+        sh("ip link set flannel.1 name stolen");
+        rig.full();
+        assert_eq!(snapshot(), before);
+        assert!(!sh("ip link").contains("stolen"));
+        rig.assert_settled();
+    });
+}
+
+#[test]
+fn a_device_of_others_with_our_vni_is_named() {
+    in_namespace(|| {
+        let mut rig = Rig::new(V4, 1);
+        sh(
+            "ip link add other type vxlan id 1 dstport 8472 local 192.168.77.1 dev under0",
+        );
+        let desired = rig.desired();
+        let scope = Scope::full(&desired, []);
+        let report =
+            pass::run(&mut rig.kernel, &desired, &scope, Extent::Whole)
+                .unwrap();
+        let first = report.failed.first().map(|(_, error)| error.to_string());
+        assert!(
+            first.as_ref().is_some_and(|text| text.contains("device other")),
+            "{first:?}"
+        );
+        assert!(sh("ip link").contains("other"));
+    });
+}
+
+/// B-24; and IPv6 can be off by default.
+#[test]
+fn settings_of_our_devices_are_put_right() {
+    in_namespace(|| {
+        let mut rig = Rig::new(DUAL, 2);
+        sh("sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
+        rig.full();
+        rig.assert_settled();
+        let desired = rig.desired();
+        let scope = Scope::full(&desired, []);
+        assert_eq!(Kernel::settle_settings(&desired, &scope), []);
+        sh("sysctl -qw net/ipv6/conf/flannel-v6.1/disable_ipv6=1");
+        sh("sysctl -qw net/ipv6/conf/flannel.1/accept_ra=2");
+        let texts: Vec<_> = Kernel::settle_settings(&desired, &scope)
+            .into_iter()
+            .map(|repair| repair.text)
+            .collect();
+        assert_eq!(
+            texts,
+            [
+                "sysctl net/ipv6/conf/flannel.1/accept_ra was 2: set 0",
+                "sysctl net/ipv6/conf/flannel-v6.1/disable_ipv6 was 1: set 0",
+            ]
+        );
+        rig.full();
+        rig.assert_settled();
+    });
+}
+
+/// C-130, W-36: whichever comes first, the bridge's own route is in use.
+#[test]
+fn a_blackhole_route_gives_way() {
+    in_namespace(|| {
+        let mut rig = Rig::new(DUAL, 1);
+        let desired = rig.desired();
+        let subnets: BTreeSet<Subnet> =
+            rig.key(1).subnets().iter().map(|(_, subnet)| *subnet).collect();
+        let full = Scope::full(&desired, []);
+        let mut pass = |subnets: &BTreeSet<Subnet>, scope: &Scope| {
+            rig.pass(&desired, scope);
+            let found = rig.kernel.settle_blackholes(subnets, scope).unwrap();
+            found.len()
+        };
+        assert_eq!(pass(&subnets, &full), 2);
+        assert_eq!(pass(&subnets, &full), 0);
+        sh("ip link add cni0 type bridge");
+        sh("ip link set cni0 up");
+        sh("ip addr add 10.64.1.1/24 dev cni0");
+        sh("ip addr add fd00:64:0:1::1/64 dev cni0 nodad");
+        assert!(sh("ip route get 10.64.1.9").contains("dev cni0"));
+        assert!(sh("ip route get fd00:64:0:1::9").contains("dev cni0"));
+        assert_eq!(pass(&subnets, &full), 0);
+
+        sh("ip route del blackhole 10.64.1.0/24 metric 1024");
+        let dst = "10.64.1.0/24".parse().unwrap();
+        let key = Key::Route(RouteKey { dst, metric: 1024 });
+        let one = Scope::Keys(BTreeSet::from([key]));
+        assert_eq!(pass(&subnets, &one), 1);
+        assert_eq!(pass(&subnets, &one), 0);
+
+        // The lease is another now, or the flag is off.
+        assert_eq!(pass(&BTreeSet::new(), &full), 2);
+        assert_eq!(sh("ip route show type blackhole"), "");
+        assert_eq!(sh("ip -6 route show type blackhole"), "");
     });
 }
 

@@ -62,6 +62,7 @@ impl Node {
                 v6: Some(Mac([2, 0, 0, 0, 6, 1])),
             },
             former: Former::default(),
+            blackhole: false,
         };
         let (leases, key) = (leases.clone(), rig.key(1));
         let kernel = Worker::spawn("kernel", rig.kernel).expect("thread");
@@ -100,7 +101,7 @@ impl Node {
             sleep_until(due.into()).await;
             let passed = self.reconciler.pass().await.expect("a pass");
             assert_eq!(passed.failed, [""; 0]);
-            mended.extend(passed.mended.iter().map(ToString::to_string));
+            mended.extend(passed.mended.into_iter().map(|m| m.text));
         }
     }
 }

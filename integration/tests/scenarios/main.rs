@@ -8,6 +8,7 @@
 mod adoption;
 mod demo;
 mod direct;
+mod drift;
 mod harness;
 mod membership;
 mod names;

@@ -116,10 +116,6 @@ fn what_this_version_has_not_is_not_pretended() -> Result<()> {
             "--set-node-network-unavailable=false",
             &format!("--set-node-network-unavailable=false: {kube}"),
         ),
-        (
-            "--ip-blackhole-route",
-            "--ip-blackhole-route: this version does not manage a blackhole",
-        ),
     ] {
         let ended = run_to_end(&host, &[word], &[])?;
         assert_eq!(ended.code, Some(1), "{word}: {}", ended.text);

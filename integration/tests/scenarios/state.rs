@@ -67,6 +67,33 @@ fn wait_well(cluster: &Cluster) -> Result<()> {
     })
 }
 
+/// The loop feeds the watchdog, also before it has anything to work with.
+#[test]
+fn the_watchdog_is_fed() -> Result<()> {
+    let mut cluster =
+        Cluster::empty(Wiring::OneSegment, 1, Security::default())?;
+    let systemd = Systemd::new()?;
+    let env =
+        [("NOTIFY_SOCKET", systemd.path.as_str()), ("WATCHDOG_USEC", "200000")];
+    let node = cluster.node_mut(0);
+    let flags = ["--iface=eth0", ENDPOINT];
+    node.daemon = Some(Daemon::start(&node.host, &flags, &env)?);
+    let fed = || {
+        let mut count = 0;
+        poll_until("the watchdog to be fed", SOON, || {
+            let heard = systemd.heard();
+            count += heard.iter().filter(|m| m.contains("WATCHDOG=1")).count();
+            ensure!(count >= 5, "{count} times");
+            Ok(())
+        })
+    };
+    fed()?;
+    cluster.configure(&Stack::V4.net_conf())?;
+    cluster.node_mut(0).wait_ready()?;
+    systemd.heard();
+    fed()
+}
+
 /// A whole life: no store, no configuration, ready, asked to end.
 #[test]
 fn a_life_is_told_to_the_cni_plugin_and_to_systemd() -> Result<()> {
@@ -242,24 +269,20 @@ fn a_node_without_its_subnet_says_so() -> Result<()> {
     cluster.assert_settled()
 }
 
-/// A pass that cannot do all it should is not ready, names the object, and is
-/// tried again.
+/// A pass that cannot do all it should is not ready, says why, and is tried
+/// again.
 #[test]
 fn a_pass_that_fails_is_degraded() -> Result<()> {
     let mut cluster =
         Cluster::new(Wiring::OneSegment, 1, &Stack::Dual.net_conf())?;
     cluster.start(&["--iface=eth0"])?;
-    // IPv6 is switched off under the IPv6 device.
-    let host = &cluster.node(0).host;
-    host.sysctl("net/ipv6/conf/flannel-v6.1/disable_ipv6", "1")?;
-    let daemon = cluster.node(0).daemon.as_ref().context("daemon")?;
-    daemon.signal(Signal::SIGHUP)?;
+    // Too little is left for IPv6 in the tunnel.
+    cluster.node(0).host.ip("link set eth0 mtu 1290")?;
     let state = wait_phase(&cluster, Phase::Degraded)?;
-    assert!(state.reason.contains("flannel-v6.1"), "{state:?}");
-    cluster.node_mut(0).wait_not_ready(&["degraded: ", "flannel-v6.1"])?;
+    assert!(state.reason.contains("an MTU of 1290"), "{state:?}");
+    cluster.node_mut(0).wait_not_ready(&["degraded: ", "an MTU of 1290"])?;
 
-    let host = &cluster.node(0).host;
-    host.sysctl("net/ipv6/conf/flannel-v6.1/disable_ipv6", "0")?;
+    cluster.node(0).host.ip("link set eth0 mtu 1500")?;
     cluster.node_mut(0).wait_ready()?;
     wait_well(&cluster)?;
     cluster.assert_settled()

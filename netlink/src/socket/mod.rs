@@ -53,6 +53,7 @@ pub struct Socket {
     port: u32,
     /// The last sequence number used.
     seq: u32,
+    received: u64,
     buf: Vec<u8>,
 }
 
@@ -137,6 +138,7 @@ impl Socket {
             inner,
             port: addr.port_number(),
             seq: 0,
+            received: 0,
             buf: Vec::with_capacity(RECV_BYTES),
         })
     }
@@ -146,6 +148,12 @@ impl Socket {
     #[must_use]
     pub const fn port(&self) -> u32 {
         self.port
+    }
+
+    /// Bytes received so far: what looking at the kernel costs.
+    #[must_use]
+    pub const fn received(&self) -> u64 {
+        self.received
     }
 
     /// Sends one request and waits for its acknowledgement.
@@ -392,7 +400,10 @@ impl Socket {
 
     /// Reads one datagram of the kernel's into `buf`.
     fn receive(&mut self, flags: MsgFlags) -> Result<(), Errno> {
-        receive(&self.inner, &mut self.buf, flags)
+        receive(&self.inner, &mut self.buf, flags)?;
+        let len = u64::try_from(self.buf.len()).unwrap_or(u64::MAX);
+        self.received = self.received.saturating_add(len);
+        Ok(())
     }
 
     /// The first of `count` fresh sequence numbers in a row. 0 is left to
