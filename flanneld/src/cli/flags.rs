@@ -3,10 +3,16 @@
 
 use std::net::IpAddr;
 
+use clap::ArgAction::Set;
+use clap::CommandFactory as _;
+
 use super::value::{
     Endpoints, endpoints, go_bool, go_int, listen_ip, optional_ip,
     optional_ipv4, optional_ipv6,
 };
+
+/// The name of a boolean's value, by which [`command`] knows them.
+const BOOL: &str = "BOOL";
 
 /// A value that may be given empty, which means "not given". (By another
 /// name, because clap takes `Option` to mean a flag without a default.)
@@ -124,39 +130,15 @@ pub(super) struct Flags {
     pub(super) subnet_lease_renew_margin: i64,
 
     /// Masquerade traffic that leaves the pod network
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = go_bool
-    )]
+    #[arg(long, value_name = BOOL, default_value = "false", action = Set)]
     pub(super) ip_masq: bool,
 
     /// Never choose source ports fully at random when masquerading
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = go_bool
-    )]
+    #[arg(long, value_name = BOOL, default_value = "false", action = Set)]
     pub(super) ip_masq_fully_random_disable: bool,
 
     /// Not in this version: take subnets from the Kubernetes API instead of etcd
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = go_bool
-    )]
+    #[arg(long, value_name = BOOL, default_value = "false", action = Set)]
     pub(super) kube_subnet_mgr: bool,
 
     /// Not in this version: URL of the Kubernetes API server
@@ -176,15 +158,7 @@ pub(super) struct Flags {
     pub(super) kubeconfig_file: String,
 
     /// Print the version and exit
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = go_bool
-    )]
+    #[arg(long, value_name = BOOL, default_value = "false", action = Set)]
     pub(super) version: bool,
 
     /// Address the health server listens on
@@ -216,28 +190,12 @@ pub(super) struct Flags {
     pub(super) iptables_resync: i64,
 
     /// Accept forwarded pod traffic, in iptables or nftables
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "true",
-        value_parser = go_bool
-    )]
+    #[arg(long, value_name = BOOL, default_value = "true", action = Set)]
     pub(super) iptables_forward_rules: bool,
 
     /// Keep a blackhole route for the node's own subnet, so that packets to
     /// pods that do not exist are dropped here instead of being sent away
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = go_bool
-    )]
+    #[arg(long, value_name = BOOL, default_value = "false", action = Set)]
     pub(super) ip_blackhole_route: bool,
 
     /// Not in this version: network configuration file of Kubernetes mode
@@ -249,28 +207,12 @@ pub(super) struct Flags {
     pub(super) net_config_path: String,
 
     /// Not in this version: clear the node's NetworkUnavailable condition
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "true",
-        value_parser = go_bool
-    )]
+    #[arg(long, value_name = BOOL, default_value = "true", action = Set)]
     pub(super) set_node_network_unavailable: bool,
 
     /// Wait for the end of another flanneld with the same --subnet-file
     /// instead of refusing to start beside it
-    #[arg(
-        long,
-        value_name = "BOOL",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = go_bool
-    )]
+    #[arg(long, value_name = BOOL, default_value = "false", action = Set)]
     pub(super) wait_for_lock: bool,
 
     /// Verbosity: 0 says what happens, 2 adds why, 4 adds everything
@@ -288,4 +230,21 @@ pub(super) struct Flags {
         default_value = ":0"
     )]
     pub(super) log_backtrace_at: String,
+}
+
+/// The flags as a clap command. A boolean's value may be left out and is never
+/// the next word; a default that is empty is not shown.
+pub(super) fn command() -> clap::Command {
+    Flags::command().mut_args(|arg| {
+        let empty = arg.get_default_values().iter().all(|v| v.is_empty());
+        let arg = arg.hide_default_value(empty);
+        match arg.get_value_names() {
+            Some([name]) if name == BOOL => arg
+                .num_args(0..=1)
+                .require_equals(true)
+                .default_missing_value("true")
+                .value_parser(go_bool),
+            _ => arg,
+        }
+    })
 }

@@ -19,7 +19,7 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::FromArgMatches;
 
 use flags::Flags;
 use fold::{Folded, Word};
@@ -140,10 +140,7 @@ fn read_flags(
     args: impl IntoIterator<Item = OsString>,
     env: &Env,
 ) -> Result<Flags, Stop> {
-    let mut command = Flags::command().mut_args(|arg| {
-        let empty = arg.get_default_values().iter().all(|v| v.is_empty());
-        arg.hide_default_value(empty)
-    });
+    let mut command = flags::command();
     command.build();
     let words = match fold::fold(&command, args).map_err(Stop::Usage)? {
         Folded::Help => {

@@ -85,7 +85,7 @@ fn notes(args: &[&str]) -> String {
 
 #[test]
 fn the_flags_are_those_of_the_spec() {
-    let command = Flags::command();
+    let command = flags::command();
     let ours: BTreeSet<&str> =
         command.get_arguments().filter_map(clap::Arg::get_long).collect();
     let spec: BTreeSet<&str> = SPEC.into_iter().chain(OWN).collect();
@@ -97,7 +97,7 @@ fn every_flag_but_version_has_its_variable() {
     assert_eq!(env_name("etcd-endpoints"), "FLANNELD_ETCD_ENDPOINTS");
     assert_eq!(env_name("v"), "FLANNELD_V");
     assert_eq!(env_name("log_backtrace_at"), "FLANNELD_LOG_BACKTRACE_AT");
-    let command = Flags::command();
+    let command = flags::command();
     for flag in SPEC.into_iter().chain(OWN) {
         let env: Env = [(env_name(flag), "x")].into_iter().collect();
         let words = env_words(&command, &[], &env);

@@ -1,11 +1,10 @@
-use clap::CommandFactory;
 use proptest::prelude::*;
 
-use super::super::flags::Flags;
+use super::super::flags;
 use super::*;
 
 fn folded(args: &[&str]) -> Result<Folded, String> {
-    fold(&Flags::command(), args.iter().map(OsString::from))
+    fold(&flags::command(), args.iter().map(OsString::from))
 }
 
 fn words(args: &[&str]) -> Vec<String> {
@@ -96,7 +95,7 @@ fn help_counts_where_it_stands() {
 fn words_must_be_utf8() {
     use std::os::unix::ffi::OsStringExt;
     let word = OsString::from_vec(b"-iface=\xff".to_vec());
-    let error = fold(&Flags::command(), [word]).unwrap_err();
+    let error = fold(&flags::command(), [word]).unwrap_err();
     assert!(error.contains("UTF-8"), "{error}");
 }
 
@@ -155,7 +154,7 @@ proptest! {
             0..8,
         ),
     ) {
-        let command = Flags::command();
+        let command = flags::command();
         let _ = fold(&command, args.into_iter().map(OsString::from));
     }
 }
