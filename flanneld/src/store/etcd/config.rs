@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use etcd_client::{GetResponse, ResponseHeader, WatchOptions};
-use ipam::netconf::{ConfigError, NetConf, SubnetRange};
+use ipam::netconf::{ConfigError, NetConf, SubnetRange, Warning};
 use ipam::{PerFamily, Secret};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -28,6 +28,7 @@ pub struct Config {
     pub ranges: PerFamily<SubnetRange>,
     /// The revision of its last change.
     pub revision: i64,
+    warnings: Vec<Warning>,
 }
 
 impl Config {
@@ -38,10 +39,16 @@ impl Config {
     pub fn parse(text: String, revision: i64) -> Result<Self, ConfigError> {
         let (netconf, warnings) = NetConf::parse(&text)?;
         let ranges = netconf.ranges()?;
-        for warning in warnings {
+        let text = Secret::new(text);
+        Ok(Self { text, netconf, ranges, revision, warnings })
+    }
+
+    /// Logs what is odd about it although it can be used: once, by whoever
+    /// starts to use it.
+    fn warn(&self) {
+        for warning in &self.warnings {
             tracing::warn!("the network config: {warning}");
         }
-        Ok(Self { text: Secret::new(text), netconf, ranges, revision })
     }
 }
 
@@ -64,6 +71,7 @@ pub(super) async fn wait(client: &Client, status: &StatusSender) -> Config {
         status.store(store);
         status.config(missing);
         if let Some(config) = config {
+            config.warn();
             return config;
         }
         sleep(RETRY).await;
@@ -86,6 +94,7 @@ pub(super) async fn follow(
             Ok(config) => {
                 status.config(None);
                 if config.text != known {
+                    config.warn();
                     known = config.text.clone();
                     news.send_replace(Some(config));
                 }
