@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
 use ipam::{Family, PerFamily};
 
-use super::{Event, Granted, Hold, OwnLease, State, Write};
+use super::{Event, Granted, Hold, OwnLease, RETRY, State, Version, Write};
 use crate::store::{Entry, Held, LossReason};
 
 /// Least time between writes that answer a foreign hand, so that two daemons
@@ -121,7 +121,9 @@ impl OwnLease {
         write: &Write,
         current: Option<Entry>,
     ) {
-        if let State::Hold(hold) = &self.state {
+        if let State::Hold(hold) = &mut self.state {
+            // for a store that went back, and of which nothing else was heard
+            hold.next = Some(now + RETRY);
             let hold = hold.clone();
             return self.compare(now, hold, current.as_ref());
         }
@@ -212,7 +214,7 @@ impl OwnLease {
                 if expired { LossReason::Expired } else { LossReason::Deleted };
             return self.lost(now, hold.key, why);
         };
-        if entry.mod_revision == hold.mod_revision {
+        if Version::of(current) == hold.version() {
             return;
         }
         let whose = self.whose(entry, &hold);

@@ -48,6 +48,9 @@ pub struct Entry {
 pub struct Entries {
     synced: bool,
     leases: BTreeMap<SubnetKey, Entry>,
+    /// Whether a lease may be among them that is missing in the store: only
+    /// then they are worth going through.
+    some_missing: bool,
     /// Unreadable keys that name subnets all the same.
     occupied: BTreeMap<String, SubnetKey>,
     unreadable: Undecodable,
@@ -145,6 +148,7 @@ impl Entries {
                 && !self.leases.keys().any(|k| k.overlaps(&key))
             {
                 self.leases.insert(key, entry);
+                self.some_missing = true;
             }
         }
     }
@@ -191,6 +195,9 @@ impl Entries {
     /// When [`Self::expire_missing`] has something to do next.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Duration> {
+        if !self.some_missing {
+            return None;
+        }
         self.leases.values().filter_map(|e| e.missing_until).min()
     }
 
@@ -198,6 +205,9 @@ impl Entries {
         &mut self,
         which: impl Fn(&SubnetKey, Duration) -> bool,
     ) -> Vec<SubnetKey> {
+        if !self.some_missing {
+            return Vec::new();
+        }
         let gone: Vec<SubnetKey> = self
             .leases
             .iter()
@@ -207,6 +217,8 @@ impl Entries {
         for key in &gone {
             self.leases.remove(key);
         }
+        self.some_missing =
+            self.leases.values().any(|e| e.missing_until.is_some());
         gone
     }
 

@@ -12,7 +12,9 @@ const ROOT: Option<(&str, &str)> = Some(("root", "rootpw"));
 
 /// A server with users `root` and `flannel`, authentication on.
 async fn server(extra: &[&str]) -> Server {
-    let extra: Vec<String> = extra.iter().map(|e| (*e).into()).collect();
+    // the least: a busy machine takes seconds for etcd's usual cost
+    let extra: Vec<String> =
+        ["--bcrypt-cost=4"].iter().chain(extra).map(|e| (*e).into()).collect();
     let server = Server::start_with("http", &extra, None).await;
     server.configure(CONF).await;
     enable(&server).await;
@@ -109,13 +111,13 @@ async fn signed_tokens() {
 #[tokio::test]
 async fn tokens_do_not_last() {
     let log = Log::catch();
-    let mut server = server(&["--auth-token-ttl=1"]).await;
+    let mut server = server(&["--auth-token-ttl=2"]).await;
     let config = as_user(&server, "flannel", "secretpw");
     let mut node = Node::start_with(config, "1.1.1.1", |_| {}).await;
     node.until("a lease", |n| n.held.is_some()).await;
     for i in 1..=3 {
         match i {
-            1 => tokio::time::sleep(Duration::from_secs(3)).await,
+            1 => tokio::time::sleep(Duration::from_secs(4)).await,
             2 => {
                 let mut auth = server.client_as(ROOT).await.auth_client();
                 auth.user_add("another", "x", None).await.unwrap();

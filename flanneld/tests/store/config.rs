@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use crate::etcd::{PREFIX, Server};
 use crate::node::*;
+use crate::proxy::Proxy;
 
 const CONF: &str = r#"{"Network": "10.5.0.0/16", "SubnetMin": "10.5.3.0"}"#;
 
@@ -37,6 +38,30 @@ async fn missing_then_bad_then_good() {
     let range = config.ranges.v4.unwrap();
     assert_eq!(range.min.to_string(), "10.5.3.0/24");
     assert_eq!(status.borrow().reason(), None);
+}
+
+/// A key that nobody reads is named when the configuration is read first, and
+/// again with another configuration, but not whenever it is looked at.
+#[tokio::test]
+async fn ignored_keys_are_named_once() {
+    let log = Log::catch();
+    let server = Server::start().await;
+    server.configure(r#"{"Network": "10.5.0.0/16", "SubnetLenn": 25}"#).await;
+    let proxy = Proxy::start(server.port).await;
+    let settings = settings(&[proxy.url()]);
+    let mut node = Node::start_with(settings, "1.1.1.1", |_| {}).await;
+    node.until("a lease", |n| n.held.is_some()).await;
+    proxy.cut(true);
+    node.complains("etcd").await;
+    proxy.cut(false);
+    let fine = node.status.wait_for(|s| s.reason().is_none());
+    assert!(timeout(LIMIT, fine).await.is_ok());
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!(log.lines("SubnetLenn"), 1, "{}", log.text());
+    server.configure(r#"{"Network": "10.5.0.0/16", "SubnetLenn": 26}"#).await;
+    let news = node.store.config.wait_for(Option::is_some);
+    assert!(timeout(LIMIT, news).await.is_ok());
+    assert_eq!(log.lines("SubnetLenn"), 2, "{}", log.text());
 }
 
 /// Go takes a stray byte in a string, here in a key that nobody reads. And

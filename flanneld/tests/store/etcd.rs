@@ -99,7 +99,7 @@ impl Server {
     }
 
     pub(crate) async fn client_as(&self, user: Option<(&str, &str)>) -> Client {
-        let mut options = ConnectOptions::new();
+        let mut options = ConnectOptions::new().with_auto_token_refresh(true);
         if let Some(tls) = &self.client_tls {
             options = options.with_tls(tls.clone());
         }

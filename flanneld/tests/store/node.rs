@@ -1,7 +1,8 @@
 //! A node: the store under test, and what it says.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Once;
 use std::time::Duration;
 
 use flanneld::own_lease::{LEASE_TTL, Params};
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 use crate::etcd::{PREFIX, Server};
 
 /// No test waits longer for anything.
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A configuration of whose subnets no test's node gets one that a test writes
 /// for another (`10.5.1.0-24` and the like).
@@ -191,44 +192,46 @@ pub(crate) async fn complains(
     }
 }
 
-/// Catches what is logged on this thread, from WARN on.
-pub(crate) struct Log {
-    text: Arc<Mutex<Vec<u8>>>,
-    _guard: tracing::subscriber::DefaultGuard,
+thread_local! {
+    static LOGGED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// What is logged on this thread, from WARN on.
+pub(crate) struct Log(());
+
 impl Log {
+    /// From now on.
     pub(crate) fn catch() -> Self {
-        let text: Arc<Mutex<Vec<u8>>> = Arc::default();
-        let writer = Arc::clone(&text);
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::WARN)
-            .with_writer(move || Writer(Arc::clone(&writer)))
-            .finish();
-        let guard = tracing::subscriber::set_default(subscriber);
-        Self { text, _guard: guard }
+        // One subscriber for all threads. Were there one for each test, a
+        // message given first on a thread without any would be taken for one
+        // that nobody wants, and be lost on all threads.
+        static SUBSCRIBER: Once = Once::new();
+        SUBSCRIBER.call_once(|| {
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::WARN)
+                .with_writer(|| Writer)
+                .finish();
+            tracing::subscriber::set_global_default(subscriber).unwrap();
+        });
+        LOGGED.with_borrow_mut(Vec::clear);
+        Self(())
     }
 
     pub(crate) fn lines(&self, words: &str) -> usize {
-        let text = self.text.lock().unwrap();
-        String::from_utf8_lossy(&text)
-            .lines()
-            .filter(|line| line.contains(words))
-            .count()
+        self.text().lines().filter(|line| line.contains(words)).count()
     }
 
+    #[expect(clippy::unused_self, reason = "there is none before `catch`")]
     pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
+        LOGGED.with_borrow(|text| String::from_utf8_lossy(text).into_owned())
     }
 }
 
-struct Writer(Arc<Mutex<Vec<u8>>>);
+struct Writer;
 
 impl std::io::Write for Writer {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let mut text =
-            self.0.lock().map_err(|_| std::io::Error::other("poisoned"))?;
-        text.extend_from_slice(bytes);
+        LOGGED.with_borrow_mut(|text| text.extend_from_slice(bytes));
         Ok(bytes.len())
     }
 

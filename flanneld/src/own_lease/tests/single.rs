@@ -183,6 +183,41 @@ fn after_a_long_sleep_another_owner_is_respected() {
     );
 }
 
+/// A store in which the own key has the revision it had, or an earlier one,
+/// and is another's or on another etcd lease: until the watch breaks and says
+/// so, nothing is repeated without a pause.
+#[test]
+fn one_revision_in_two_stores_is_no_spin() {
+    for (public, kept, back) in [
+        ("2.2.2.2", false, 0),
+        ("1.1.1.1", true, 0),
+        ("2.2.2.2", false, 1),
+        ("1.1.1.1", true, 1),
+    ] {
+        let mut etcd = Etcd { revision: 10, ..Etcd::default() };
+        let mut now = SECOND;
+        let mut node = Node::new(params(V4, "1.1.1.1"), 1);
+        node.list(&etcd, now, false);
+        let end = now + SECOND;
+        node.live(&mut etcd, &mut now, end, answered);
+        let before = node.held_key().unwrap();
+        now += 23 * HOUR;
+        let lease_id = etcd.grant(now, LEASE_TTL);
+        let kv = etcd.keys.get_mut(&before).unwrap();
+        kv.lease_id = lease_id;
+        kv.mod_revision -= back;
+        kv.value = attrs(public).encode().into_bytes();
+        let end = now + 10 * SECOND;
+        let commands = node.live(&mut etcd, &mut now, end, answered);
+        assert!(commands <= 3, "{commands}");
+        node.list(&etcd, now, true);
+        let end = now + 120 * SECOND;
+        node.live(&mut etcd, &mut now, end, answered);
+        assert!(node.held.is_some());
+        assert_eq!(node.held_key() == Some(before), kept, "{public}");
+    }
+}
+
 /// The fence also without a renewal: as soon as the watch shows it.
 #[test]
 fn an_overwritten_lease_is_given_up() {
