@@ -15,6 +15,7 @@
 //! | [`cluster`] | all of it together |
 //! | [`demo`] | the main job, shown working |
 //! | [`bench`] | `make bench`: measurements beside peers and floors |
+//! | [`chaos`] | random faults from a seed, then quiet, then everything as before |
 //! | [`kernel`] | a node's kernel state as text, to compare passes |
 //! | [`upstream`] | what upstream's daemon sends to the kernel, literally |
 //! | [`peers`] | upstream's own programs, to run beside ours |
@@ -28,6 +29,7 @@
 )]
 
 pub mod bench;
+pub mod chaos;
 pub mod child;
 pub mod cluster;
 pub mod daemon;

@@ -6,6 +6,7 @@
 )]
 
 mod adoption;
+mod chaos;
 mod demo;
 mod direct;
 mod drift;

@@ -1,0 +1,340 @@
+//! What is done to a cluster.
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::{Chaos, MOST_NODES, MOST_PODS, NODES, drift};
+use crate::underlay::Underlay;
+
+/// The daemons' flags.
+pub(super) const FLAGS: [&str; 2] = ["--iface=eth0", "--ip-masq"];
+
+const SUBNETS: &str = "/coreos.com/network/subnets/";
+
+/// What ends a fault.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Undo {
+    /// Starts the node's daemon.
+    Start(usize),
+    /// Continues the node's frozen daemon.
+    Thaw(usize),
+    /// Sets the node's port up.
+    Plug(usize),
+    /// Sets the node's interface up, with the addresses and routes it lost.
+    Uplink(usize),
+    /// Starts etcd.
+    StartStore,
+    /// Continues the frozen etcd.
+    ThawStore,
+}
+
+/// A kind of fault: its share among the others, and what it does. `None`
+/// when it is not possible now.
+type Kind = (&'static str, usize, fn(&mut Chaos) -> Result<Option<String>>);
+
+const KINDS: [Kind; 14] = [
+    ("drift", 10, touched),
+    ("restart", 3, restarted),
+    ("stop", 3, stopped),
+    ("freeze", 3, frozen),
+    ("cut", 3, cut),
+    ("uplink", 2, downed),
+    ("store stop", 1, store_stopped),
+    ("store freeze", 1, store_frozen),
+    ("compaction", 1, compacted),
+    ("garbage", 2, littered),
+    ("lease deleted", 2, lease_deleted),
+    ("leave", 2, left),
+    ("join", 1, joined),
+    ("pods", 5, pods_changed),
+];
+
+// === impl Chaos ===
+
+impl Chaos {
+    /// Does something: its kind, and in words what was done.
+    pub(super) fn fault(&mut self) -> Result<(&'static str, String)> {
+        let sum = KINDS.iter().map(|(_, share, _)| share).sum();
+        loop {
+            let mut at = self.rng.below(sum);
+            for (name, share, act) in KINDS {
+                if at < share {
+                    let done = act(self).with_context(|| name.to_owned())?;
+                    if let Some(said) = done {
+                        return Ok((name, said));
+                    }
+                    break;
+                }
+                at -= share;
+            }
+        }
+    }
+
+    pub(super) fn undo(&mut self, undo: Undo) -> Result<()> {
+        match undo {
+            Undo::Start(n) => {
+                let node = self.cluster.node_mut(n);
+                let daemon = node.daemon.as_mut().context("no daemon")?;
+                daemon.start_again(&node.host)?;
+                self.stopped.remove(&n);
+                self.say(&format!("node{} starts", n + 1));
+            }
+            Undo::Thaw(n) => {
+                self.signal(n, Signal::SIGCONT)?;
+                self.say(&format!("node{} goes on", n + 1));
+            }
+            Undo::Plug(n) => {
+                self.port(n, "up")?;
+                self.say(&format!("node{} is connected", n + 1));
+            }
+            Undo::Uplink(n) => {
+                let node = self.cluster.node(n);
+                let v6 = &node.uplink.v6;
+                for words in [
+                    "link set eth0 up",
+                    &format!("addr replace {v6}/64 dev eth0 nodad"),
+                    "route replace default via 192.168.77.254",
+                    "-6 route replace default via fd77::fe",
+                ] {
+                    node.host.ip(words)?;
+                }
+                self.say(&format!("node{}: eth0 is up", n + 1));
+            }
+            Undo::StartStore => {
+                let middle = self.cluster.underlay.middle();
+                self.cluster.etcd.start_again(middle)?;
+                self.store = true;
+                self.say("etcd starts");
+            }
+            Undo::ThawStore => {
+                self.cluster.etcd.child().signal(Signal::SIGCONT)?;
+                self.store = true;
+                self.say("etcd goes on");
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes it before the fault that is a few from now.
+    fn later(&mut self, undo: Undo) {
+        let after = 1 + self.rng.below(5);
+        self.pending.push((after, undo));
+    }
+
+    /// A node whose daemon runs.
+    fn running(&mut self) -> Option<usize> {
+        let busy = |n: usize| {
+            let thaws = |undo: &Undo| matches!(undo, Undo::Thaw(m) if *m == n);
+            self.stopped.contains(&n)
+                || self.pending.iter().any(|(_, undo)| thaws(undo))
+        };
+        let all: Vec<_> =
+            (0..self.cluster.nodes.len()).filter(|n| !busy(*n)).collect();
+        self.rng.pick(&all).copied()
+    }
+
+    pub(super) fn signal(&self, n: usize, signal: Signal) -> Result<()> {
+        let daemon = self.cluster.node(n).daemon.as_ref();
+        daemon.context("no daemon")?.signal(signal)
+    }
+
+    fn stop(&mut self, n: usize, signal: Signal) -> Result<()> {
+        self.stopped.insert(n);
+        let daemon = self.cluster.node_mut(n).daemon.as_mut();
+        daemon.context("no daemon")?.stop(signal)?;
+        self.later(Undo::Start(n));
+        Ok(())
+    }
+
+    fn port(&self, n: usize, state: &str) -> Result<()> {
+        let port = Underlay::port(u8::try_from(n + 1)?);
+        let middle = self.cluster.underlay.middle();
+        middle.ip(&format!("link set {port} {state}")).map(drop)
+    }
+
+    /// The key of the node's lease, if it has one now.
+    fn key_of(&self, n: usize) -> Result<Option<String>> {
+        let own = &self.cluster.node(n).uplink.v4;
+        let is_own = |value: &str| {
+            serde_json::from_str(value)
+                .is_ok_and(|v: Value| v["PublicIP"] == own.as_str())
+        };
+        let mut leases = self.cluster.leases()?.into_iter();
+        Ok(leases.find(|(_, value)| is_own(value)).map(|(key, _)| key))
+    }
+
+    fn either_signal(&mut self) -> Signal {
+        if self.rng.below(2) == 0 { Signal::SIGTERM } else { Signal::SIGKILL }
+    }
+}
+
+// === the kinds ===
+
+/// Somebody else changes a node's kernel, whatever its daemon does meanwhile.
+fn touched(chaos: &mut Chaos) -> Result<Option<String>> {
+    let n = chaos.rng.below(chaos.cluster.nodes.len());
+    let host = &chaos.cluster.node(n).host;
+    let said = drift::touch(host, &mut chaos.rng)?;
+    Ok(Some(format!("node{}: {said}", n + 1)))
+}
+
+fn restarted(chaos: &mut Chaos) -> Result<Option<String>> {
+    let signal = chaos.either_signal();
+    let Some(n) = chaos.running() else { return Ok(None) };
+    let node = chaos.cluster.node_mut(n);
+    let daemon = node.daemon.as_mut().context("no daemon")?;
+    daemon.restart(&node.host, signal)?;
+    Ok(Some(format!("node{} is restarted by {signal}", n + 1)))
+}
+
+fn stopped(chaos: &mut Chaos) -> Result<Option<String>> {
+    let signal = chaos.either_signal();
+    let Some(n) = chaos.running() else { return Ok(None) };
+    chaos.stop(n, signal)?;
+    Ok(Some(format!("node{} is stopped by {signal}", n + 1)))
+}
+
+fn frozen(chaos: &mut Chaos) -> Result<Option<String>> {
+    let Some(n) = chaos.running() else { return Ok(None) };
+    chaos.signal(n, Signal::SIGSTOP)?;
+    chaos.later(Undo::Thaw(n));
+    Ok(Some(format!("node{} is frozen", n + 1)))
+}
+
+fn cut(chaos: &mut Chaos) -> Result<Option<String>> {
+    let n = chaos.rng.below(chaos.cluster.nodes.len());
+    let is_cut = |undo: &Undo| matches!(undo, Undo::Plug(m) if *m == n);
+    if chaos.pending.iter().any(|(_, undo)| is_cut(undo)) {
+        return Ok(None);
+    }
+    chaos.port(n, "down")?;
+    chaos.later(Undo::Plug(n));
+    Ok(Some(format!("node{} is cut off", n + 1)))
+}
+
+/// The interface under the tunnels goes down, which loses its IPv6 address
+/// and all routes over it.
+fn downed(chaos: &mut Chaos) -> Result<Option<String>> {
+    let n = chaos.rng.below(chaos.cluster.nodes.len());
+    let is_down = |undo: &Undo| matches!(undo, Undo::Uplink(m) if *m == n);
+    if chaos.pending.iter().any(|(_, undo)| is_down(undo)) {
+        return Ok(None);
+    }
+    chaos.cluster.node(n).host.ip("link set eth0 down")?;
+    chaos.later(Undo::Uplink(n));
+    Ok(Some(format!("node{}: eth0 is down", n + 1)))
+}
+
+fn store_stopped(chaos: &mut Chaos) -> Result<Option<String>> {
+    if !std::mem::take(&mut chaos.store) {
+        return Ok(None);
+    }
+    chaos.cluster.etcd.child().kill();
+    chaos.later(Undo::StartStore);
+    Ok(Some("etcd is killed".to_owned()))
+}
+
+fn store_frozen(chaos: &mut Chaos) -> Result<Option<String>> {
+    if !std::mem::take(&mut chaos.store) {
+        return Ok(None);
+    }
+    chaos.cluster.etcd.child().signal(Signal::SIGSTOP)?;
+    chaos.later(Undo::ThawStore);
+    Ok(Some("etcd is frozen".to_owned()))
+}
+
+fn compacted(chaos: &mut Chaos) -> Result<Option<String>> {
+    if !chaos.store {
+        return Ok(None);
+    }
+    let words = ["get", "/coreos.com/network/config", "-w", "json"];
+    let now: Value = serde_json::from_str(&chaos.cluster.ctl(&words)?)?;
+    let revision = now["header"]["revision"].to_string();
+    // Nothing has changed since the last time, or all is compacted already.
+    let done = chaos.cluster.ctl(&["compact", &revision]).is_ok();
+    Ok(done.then(|| format!("etcd is compacted at {revision}")))
+}
+
+fn littered(chaos: &mut Chaos) -> Result<Option<String>> {
+    const LITTER: [(&str, &str); 6] = [
+        ("hello", "world"),
+        ("10.244.300.0-24", "{}"),
+        ("10.244.253.9-24", r#"{"PublicIP":"192.168.77.200"}"#),
+        ("10.244.254.0-24&fd00:244:0:fe::-64", "{}x"),
+        (
+            "10.244.255.0-24&fd00:244:0:ff::-64",
+            r#"{"PublicIP":"192.168.77.201","PublicIPv6":"fd77::c9","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"none"},"BackendV6Data":{}}"#,
+        ),
+        ("10.244.252.0-24&fd00:244:0:fc::-64", ""),
+    ];
+    if !chaos.store {
+        return Ok(None);
+    }
+    let Some((name, value)) = chaos.rng.pick(&LITTER) else { return Ok(None) };
+    let key = format!("{SUBNETS}{name}");
+    if chaos.garbage.remove(&key) {
+        chaos.cluster.ctl(&["del", &key])?;
+        return Ok(Some(format!("{key} is deleted")));
+    }
+    chaos.cluster.ctl(&["put", &key, value])?;
+    let said = format!("{key} = {value:?}");
+    chaos.garbage.insert(key);
+    Ok(Some(said))
+}
+
+/// Somebody deletes the lease of a running node.
+fn lease_deleted(chaos: &mut Chaos) -> Result<Option<String>> {
+    let Some(n) = chaos.running().filter(|_| chaos.store) else {
+        return Ok(None);
+    };
+    let Some(key) = chaos.key_of(n)? else { return Ok(None) };
+    chaos.cluster.ctl(&["del", &key])?;
+    Ok(Some(format!("lease {key} of node{} is deleted", n + 1)))
+}
+
+/// A node goes, with its pods and its lease, and comes back later.
+fn left(chaos: &mut Chaos) -> Result<Option<String>> {
+    let Some(n) = chaos.running().filter(|_| chaos.store) else {
+        return Ok(None);
+    };
+    let Some(key) = chaos.key_of(n)? else { return Ok(None) };
+    let mut pods = Vec::new();
+    for (at, pod) in std::mem::take(&mut chaos.pods) {
+        if at == n {
+            pod.del(&chaos.cluster.node(n).host)?;
+        } else {
+            pods.push((at, pod));
+        }
+    }
+    chaos.pods = pods;
+    chaos.stop(n, Signal::SIGTERM)?;
+    chaos.cluster.ctl(&["del", &key])?;
+    Ok(Some(format!("node{} leaves, and {key} goes", n + 1)))
+}
+
+fn joined(chaos: &mut Chaos) -> Result<Option<String>> {
+    if chaos.cluster.nodes.len() >= MOST_NODES {
+        return Ok(None);
+    }
+    let n = chaos.cluster.add_node()?;
+    chaos.cluster.start_one(n, &FLAGS)?;
+    Ok(Some(format!("node{} joins", n + 1)))
+}
+
+/// A pod comes or goes, whatever the daemon does meanwhile.
+fn pods_changed(chaos: &mut Chaos) -> Result<Option<String>> {
+    // Nodes that have had a subnet from the beginning.
+    let n = chaos.rng.below(usize::from(NODES));
+    let own = chaos.pods.iter().filter(|(at, _)| *at == n).count();
+    if own < MOST_PODS && chaos.rng.below(2) == 0 {
+        chaos.plug(n)?;
+        return Ok(Some(format!("chaos{} on node{}", chaos.plugged, n + 1)));
+    }
+    let Some(place) = chaos.pods.iter().position(|(at, _)| *at == n) else {
+        return Ok(None);
+    };
+    let (_, pod) = chaos.pods.remove(place);
+    pod.del(&chaos.cluster.node(n).host)?;
+    Ok(Some(format!("{} on node{} goes", pod.id, n + 1)))
+}
