@@ -68,8 +68,11 @@ fn by_pattern(text: &str) -> Option<PerFamily<Subnet>> {
     Some(PerFamily { v4: (v4.len() > 0).then_some(v4), v6 })
 }
 
-/// A lease's value.
+/// A lease's value; or a vxlan peer's backend data, which is a part of it.
 pub fn lease_value(data: &[u8]) {
+    if let Ok(data) = text(data).parse::<BackendData>() {
+        published(&data);
+    }
     let key = "10.5.52.0-24&fd00:5:52::-64";
     let lease = match Lease::decode(key, data) {
         Ok(lease) => lease,
@@ -91,13 +94,6 @@ pub fn lease_value(data: &[u8]) {
     assert_eq!(again.encode(), written);
     for (_, data) in attrs.data.iter() {
         published(data);
-    }
-}
-
-/// A vxlan peer's backend data.
-pub fn vtep(data: &[u8]) {
-    if let Ok(data) = text(data).parse::<BackendData>() {
-        published(&data);
     }
 }
 

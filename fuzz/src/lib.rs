@@ -5,8 +5,7 @@
 //! |---|---|---|
 //! | [`net_conf`] | `net-conf.json` | ranges lie in their network; spelling does not matter |
 //! | [`lease_key`] | keys in etcd | one text per key; nothing that upstream refuses (E-3) |
-//! | [`lease_value`] | values in etcd | what is written is read back the same |
-//! | [`vtep`] | a peer's `VtepMAC` | only addresses a device can have |
+//! | [`lease_value`] | values in etcd | what is written is read back the same; a `VtepMAC` is one a device can have |
 //! | [`subnet_env`] | `subnet.env` | both readers agree on what we write |
 //! | [`gojson`] | any JSON | the grammar is `serde_json`'s, text is kept |
 //! | [`netlink`] | the kernel's datagrams | what is written is read back the same |
@@ -30,7 +29,7 @@ mod subnet_env;
 
 pub use cli::cli;
 pub use gojson::gojson;
-pub use lease::{lease_key, lease_value, vtep};
+pub use lease::{lease_key, lease_value};
 pub use netconf::net_conf;
 pub use netlink::{netlink, nft};
 pub use subnet_env::subnet_env;
