@@ -28,7 +28,12 @@ impl StoreStatus {
     #[must_use]
     pub fn reason(&self) -> Option<String> {
         let mut parts: Vec<&str> = Vec::new();
-        for part in [&self.store, &self.config, &self.lease, &self.watch] {
+        // what keeps the leases from being followed is said once
+        let store = match self.watch {
+            Some(_) => &None,
+            None => &self.store,
+        };
+        for part in [store, &self.config, &self.lease, &self.watch] {
             if let Some(text) = part.as_deref()
                 && !parts.contains(&text)
             {
@@ -106,6 +111,12 @@ mod tests {
         assert_eq!(receiver.borrow().reason().as_deref(), Some("no key; full"));
         sender.config(None);
         sender.lease(None);
+        sender.store(Some("no etcd: a".into()));
+        assert_eq!(receiver.borrow().reason().as_deref(), Some("no etcd: a"));
+        sender.watch(Some("away: a".into()));
+        assert_eq!(receiver.borrow().reason().as_deref(), Some("away: a"));
+        sender.store(None);
+        sender.watch(None);
         assert_eq!(receiver.borrow().reason(), None);
     }
 }

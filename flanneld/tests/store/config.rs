@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flanneld::store::etcd::Etcd;
+use flanneld::store::etcd::{Config, Etcd};
 use tokio::time::timeout;
 
 use crate::etcd::{PREFIX, Server};
@@ -62,6 +62,28 @@ async fn ignored_keys_are_named_once() {
     let news = node.store.config.wait_for(Option::is_some);
     assert!(timeout(LIMIT, news).await.is_ok());
     assert_eq!(log.lines("SubnetLenn"), 2, "{}", log.text());
+}
+
+/// Run with a remembered configuration, the store is not said to be all right
+/// before it answers.
+#[tokio::test]
+async fn a_start_without_the_store() {
+    let mut server = Server::start().await;
+    server.configure(CONF).await;
+    server.stop();
+    let (etcd, mut status) = Etcd::new(settings(&[server.url()])).unwrap();
+    let waited = timeout(Duration::from_secs(2), etcd.config()).await;
+    assert!(waited.is_err());
+    assert!(status.borrow().store.is_some());
+    let config = Config::parse(CONF.into(), 0).unwrap();
+    let store = etcd.run(params(&config, "1.1.1.1"), config.text);
+    complains(&mut status, "no etcd endpoint answers").await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(status.borrow().store.is_some());
+    server.restart().await;
+    let fine = status.wait_for(|s| s.reason().is_none());
+    assert!(timeout(LIMIT, fine).await.is_ok());
+    drop(store);
 }
 
 /// Go takes a stray byte in a string, here in a key that nobody reads. And

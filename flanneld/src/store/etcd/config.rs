@@ -87,9 +87,11 @@ pub(super) async fn follow(
     mut known: Secret<String>,
     news: watch::Sender<Option<Config>>,
 ) {
-    status.store(None);
     loop {
         let (result, revision) = read(&client).await;
+        if revision.is_some() {
+            status.store(None);
+        }
         match result {
             Ok(config) => {
                 status.config(None);
