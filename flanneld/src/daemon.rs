@@ -26,11 +26,11 @@ use self::remember::{PATIENCE, Remembered};
 use crate::cli::{self, Options};
 use crate::facts::{self, Uplink};
 use crate::files::{self, Saved, StateDir, SubnetFile};
+use crate::metrics::Metrics;
 use crate::monitor::{self, Interest};
 use crate::notify::Watchdog;
 use crate::own_lease::{LEASE_TTL, Params};
 use crate::reconcile::{Former, Reconciler, Setup};
-use crate::repairs::Repairs;
 use crate::report::Reporter;
 use crate::rules::{self, Keeper};
 use crate::store::StoreStatus;
@@ -43,7 +43,11 @@ use crate::world::Kernel;
 /// # Errors
 /// A flag, configuration or host that cannot work; never a store that does
 /// not answer.
-pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
+pub async fn run(
+    options: &Options,
+    metrics: Metrics,
+    reporter: &mut Reporter,
+) -> Result<()> {
     let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     let mut disk = StateDir::new(&options.state_dir, &options.subnet_file)?;
     let mut saved = disk.load();
@@ -51,6 +55,7 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
     let disk = Worker::spawn("disk", disk)?;
     let subnet_file = SubnetFile::new(&options.subnet_file);
     let (etcd, mut status) = Etcd::new(options.etcd.clone())?;
+    metrics.show_store(status.clone());
 
     let lost = remember::lapse(&saved);
     let mut before = Before { lost: lost.as_deref(), reporter };
@@ -87,6 +92,7 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
         networks: conf.networks.iter().map(|(_, n)| *n).collect(),
         ways: Arc::clone(&ways),
         own_port: kernel.port(),
+        overruns: Arc::clone(metrics.overruns()),
     })?;
     let former = former(&saved, &conf, &vxlan);
     let previous = subnet_file.previous();
@@ -140,7 +146,8 @@ pub async fn run(options: &Options, reporter: &mut Reporter) -> Result<()> {
         disturbances,
         hangup,
         subnet_news: files::watch(&options.subnet_file)?,
-        repairs: Repairs::new(reporter.recent().clone()),
+        repairs: metrics.repairs().clone(),
+        metrics,
         watchdog: Watchdog::new(),
         reporter,
         disk,

@@ -1,6 +1,7 @@
 //! The health endpoints (C-120, C-121): `/healthz` says that the daemon lives,
 //! `/readyz` whether this node's pod network works, and if not, why not
-//! (W-63), `/events` what happened last. The port opens before the store has answered (W-62).
+//! (W-63), `/events` what happened last, `/metrics`
+//! what Prometheus collects. The port opens before the store has answered (W-62).
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -20,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::metrics::{self, Metrics};
 use crate::recent::Recent;
 
 /// A client has this long to send its request.
@@ -46,6 +48,7 @@ pub struct Server {
     listener: TcpListener,
     readiness: Readiness,
     recent: Recent,
+    metrics: Metrics,
 }
 
 /// The health server cannot listen.
@@ -123,11 +126,12 @@ impl Server {
         addr: SocketAddr,
         readiness: Readiness,
         recent: Recent,
+        metrics: Metrics,
     ) -> Result<Self, ListenError> {
         let listener = TcpListener::bind(addr)
             .await
             .map_err(|error| ListenError { addr, error })?;
-        Ok(Self { listener, readiness, recent })
+        Ok(Self { listener, readiness, recent, metrics })
     }
 
     /// Where it listens: the port too when 0 was asked for.
@@ -155,6 +159,7 @@ impl Server {
                             stream,
                             self.readiness.clone(),
                             self.recent.clone(),
+                            self.metrics.clone(),
                             stopped.clone(),
                         ));
                     }
@@ -181,10 +186,12 @@ async fn serve(
     stream: TcpStream,
     readiness: Readiness,
     recent: Recent,
+    metrics: Metrics,
     mut stopped: watch::Receiver<()>,
 ) {
     let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(request.uri().path(), &readiness, &recent);
+        let path = request.uri().path();
+        let response = answer(path, &readiness, &recent, &metrics);
         std::future::ready(Ok::<_, Infallible>(response))
     });
     let connection = http1::Builder::new()
@@ -209,19 +216,24 @@ fn answer(
     path: &str,
     readiness: &Readiness,
     recent: &Recent,
+    metrics: &Metrics,
 ) -> Response<Full<Bytes>> {
+    let mut content = "text/plain; charset=utf-8";
     let (status, body) = match path {
         "/healthz" => (StatusCode::OK, "flanneld is running".to_owned()),
         "/readyz" => readiness.answer(),
         "/events" => (StatusCode::OK, recent.render()),
+        "/metrics" => {
+            content = metrics::CONTENT_TYPE;
+            (StatusCode::OK, metrics.render())
+        }
         _ => (StatusCode::NOT_FOUND, "not found".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(
-        CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; charset=utf-8"),
-    );
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content));
     response
 }
 

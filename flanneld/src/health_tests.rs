@@ -4,19 +4,24 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::repairs::Repairs;
 
 const ANY_PORT: &str = "127.0.0.1:0";
+
+async fn bind(
+    addr: SocketAddr,
+    readiness: &Readiness,
+) -> Result<Server, ListenError> {
+    let recent = Recent::default();
+    let repairs = Repairs::new(recent.clone());
+    let metrics = Metrics::new(readiness.clone(), repairs);
+    Server::bind(addr, readiness.clone(), recent, metrics).await
+}
 
 async fn start(
     readiness: &Readiness,
 ) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
-    let server = Server::bind(
-        ANY_PORT.parse().unwrap(),
-        readiness.clone(),
-        Recent::default(),
-    )
-    .await
-    .unwrap();
+    let server = bind(ANY_PORT.parse().unwrap(), readiness).await.unwrap();
     let addr = server.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(server.run(async {
@@ -57,6 +62,9 @@ async fn endpoints_answer_as_c120_says() {
         ask(addr, "POST", "/readyz?verbose").await,
         is(200, "flanneld is ready")
     );
+    let (status, body) = ask(addr, "GET", "/metrics").await;
+    assert_eq!(status, 200);
+    assert!(body.contains("\nflannel_ready 1\n"), "{body}");
     assert_eq!(ask(addr, "GET", "/").await.0, 404);
     assert_eq!(ask(addr, "GET", "/healthz/x").await.0, 404);
 }
@@ -77,10 +85,7 @@ async fn readiness_can_go_back() {
 async fn a_taken_port_is_named() {
     let readiness = Readiness::not_ready("starting");
     let (addr, _stop, _task) = start(&readiness).await;
-    let error = Server::bind(addr, readiness, Recent::default())
-        .await
-        .unwrap_err()
-        .to_string();
+    let error = bind(addr, &readiness).await.unwrap_err().to_string();
     assert!(error.contains(&addr.to_string()), "{error}");
     assert!(error.contains("--healthz-port"), "{error}");
 }
@@ -99,7 +104,7 @@ async fn stop_ends_idle_connections_and_frees_the_port() {
     task.await.unwrap();
     assert!(begun.elapsed() < STOP_LIMIT, "{:?}", begun.elapsed());
     assert_eq!(idle.read(&mut buffer).await.unwrap(), 0);
-    Server::bind(addr, readiness, Recent::default()).await.unwrap();
+    bind(addr, &readiness).await.unwrap();
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ pub mod facts;
 pub mod files;
 pub mod health;
 pub mod logging;
+pub mod metrics;
 pub mod monitor;
 pub mod notify;
 pub mod own_lease;

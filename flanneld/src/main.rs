@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 use flanneld::cli::{self, Env, Options};
 use flanneld::files::InstanceLock;
 use flanneld::health::{Readiness, Server};
+use flanneld::metrics::Metrics;
 use flanneld::recent::Recent;
+use flanneld::repairs::Repairs;
 use flanneld::report::Reporter;
 use flanneld::{daemon, logging};
 use ipam::daemon_state::Phase;
@@ -73,11 +75,12 @@ async fn live(
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let (stop_health, health_stopped) = tokio::sync::oneshot::channel::<()>();
+    let recent = reporter.recent().clone();
+    let metrics = Metrics::new(readiness.clone(), Repairs::new(recent.clone()));
     let health = match options.health {
         Some(addr) => {
             let server =
-                Server::bind(addr, readiness, reporter.recent().clone())
-                    .await?;
+                Server::bind(addr, readiness, recent, metrics.clone()).await?;
             let stopped = async { drop(health_stopped.await) };
             Some(tokio::spawn(server.run(stopped)))
         }
@@ -85,7 +88,7 @@ async fn live(
     };
 
     tokio::select! {
-        ended = daemon::run(options, reporter) => ended?,
+        ended = daemon::run(options, metrics, reporter) => ended?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -43,6 +43,8 @@ pub struct Interest {
     pub ways: Arc<AtomicBool>,
     /// The port of our own requests: their notifications are no news.
     pub own_port: u32,
+    /// Counts how often notifications were lost.
+    pub overruns: Arc<AtomicU32>,
 }
 
 /// What has changed, or may have.
@@ -109,6 +111,7 @@ impl Watch {
                         return;
                     };
                     self = watch;
+                    self.interest.overrun();
                     Disturbance::Everything
                 }
             };
@@ -125,6 +128,7 @@ impl Watch {
                 Ok(self.names.judge(&self.interest, &object, deleted, port))
             }
             Some(Event::Overrun) => {
+                self.interest.overrun();
                 self.names = Names::read(&self.interest)?;
                 Ok(Some(Disturbance::Everything))
             }
@@ -156,6 +160,10 @@ impl Interest {
         let name = IfName::new(&link.name)?;
         let known = name == self.uplink || self.devices.contains(&name);
         known.then_some(name)
+    }
+
+    fn overrun(&self) {
+        self.overruns.fetch_add(1, Ordering::Relaxed);
     }
 
     fn others(&self) -> Option<Disturbance> {

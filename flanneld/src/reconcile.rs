@@ -14,14 +14,14 @@ use ipam::netconf::NetConf;
 use ipam::netconf::backend::VxlanOptions;
 use ipam::{PerFamily, Subnet};
 use overlay::{
-    Caps, Desired, Facts, IfName, Key, Mac, Node, Plan, Scope, vxlan,
+    Caps, Change, Desired, Facts, IfName, Key, Mac, Node, Plan, Scope, vxlan,
 };
 
 use crate::facts::{self, InterfaceOptions, Uplink};
 use crate::monitor::Disturbance;
 use crate::pace::Pace;
 use crate::pass::{self, Extent};
-use crate::repairs::Repair;
+use crate::repairs::{Kind, Repair};
 use crate::store::StoreEvent;
 use crate::worker::Worker;
 use crate::world::{Kernel, KernelError};
@@ -101,6 +101,9 @@ struct Dirty {
     failed: BTreeSet<Key>,
     /// The kernel has told of something.
     told: bool,
+    /// When the store or the kernel first told of what is not in the kernel
+    /// yet.
+    since: Option<Instant>,
 }
 
 /// A pass that was carried out.
@@ -114,6 +117,11 @@ pub struct Passed {
     pub peers: usize,
     /// Changes made.
     pub changed: usize,
+    /// The same by kind.
+    pub kinds: BTreeMap<Kind, u64>,
+    /// From the first event that the pass was for to its end. Only of a
+    /// complete pass: an event that one leaves undone waits for the next.
+    pub since_event: Option<Duration>,
     /// Objects looked at; `None` for all there are.
     pub looked: Option<usize>,
     /// What nothing but a foreign hand made necessary.
@@ -212,7 +220,14 @@ impl Reconciler {
         };
         if news {
             self.mark(now);
+            self.event(now);
         }
+    }
+
+    /// How many other nodes are known.
+    #[must_use]
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
     }
 
     /// The lease that the store has given this node.
@@ -251,6 +266,7 @@ impl Reconciler {
         if self.can_pass() {
             self.pace.disturbed(now);
         }
+        self.event(now);
     }
 
     /// Everything is to be looked at.
@@ -264,6 +280,13 @@ impl Reconciler {
     fn mark(&mut self, now: Instant) {
         if self.can_pass() {
             self.pace.mark(now);
+        }
+    }
+
+    /// What came before there was anything to do a pass by is not measured.
+    fn event(&mut self, now: Instant) {
+        if self.can_pass() {
+            self.dirty.since.get_or_insert(now);
         }
     }
 
@@ -293,8 +316,8 @@ impl Reconciler {
     /// stays, and another pass is due later.
     pub async fn pass(&mut self) -> anyhow::Result<Passed> {
         let dirty = std::mem::take(&mut self.dirty);
-        let (everything, told) = (dirty.everything, dirty.told);
-        let result = self.pass_over(dirty).await;
+        let Dirty { everything, told, since, .. } = dirty;
+        let mut result = self.pass_over(dirty).await;
         let now = Instant::now();
         self.pace.passed(now);
         let (complete, mended) = match &result {
@@ -302,10 +325,14 @@ impl Reconciler {
             Err(_) => (false, false),
         };
         if complete {
+            if let Ok(passed) = &mut result {
+                passed.since_event = since.map(|at| now - at);
+            }
             self.retry = None;
             self.setup.former = Former::default();
         } else {
             self.dirty.everything |= everything || result.is_err();
+            self.dirty.since = since;
             self.try_again(now);
         }
         // What fails may cause the notification that leads to it.
@@ -388,6 +415,8 @@ impl Reconciler {
             peers: self.peers.len(),
             own,
             changed: report.changed.len() + besides.len(),
+            kinds: kinds(&report.changed, &besides),
+            since_event: None,
             looked,
             failed: words.chain(trouble.map(|e| e.to_string())).collect(),
             mended: if first {
@@ -461,6 +490,15 @@ impl Reconciler {
         }
         self.said = now;
     }
+}
+
+fn kinds(changed: &[Change], besides: &[Repair]) -> BTreeMap<Kind, u64> {
+    let changed = changed.iter().map(|change| Kind::of(&change.key()));
+    let mut kinds = BTreeMap::new();
+    for kind in changed.chain(besides.iter().map(|repair| repair.kind)) {
+        *kinds.entry(kind).or_default() += 1;
+    }
+    kinds
 }
 
 /// The chosen interface as it is now, for the plan; and the choice, which

@@ -103,7 +103,9 @@ impl Kind {
         }
     }
 
-    const fn of(key: &Key) -> Self {
+    /// That of a change to the object.
+    #[must_use]
+    pub const fn of(key: &Key) -> Self {
         match key {
             Key::Link(_) => Self::Link,
             Key::Addr(..) => Self::Address,

@@ -16,6 +16,7 @@ use super::reconfigure::live;
 use super::remember::{lapsed, saved_lease};
 use crate::clock::since_boot;
 use crate::files::{Found, PeersFile, Saved, StateDir, SubnetFile, WriteError};
+use crate::metrics::{Metrics, Standing};
 use crate::monitor::Disturbance;
 use crate::notify::Watchdog;
 use crate::reconcile::{Passed, Reconciler};
@@ -64,6 +65,7 @@ pub(super) struct Loop<'a> {
     /// Somebody may have touched it.
     pub(super) subnet_news: mpsc::Receiver<()>,
     pub(super) repairs: Repairs,
+    pub(super) metrics: Metrics,
     pub(super) watchdog: Watchdog,
     pub(super) health: Health,
 }
@@ -290,6 +292,7 @@ impl Loop<'_> {
     }
 
     fn passed(&mut self, result: &Result<Passed>, asked: bool) {
+        self.metrics.passed(result);
         let failure = match result {
             Ok(passed) => self.finish(passed, asked).err(),
             Err(error) => Some(format!("{error:#}")),
@@ -358,8 +361,17 @@ impl Loop<'_> {
     /// Logs what a pass did, and keeps what the subnet file is to say when it
     /// was complete. The error says what is missing.
     fn finish(&mut self, passed: &Passed, asked: bool) -> Result<(), String> {
-        let Passed { lease, mtu, peers, changed, looked, mended, failed, own } =
-            passed;
+        let Passed {
+            lease,
+            mtu,
+            peers,
+            changed,
+            looked,
+            mended,
+            failed,
+            own,
+            ..
+        } = passed;
         self.health.own = *own;
         self.repairs.add(mended);
         let looked = looked.map_or_else(|| "all".to_owned(), |n| n.to_string());
@@ -435,6 +447,11 @@ impl Loop<'_> {
 
     /// Tells how far the daemon is.
     fn report(&mut self) {
+        self.metrics.set_standing(Standing {
+            held: self.health.held,
+            ends: self.health.ends.map(|(_, at)| at),
+            peers: self.reconciler.peer_count(),
+        });
         let mut store = self.status.borrow_and_update().reason();
         let Health {
             complete,

@@ -34,6 +34,7 @@ fn interest(ways: bool) -> Interest {
         networks: vec!["10.5.0.0/16".parse().unwrap()],
         ways: Arc::new(AtomicBool::new(ways)),
         own_port: u32::MAX,
+        overruns: Arc::default(),
     }
 }
 

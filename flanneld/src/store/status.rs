@@ -1,6 +1,7 @@
 //! What the store is waiting for, in words for people.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -15,6 +16,12 @@ pub struct StoreStatus {
     pub watch: Option<Arc<str>>,
     /// Why the own lease is not held or could not be renewed.
     pub lease: Option<Arc<str>>,
+    /// Since when the leases are followed without a break, on the clock of
+    /// [`since_boot`](crate::clock::since_boot); `None` while they are not.
+    /// To be read at any time: a change is no news.
+    pub followed_since: Option<Duration>,
+    /// Attempts to reach the store that failed. No news either.
+    pub errors: u64,
 }
 
 /// Keeps a [`StoreStatus`] and logs its changes: once each, not each attempt.
@@ -74,6 +81,30 @@ impl StatusSender {
         self.set("own lease", reason, |s| &mut s.lease);
     }
 
+    /// The leases are followed, from `now` on if they were not.
+    pub fn followed(&self, now: Duration) {
+        self.quietly(|status| {
+            status.followed_since.get_or_insert(now);
+        });
+    }
+
+    /// They are not followed any more.
+    pub fn lost(&self) {
+        self.quietly(|status| status.followed_since = None);
+    }
+
+    /// Counts an attempt to reach the store that failed.
+    pub fn failed(&self) {
+        self.quietly(|status| status.errors += 1);
+    }
+
+    fn quietly(&self, change: impl FnOnce(&mut StoreStatus)) {
+        self.0.send_if_modified(|status| {
+            change(status);
+            false
+        });
+    }
+
     fn set(
         &self,
         what: &str,
@@ -118,5 +149,22 @@ mod tests {
         sender.store(None);
         sender.watch(None);
         assert_eq!(receiver.borrow().reason(), None);
+    }
+
+    #[test]
+    fn what_is_measured_is_not_news() {
+        let at = Duration::from_secs;
+        let (sender, receiver) = StatusSender::new();
+        sender.failed();
+        sender.followed(at(5));
+        sender.followed(at(7));
+        sender.failed();
+        assert!(!receiver.has_changed().unwrap());
+        assert_eq!(receiver.borrow().followed_since, Some(at(5)));
+        assert_eq!(receiver.borrow().errors, 2);
+        sender.lost();
+        assert_eq!(receiver.borrow().followed_since, None);
+        sender.followed(at(9));
+        assert_eq!(receiver.borrow().followed_since, Some(at(9)));
     }
 }

@@ -49,6 +49,7 @@ impl Node {
             networks: conf.networks.iter().map(|(_, net)| *net).collect(),
             ways: Arc::default(),
             own_port: kernel.port(),
+            overruns: Arc::default(),
         })
         .expect("monitor");
         let setup = Setup {

@@ -2,7 +2,7 @@
 //! systemd, the health server, the exit status.
 
 use std::os::unix::net::UnixDatagram;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use integration::cluster::{Cluster, SUBNET_ENV};
@@ -54,6 +54,26 @@ fn wait_phase(cluster: &Cluster, phase: Phase) -> Result<DaemonState> {
         let state = cluster.node(0).state()?;
         ensure!(state.phase == phase, "{state:?}");
         Ok(state)
+    })
+}
+
+/// Waits until `/metrics` of the first node has a good value for `series`.
+fn wait_metric(
+    cluster: &Cluster,
+    series: &str,
+    good: impl Fn(f64) -> bool,
+) -> Result<f64> {
+    let node = cluster.node(0);
+    let daemon = node.daemon.as_ref().context("daemon")?;
+    poll_until(series, SOON, || {
+        let (status, body) = daemon.get(&node.host, "/metrics")?;
+        ensure!(status == 200, "{status}: {body}");
+        let value = body.lines().find_map(|line| {
+            line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok()
+        });
+        let value = value.with_context(|| body.clone())?;
+        ensure!(good(value), "{body}");
+        Ok(value)
     })
 }
 
@@ -200,6 +220,53 @@ fn the_health_server_tells_alive_from_ready() -> Result<()> {
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(get(&cluster, "/healthz").is_err());
     Ok(())
+}
+
+/// `/metrics` tells of lease, peers, passes, a repair, and a store that goes
+/// away.
+#[test]
+fn what_happens_is_measured() -> Result<()> {
+    let mut cluster =
+        Cluster::new(Wiring::OneSegment, 2, &Stack::V4.net_conf())?;
+    cluster.start(&["--iface=eth0"])?;
+    wait_well(&cluster)?;
+    cluster.assert_settled()?;
+    wait_metric(&cluster, "flannel_ready", |v| v == 1.0)?;
+    wait_metric(&cluster, "flannel_lease_held", |v| v == 1.0)?;
+    wait_metric(&cluster, "flannel_peers", |v| v == 1.0)?;
+    wait_metric(&cluster, "flannel_store_up", |v| v == 1.0)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+    // E-30: a day.
+    wait_metric(&cluster, "flannel_lease_expiry_timestamp_seconds", |v| {
+        (v - now - 86_400.0).abs() < 120.0
+    })?;
+    wait_metric(&cluster, r#"flannel_passes_total{result="complete"}"#, |v| {
+        v > 0.0
+    })?;
+    // The tunnel device of its own and the way to the peer.
+    for kind in ["link", "route", "fdb", "neighbour"] {
+        let name = format!("flannel_changes_total{{kind=\"{kind}\"}}");
+        wait_metric(&cluster, &name, |v| v > 0.0)?;
+    }
+    let events = "flannel_event_to_kernel_seconds_count";
+    let before = wait_metric(&cluster, events, |v| v > 0.0)?;
+
+    let peer = cluster.node(1).env("FLANNEL_SUBNET")?;
+    let peer: ipam::Subnet = peer.parse()?;
+    let peer = format!("{}/{}", peer.base(), peer.len());
+    cluster.node(0).host.ip(&format!("route del {peer}"))?;
+    let repairs = r#"flannel_repairs_total{kind="route",cause="missing"}"#;
+    wait_metric(&cluster, repairs, |v| v == 1.0)?;
+    wait_metric(&cluster, events, |v| v > before)?;
+
+    let errors = "flannel_store_errors_total";
+    let before = wait_metric(&cluster, errors, |_| true)?;
+    cluster.etcd.child().kill();
+    wait_metric(&cluster, "flannel_store_up", |v| v == 0.0)?;
+    wait_metric(&cluster, errors, |v| v > before)?;
+    // The node does without it.
+    wait_metric(&cluster, "flannel_ready", |v| v == 1.0)?;
+    wait_metric(&cluster, "flannel_lease_held", |v| v == 1.0).map(drop)
 }
 
 /// The store going away changes nothing for the node: it stays ready, and

@@ -66,7 +66,10 @@ pub(super) async fn wait(client: &Client, status: &StatusSender) -> Config {
         let (config, store, missing) = match read(client).await.0 {
             Ok(config) => (Some(config), None, None),
             Err(Missing::Config(reason)) => (None, None, Some(reason)),
-            Err(Missing::Store(reason)) => (None, Some(reason), None),
+            Err(Missing::Store(reason)) => {
+                status.failed();
+                (None, Some(reason), None)
+            }
         };
         status.store(store);
         status.config(missing);
@@ -105,7 +108,7 @@ pub(super) async fn follow(
                 let reason = format!("{reason}; the one in use stays in use");
                 status.config(Some(reason));
             }
-            Err(Missing::Store(_)) => {}
+            Err(Missing::Store(_)) => status.failed(),
         }
         if let Some(revision) = revision
             && let Err(error) = changed(&client, revision + 1).await

@@ -165,6 +165,9 @@ impl Driver {
                 },
                 outcome = finished(&mut operation) => {
                     operation = None;
+                    if matches!(outcome, Outcome::Failed { .. }) {
+                        self.status.failed();
+                    }
                     self.ledger.answered(since_boot(), outcome);
                 }
                 changed = published.changed() => {
@@ -217,6 +220,7 @@ impl Driver {
         let now = since_boot();
         match message {
             Followed::Listed { entries, revision, reset } => {
+                self.status.followed(now);
                 self.ledger.listed(now, entries, revision, reset);
             }
             Followed::Changed(changes) => {
@@ -224,8 +228,13 @@ impl Driver {
                     self.ledger.changed(now, change);
                 }
             }
-            Followed::Trouble(reason) => self.status.watch(Some(reason)),
+            Followed::Trouble(reason) => {
+                self.status.failed();
+                self.status.lost();
+                self.status.watch(Some(reason));
+            }
             Followed::Fine => {
+                self.status.followed(now);
                 self.status.watch(None);
                 self.ledger.reachable(now);
             }
