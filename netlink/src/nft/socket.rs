@@ -181,7 +181,16 @@ impl NftSocket {
                 some if u32::try_from(some.len()).ok() == uses => some,
                 _ => self.chains(id)?,
             };
-            if self.generation()? == generation {
+            // While a batch takes effect the kernel may answer, under the new
+            // generation already, from a table that it is just emptying: two
+            // looks in a row must agree.
+            let again = self.rules(id)?;
+            let handles = |rules: &[RuleInfo]| -> Vec<u64> {
+                rules.iter().map(|rule| rule.handle).collect()
+            };
+            if handles(&again) == handles(&rules)
+                && self.generation()? == generation
+            {
                 let chains = with_rules(chains, rules);
                 return Ok(Some(TableState { generation, table, chains }));
             }
