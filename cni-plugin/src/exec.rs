@@ -172,12 +172,13 @@ fn reported(stdout: &str) -> Option<CniError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Env, Version};
+    use crate::protocol::{Deadline, Env, Version};
 
     fn find(kind: &str, path: &str) -> Result<PathBuf, CniError> {
         let env = Env { path: path.into(), ..Env::default() };
         let (text, name) = (String::new(), "n".into());
-        let call = Call { env, text, name, version: Version::NEWEST };
+        let (version, deadline) = (Version::NEWEST, Deadline::default());
+        let call = Call { env, text, name, version, deadline };
         super::find(&call, kind)
     }
 

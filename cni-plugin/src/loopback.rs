@@ -20,7 +20,7 @@ impl Plugin for Loopback {
     }
 
     fn add(&self, call: &Call) -> Result<CniResult, CniError> {
-        let previous = CniResult::previous(&call.conf()?, call.version)?;
+        let previous = call.previous()?;
         let mut socket = open(call)?;
         let lo = link::by_name(&mut socket, LO).map_err(CniError::internal)?;
         if !lo.up {
@@ -85,8 +85,8 @@ impl Plugin for Loopback {
     }
 
     /// Nothing is kept about an attachment, so nothing can be left over.
-    fn gc(&self, _call: &Call) -> Result<(), CniError> {
-        Ok(())
+    fn gc(&self, call: &Call) -> Result<(), CniError> {
+        call.valid_attachments().map(drop)
     }
 
     /// Nothing is needed.

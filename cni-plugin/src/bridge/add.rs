@@ -1,6 +1,7 @@
 //! ADD (BR-21..BR-43).
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ::ipam::Family;
 use ::ipam::gojson::Object;
@@ -15,6 +16,9 @@ use super::{device, gateway, port};
 use crate::cidr::Cidr;
 use crate::protocol::{Call, CniError, FailedAdd, log};
 use crate::result::{CniResult, Interface, Route};
+
+/// How long undoing a failed ADD may take, also when its time is up.
+const UNDO: Duration = Duration::from_secs(5);
 
 /// What an ADD under way has made and must not leave behind.
 #[derive(Debug, Default)]
@@ -167,6 +171,7 @@ impl Made {
     /// an address that is free again. A link that cannot be removed keeps its
     /// address, until the runtime's DEL. Returns whether nothing is left.
     fn undo(&self, call: &Call, ipam: &Ipam<'_>, socket: &mut Socket) -> bool {
+        call.deadline.grant(UNDO);
         let unlinked = self.port.as_ref().map_or(Ok(()), |name| {
             gone(socket.request(&link::delete_by_name(name)))
         });

@@ -75,7 +75,7 @@ impl<'a> Ipam<'a> {
     /// Gives them back.
     pub(super) fn del(&self, call: &Call) -> Result<(), CniError> {
         match self {
-            Self::HostLocal { pool, .. } => pool.release(),
+            Self::HostLocal { pool, .. } => pool.release(call),
             Self::Plugin { kind, text } => exec::other(call, "DEL", kind, text),
         }
     }

@@ -160,7 +160,7 @@ pub(super) fn forwards(port: &LinkInfo) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Env, Version};
+    use crate::protocol::{Deadline, Env, Version};
 
     #[test]
     fn aliases_fit() {
@@ -173,6 +173,7 @@ mod tests {
             text: String::new(),
             name: "cbr0".into(),
             version: Version::V110,
+            deadline: Deadline::default(),
         };
         assert_eq!(alias(&call), "flannel:cbr0:c1:eth0");
         call.env.container_id = "c".repeat(235);

@@ -72,8 +72,7 @@ impl Plugin for Flannel {
     fn check(&self, call: &Call) -> Result<(), CniError> {
         let conf = Conf::read(call)?;
         let own = call.conf()?;
-        let previous = CniResult::previous(&own, call.version)?
-            .ok_or_else(|| CniError::config("Required prevResult missing"))?;
+        let previous = call.required_previous()?;
         let kept = Scratch::new(&conf.data_dir, call).kept(&call.name)?;
         let delegate = match kept {
             Kept::Ours(text) => Delegate::kept(text)?,

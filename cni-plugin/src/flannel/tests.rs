@@ -5,7 +5,7 @@ use std::path::Path;
 use ipam::subnet_env::PluginEnv;
 
 use super::*;
-use crate::protocol::{Env, Version};
+use crate::protocol::{Deadline, Env, Version};
 
 const V4: &str = "FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUBNET=10.1.17.1/24\n\
                   FLANNEL_MTU=1472\nFLANNEL_IPMASQ=true\n";
@@ -17,7 +17,8 @@ fn call(text: &str) -> Call {
         ..Env::default()
     };
     let name = "cni-flannel".to_owned();
-    Call { env, text: text.into(), name, version: Version::V031 }
+    let (version, deadline) = (Version::V031, Deadline::default());
+    Call { env, text: text.into(), name, version, deadline }
 }
 
 fn derive(conf: &str, env: &str) -> Result<Delegate, CniError> {

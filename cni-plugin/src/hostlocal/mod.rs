@@ -7,7 +7,6 @@ mod resolvconf;
 mod tests;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use ipam::gojson::Object;
 use ipam::pool::{
@@ -22,9 +21,6 @@ use conf::Conf;
 
 /// The `type` it is known by.
 pub(crate) const TYPE: &str = "host-local";
-/// How long to wait for the pool's lock; other pods hold it for milliseconds.
-const LOCK_WAIT: Duration = Duration::from_secs(10);
-
 /// One attachment's view of its network's pool.
 #[derive(Debug)]
 pub(crate) struct HostLocal {
@@ -68,7 +64,8 @@ impl HostLocal {
         call: &Call,
     ) -> Result<CniResult, CniError> {
         let conf = Conf::read(conf, call)?;
-        let deadline = Instant::now() + LOCK_WAIT;
+        call.deadline.enter("reserving an address")?;
+        let deadline = call.deadline.at();
         let taken = Pool::open(&self.data_dir, &self.network, deadline)
             .and_then(|mut pool| {
                 pool.allocate(&self.attachment, &conf.sets, &conf.requested)
@@ -86,8 +83,9 @@ impl HostLocal {
     ///
     /// # Errors
     /// Code 5 or 11; it may be called again.
-    pub(crate) fn release(&self) -> Result<(), CniError> {
-        let deadline = Instant::now() + LOCK_WAIT;
+    pub(crate) fn release(&self, call: &Call) -> Result<(), CniError> {
+        call.deadline.enter("releasing the address")?;
+        let deadline = call.deadline.at();
         let pool = Pool::open_existing(&self.data_dir, &self.network, deadline)
             .map_err(|e| failed(&e))?;
         match pool {
@@ -108,7 +106,8 @@ impl HostLocal {
         call: &Call,
         previous: &CniResult,
     ) -> Result<(), CniError> {
-        let deadline = Instant::now() + LOCK_WAIT;
+        call.deadline.enter("looking for the reservation")?;
+        let deadline = call.deadline.at();
         let pool = Pool::open_existing(&self.data_dir, &self.network, deadline)
             .map_err(|e| failed(&e))?;
         let held = match pool {

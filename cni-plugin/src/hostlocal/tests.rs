@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 use super::*;
-use crate::protocol::{Env, Version};
+use crate::protocol::{Deadline, Env, Version};
 
 fn call(version: Version, args: &str) -> Call {
     let env = Env {
@@ -11,7 +11,8 @@ fn call(version: Version, args: &str) -> Call {
         args: args.into(),
         ..Env::default()
     };
-    Call { env, text: String::new(), name: "net".into(), version }
+    let (text, name) = (String::new(), "net".into());
+    Call { env, text, name, version, deadline: Deadline::default() }
 }
 
 fn add(
@@ -55,8 +56,8 @@ fn two_sets_with_routes() {
     let mut other = result.clone();
     other.ips[0].address.ip = "10.1.2.9".parse().unwrap();
     assert_eq!(pool.check(&call, &other).unwrap_err().code, 100);
-    pool.release().unwrap();
-    pool.release().unwrap();
+    pool.release(&call).unwrap();
+    pool.release(&call).unwrap();
     assert!(!folder.join("10.1.2.2").exists());
     assert_eq!(
         pool.check(&call, &result).unwrap_err().msg,

@@ -2,41 +2,59 @@
 //! result or error out (S-1..S-20). The order of checks is S-13.
 
 mod args;
+mod deadline;
 mod env;
 mod error;
 #[cfg(test)]
 mod tests;
+mod valid;
 mod version;
 
 use std::io::{self, Read, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ipam::gojson::{self, Object};
 use netlink::NetNs;
 use serde::Serialize;
 
 pub(crate) use args::Args;
+pub(crate) use deadline::Deadline;
 pub(crate) use env::{Env, interface_name_problem};
 pub(crate) use error::{CniError, FailedAdd, code};
+pub(crate) use valid::ValidAttachments;
 pub(crate) use version::{Layout, Version};
 
 use crate::result::CniResult;
 
 /// One plugin: what the runtime reaches under one name.
+///
+/// A call has been checked when it gets here: the variables its verb needs
+/// are there, the configuration is JSON with a name and a version that the
+/// plugin knows. Each verb must end by [`Call::deadline`].
 pub(crate) trait Plugin {
     /// The name it is called by.
     fn name(&self) -> &'static str;
 
-    /// Attaches; the result is printed in the configuration's version.
+    /// The oldest version it can be used with (S-17).
+    fn oldest(&self) -> Version {
+        Version::V010
+    }
+
+    /// Attaches; the result is printed in the configuration's version. A
+    /// chained plugin changes [`Call::required_previous`] and returns it
+    /// (S-52). One that fails has removed what it made.
     fn add(&self, call: &Call) -> Result<CniResult, CniError>;
 
-    /// Detaches: best effort, any number of times (S-60).
+    /// Detaches: best effort, any number of times (S-60), without
+    /// [`Call::previous`], without the namespace.
     fn del(&self, call: &Call) -> Result<(), CniError>;
 
     /// Says how an attachment differs from what ADD made (S-62).
     fn check(&self, call: &Call) -> Result<(), CniError>;
 
-    /// Removes what belongs to no valid attachment (S-64).
+    /// Removes what belongs to no attachment in
+    /// [`Call::valid_attachments`] (S-64).
     fn gc(&self, call: &Call) -> Result<(), CniError>;
 
     /// Whether ADD could be served (S-63).
@@ -54,6 +72,8 @@ pub(crate) struct Call {
     pub(crate) name: String,
     /// The configuration's version.
     pub(crate) version: Version,
+    /// How long it may take.
+    pub(crate) deadline: Deadline,
 }
 
 /// What is printed and the exit status that goes with it.
@@ -105,10 +125,10 @@ fn run(
 ) -> Result<String, CniError> {
     env.check()?;
     if env.command == "VERSION" {
-        return Ok(Version::answer());
+        return Ok(Version::answer(plugin.oldest()));
     }
     let text = stdin()?;
-    let (name, asked) = head(&text)?;
+    let Head { name, version: asked, timeout } = head(&text)?;
     if let Some(known) = Version::parse(&asked) {
         *version = known;
     }
@@ -124,16 +144,17 @@ fn run(
             ));
         }
     }
-    let version = version::accept(&asked)?;
-    let call = Call { env, text, name, version };
-    match verb.as_str() {
-        "ADD" => return add(plugin, &call),
-        "DEL" => plugin.del(&call)?,
-        "CHECK" => plugin.check(&call)?,
-        "GC" => plugin.gc(&call)?,
-        _ => plugin.status(&call)?,
-    }
-    Ok(String::new())
+    let version = version::accept(&asked, plugin.oldest())?;
+    let deadline = timeout.map(Deadline::after).unwrap_or_default();
+    let call = Call { env, text, name, version, deadline };
+    let done = match verb.as_str() {
+        "ADD" => add(plugin, &call),
+        "DEL" => plugin.del(&call).map(|()| String::new()),
+        "CHECK" => plugin.check(&call).map(|()| String::new()),
+        "GC" => plugin.gc(&call).map(|()| String::new()),
+        _ => plugin.status(&call).map(|()| String::new()),
+    };
+    done.map_err(|error| call.deadline.explain(error))
 }
 
 /// The text of ADD's result. One that the version has no form for (S-50) is
@@ -146,8 +167,15 @@ fn add(plugin: &dyn Plugin, call: &Call) -> Result<String, CniError> {
     })
 }
 
-/// The name and version of a configuration (S-12).
-fn head(text: &str) -> Result<(String, String), CniError> {
+/// What every plugin reads in its configuration.
+struct Head {
+    name: String,
+    version: String,
+    timeout: Option<Duration>,
+}
+
+/// The name and version of a configuration (S-12), and how long it allows.
+fn head(text: &str) -> Result<Head, CniError> {
     let conf = Object::parse(text)?;
     let name = conf.string("name")?.unwrap_or_default();
     if name.is_empty() {
@@ -162,7 +190,9 @@ fn head(text: &str) -> Result<(String, String), CniError> {
     let version = conf.string("cniVersion").map_err(|e| {
         CniError::new(code::DECODE, format!("network configuration: {e}"))
     })?;
-    Ok((name, version.unwrap_or_default()))
+    let seconds = conf.integer::<i64>("timeoutSeconds")?;
+    let timeout = seconds.map(deadline::limit).transpose()?;
+    Ok(Head { name, version: version.unwrap_or_default(), timeout })
 }
 
 fn read_stdin() -> Result<String, CniError> {
@@ -195,6 +225,34 @@ impl Call {
     /// None in fact: the text was read before.
     pub(crate) fn conf(&self) -> Result<Object<'_>, CniError> {
         Ok(Object::parse(&self.text)?)
+    }
+
+    /// What the plugins before this one made, or on CHECK and DEL the whole
+    /// chain (S-28, S-51).
+    ///
+    /// # Errors
+    /// Code 6 or 7 for one that is no result of the configuration's version.
+    pub(crate) fn previous(&self) -> Result<Option<CniResult>, CniError> {
+        CniResult::previous(&self.conf()?, self.version)
+    }
+
+    /// The same for verbs that cannot do without.
+    ///
+    /// # Errors
+    /// As [`Call::previous`], and code 7 when there is none.
+    pub(crate) fn required_previous(&self) -> Result<CniResult, CniError> {
+        self.previous()?
+            .ok_or_else(|| CniError::config("Required prevResult missing"))
+    }
+
+    /// What GC must leave alone.
+    ///
+    /// # Errors
+    /// Code 7 when the runtime gives no list.
+    pub(crate) fn valid_attachments(
+        &self,
+    ) -> Result<ValidAttachments, CniError> {
+        ValidAttachments::read(&self.conf()?)
     }
 
     /// CNI_ARGS taken apart.

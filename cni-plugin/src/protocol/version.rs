@@ -77,9 +77,10 @@ impl Version {
         }
     }
 
-    /// What VERSION prints (S-19).
-    pub(crate) fn answer() -> String {
-        let all = Self::ALL.map(|v| format!("\"{}\"", v.as_str())).join(",");
+    /// What VERSION prints for a plugin that knows `oldest` and all after it
+    /// (S-19).
+    pub(crate) fn answer(oldest: Self) -> String {
+        let all = quoted(oldest).join(",");
         format!(
             "{{\"cniVersion\":\"{}\",\"supportedVersions\":[{all}]}}\n",
             Self::NEWEST.as_str()
@@ -92,14 +93,20 @@ impl Version {
     }
 }
 
-/// The version of a configuration that says `text`.
+/// The texts of `oldest` and all after it, in quotes.
+fn quoted(oldest: Version) -> Vec<String> {
+    let known = Version::ALL.into_iter().filter(|v| *v >= oldest);
+    known.map(|v| format!("\"{}\"", v.as_str())).collect()
+}
+
+/// The version of a configuration that says `text`, for a plugin that knows
+/// `oldest` and all after it.
 ///
 /// # Errors
-/// Code 1 when it is none of ours (S-14).
-pub(super) fn accept(text: &str) -> Result<Version, CniError> {
-    Version::parse(text).ok_or_else(|| {
-        let ours =
-            Version::ALL.map(|v| format!("\"{}\"", v.as_str())).join(" ");
+/// Code 1 when it is none of these (S-14).
+pub(super) fn accept(text: &str, oldest: Version) -> Result<Version, CniError> {
+    Version::parse(text).filter(|v| *v >= oldest).ok_or_else(|| {
+        let ours = quoted(oldest).join(" ");
         CniError::new(code::INCOMPATIBLE_VERSION, "incompatible CNI versions")
             .details(format!("config is {text:?}, plugin supports [{ours}]"))
     })
@@ -156,6 +163,7 @@ mod tests {
 
     #[test]
     fn acceptance_is_exact() {
+        let accept = |text| accept(text, Version::V010);
         assert_eq!(accept("").unwrap(), Version::V010);
         assert_eq!(accept("0.3.1").unwrap(), Version::V031);
         let error = accept("1.2.0").unwrap_err();
@@ -168,6 +176,19 @@ mod tests {
             "config is \"1.2.0\", plugin supports [\"0.1.0\" \"0.2.0\" \
              \"0.3.0\" \"0.3.1\" \"0.4.0\" \"1.0.0\" \"1.1.0\"]"
         );
+    }
+
+    /// S-17
+    #[test]
+    fn some_plugins_know_later_versions_only() {
+        assert!(accept("0.4.0", Version::V040).is_ok());
+        let error = accept("0.3.1", Version::V040).unwrap_err();
+        assert_eq!(
+            error.details,
+            "config is \"0.3.1\", plugin supports [\"0.4.0\" \"1.0.0\" \
+             \"1.1.0\"]"
+        );
+        assert!(Version::answer(Version::V040).contains(":[\"0.4.0\",\"1"));
     }
 
     #[test]
@@ -190,7 +211,7 @@ mod tests {
     #[test]
     fn version_answer() {
         assert_eq!(
-            Version::answer(),
+            Version::answer(Version::V010),
             "{\"cniVersion\":\"1.1.0\",\"supportedVersions\":[\"0.1.0\",\
              \"0.2.0\",\"0.3.0\",\"0.3.1\",\"0.4.0\",\"1.0.0\",\"1.1.0\"]}\n"
         );

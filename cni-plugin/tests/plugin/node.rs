@@ -258,6 +258,15 @@ impl Call {
         Answer::of(&feed(&mut command, text.as_bytes()))
     }
 
+    /// The same with the list of attachments that GC must leave alone.
+    pub(crate) fn valid(mut self, calls: &[&Self]) -> Self {
+        let list = calls.iter().map(
+            |call| json!({ "containerID": call.id, "ifname": call.ifname }),
+        );
+        self.conf["cni.dev/valid-attachments"] = list.collect();
+        self
+    }
+
     /// ADD, which must succeed; its result.
     pub(crate) fn add(&self) -> Value {
         self.call("ADD").result()

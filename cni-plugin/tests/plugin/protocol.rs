@@ -80,3 +80,30 @@ fn gc_says_that_it_is_not_built() {
         assert_eq!(msg, "config version does not allow GC");
     });
 }
+
+/// P02: one file is enough to make a folder of plugins.
+#[test]
+fn install_makes_the_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let foreign = dir.path().join("loopback");
+    std::fs::write(&foreign, "another program").unwrap();
+    let install = |more: &[&str], vars: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flannel"));
+        command.env_clear().envs(vars.iter().copied());
+        command.arg("install").arg("--dir").arg(dir.path()).args(more);
+        Answer::of(&feed(&mut command, b""))
+    };
+    let first = install(&[], &[]);
+    assert!(first.ok, "{first:?}");
+    assert!(first.stdout.contains("loopback: left alone"), "{first:?}");
+    let mut made = Command::new(dir.path().join("flannel"));
+    made.env_clear().env("CNI_COMMAND", "VERSION");
+    assert!(Answer::of(&feed(&mut made, b"")).ok);
+    assert!(!install(&["loopback"], &[]).ok, "asked for and not made");
+    let forced = install(&["--force"], &[]);
+    assert!(forced.stdout.contains("flannel: already"), "{forced:?}");
+    assert!(forced.stdout.contains("loopback: made in place"), "{forced:?}");
+    // a runtime's call is never taken for it
+    let call = install(&[], &[("CNI_COMMAND", "ADD")]);
+    assert_eq!(call.error().0, 4);
+}
