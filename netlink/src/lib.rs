@@ -15,6 +15,8 @@
 //! | [`nft`] | nf_tables: atomic batches, reading, notifications |
 //! | [`NetNs`] | network namespaces: open, compare, enter |
 //! | [`sysctl`] | settings under `/proc/sys` |
+//! | [`conntrack`] | connections that are tracked |
+//! | [`program`] | `iptables` and its kin, which alone know their tables |
 //!
 //! A change is made in two steps, so that many can go in one system call:
 //! a constructor such as [`route::replace`] encodes a [`Request`],
@@ -30,6 +32,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addr;
+pub mod conntrack;
 mod error;
 pub mod fdb;
 #[doc(hidden)]
@@ -42,6 +45,7 @@ pub mod nexthop;
 pub mod nft;
 #[cfg(test)]
 mod packet_tests;
+pub mod program;
 mod request;
 pub mod route;
 mod socket;

@@ -6,13 +6,12 @@
 //! The one that `iptables` in PATH is, is used; the other is only looked at
 //! for what may have been left in it (P61).
 
-mod run;
-
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::PathBuf;
 
 use ipam::Family;
+use netlink::program::{self, ProgramError};
 use overlay::World;
 use overlay::rules::iptables::{ReadError, Saved, Script};
 
@@ -87,38 +86,15 @@ pub enum Missing {
     Version(String),
     /// A program does not run.
     #[error(transparent)]
-    Run(#[from] IptablesError),
+    Run(#[from] ProgramError),
 }
 
 /// Why rules could not be looked at or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum IptablesError {
-    /// It could not be started.
-    #[error("{program} cannot be run: {source}")]
-    Start {
-        /// The program.
-        program: String,
-        /// The system's answer.
-        source: std::io::Error,
-    },
-    /// It ended with an error.
-    #[error("{program} failed ({status}): {said}")]
-    Failed {
-        /// The program.
-        program: String,
-        /// How it ended.
-        status: std::process::ExitStatus,
-        /// What it printed.
-        said: String,
-    },
-    /// It did not end in time, and was killed.
-    #[error("{program} did not end within {seconds} s and was killed")]
-    Stuck {
-        /// The program.
-        program: String,
-        /// How long it was given.
-        seconds: u64,
-    },
+    /// The program did not do its work.
+    #[error(transparent)]
+    Run(#[from] ProgramError),
     /// Its output cannot be read.
     #[error("{program}: {source}")]
     Read {
@@ -141,9 +117,9 @@ impl Iptables {
         families: impl Iterator<Item = Family>,
     ) -> Result<Self, Missing> {
         let which = |name: &'static str| {
-            run::which(path, name).ok_or(Missing::Program(name))
+            program::which(path, name).ok_or(Missing::Program(name))
         };
-        let said = run::run(&which("iptables")?, &["--version"], None)?;
+        let said = program::run(&which("iptables")?, &["--version"], None)?;
         let (version, flavour) = version(&said)
             .ok_or_else(|| Missing::Version(said.trim().to_owned()))?;
         let mut tools = Vec::new();
@@ -185,10 +161,12 @@ impl World for Iptables {
         let tools = self.tools.iter().filter(|t| t.primary == primary);
         let show = |tool: &Tool| {
             // Without a table's name, none is created in the kernel.
-            let text = run::run(&tool.save, &[], None)?;
-            let saved = Saved::parse(&text).map_err(|source| {
-                IptablesError::Read { program: run::name(&tool.save), source }
-            })?;
+            let text = program::run(&tool.save, &[], None)?;
+            let saved =
+                Saved::parse(&text).map_err(|source| IptablesError::Read {
+                    program: program::name(&tool.save),
+                    source,
+                })?;
             Ok(Shown { tool: tool.clone(), saved })
         };
         tools.map(show).collect()
@@ -198,12 +176,13 @@ impl World for Iptables {
         // T-10
         let waits = self.version >= Version(1, 6, 2);
         let args: &[&str] = match waits {
-            true => &["--noflush", "-w", run::LOCK_WAIT],
+            true => &["--noflush", "-w", program::LOCK_WAIT],
             false => &["--noflush"],
         };
         let restore = |change: &Change| {
             let text = change.script.text.clone();
-            run::run(&change.tool.restore, args, Some(text)).map(drop)
+            program::run(&change.tool.restore, args, Some(text))?;
+            Ok(())
         };
         changes.iter().map(restore).collect()
     }

@@ -135,8 +135,9 @@ impl Batch {
             m.u64_be(NFTA_RULE_HANDLE, handle);
         }
         expr::encode(&mut m, &rule.exprs);
-        if let Some(comment) = &rule.comment {
-            m.bytes(NFTA_RULE_USERDATA, &udata::of_comment(comment));
+        let (comment, note) = (rule.comment.as_deref(), rule.note.as_deref());
+        if let Some(data) = udata::of_rule(comment, note) {
+            m.bytes(NFTA_RULE_USERDATA, &data);
         }
         self.push(format!("rule \"{rule}\" in chain {chain}"), m)
     }

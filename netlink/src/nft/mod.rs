@@ -63,6 +63,10 @@ pub const CT_RELATED: u32 = 4;
 /// State bit: the connection's first packet.
 pub const CT_NEW: u32 = 8;
 
+/// Status bit of [`Expr::CtStatus`]: the destination was changed
+/// (`IPS_DST_NAT`).
+pub const CT_STATUS_DNAT: u32 = 0x20;
+
 /// `struct nfgenmsg`.
 const fn nfgenmsg(family: u8, res_id: u16) -> [u8; 4] {
     let [high, low] = res_id.to_be_bytes();

@@ -125,6 +125,10 @@ pub struct Rule {
     pub exprs: Vec<Expr>,
     /// Its comment, at most 253 bytes (`nft` takes 128).
     pub comment: Option<String>,
+    /// Words for programs like ours, which `nft` neither shows nor minds:
+    /// whose the rule is, where the comment's form is given. Together with
+    /// the comment at most 250 bytes.
+    pub note: Option<String>,
 }
 
 // === impl Family ===
@@ -307,7 +311,7 @@ impl Policy {
 impl Rule {
     /// A rule without a comment.
     pub fn new(exprs: impl Into<Vec<Expr>>) -> Self {
-        Self { exprs: exprs.into(), comment: None }
+        Self { exprs: exprs.into(), comment: None, note: None }
     }
 }
 

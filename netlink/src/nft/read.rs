@@ -212,7 +212,7 @@ pub(crate) fn rule(
     let mut chain = TableId::new(family, "").chain("");
     let mut handle = None;
     let (mut exprs, mut counts) = (Vec::new(), None);
-    let mut comment = None;
+    let (mut comment, mut note) = (None, None);
     for attr in attrs {
         match attr? {
             (NFTA_RULE_TABLE, value) => chain.table.name = string(value),
@@ -222,13 +222,16 @@ pub(crate) fn rule(
                 let context = expr::Context::of(family);
                 (exprs, counts) = expr::decode(value, context)?;
             }
-            (NFTA_RULE_USERDATA, value) => comment = udata::comment(value),
+            (NFTA_RULE_USERDATA, value) => {
+                comment = udata::comment(value);
+                note = udata::note(value);
+            }
             _ => {}
         }
     }
     let handle = handle.ok_or(Malformed("rule: no handle"))?;
     let counts = counts.map(|(packets, bytes)| Counts { packets, bytes });
-    let rule = Rule { exprs, comment };
+    let rule = Rule { exprs, comment, note };
     Ok(Some(RuleInfo { chain, handle, rule, counts }))
 }
 

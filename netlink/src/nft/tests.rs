@@ -60,6 +60,16 @@ fn comments_among_other_user_data() {
 }
 
 #[test]
+fn a_note_beside_the_comment() {
+    let both = udata::of_rule(Some("c"), Some("net eth0")).expect("entries");
+    assert_eq!(udata::comment(&both).as_deref(), Some("c"));
+    assert_eq!(udata::note(&both).as_deref(), Some("net eth0"));
+    let alone = udata::of_rule(Some("c"), None).expect("entries");
+    assert_eq!((udata::note(&alone), alone), (None, udata::of_comment("c")));
+    assert_eq!(udata::of_rule(None, None), None);
+}
+
+#[test]
 fn every_number_has_one_meaning() {
     for number in 0..=255 {
         if let Some(family) = Family::from_number(number) {

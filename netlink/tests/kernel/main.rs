@@ -8,6 +8,7 @@
 
 mod addr;
 mod batch;
+mod conntrack;
 mod link;
 mod monitor;
 mod neigh;

@@ -30,7 +30,7 @@ enum Kernel<'a> {
     Cmp(Op, &'a [u8]),
     Immediate(u32, &'a [u8]),
     Verdict(Verdict),
-    CtState,
+    Ct(u32),
     FibDaddrType,
     Counter { packets: u64, bytes: u64 },
     Masquerade(NatFlags),
@@ -154,11 +154,15 @@ fn together(exprs: &[Kernel<'_>], context: Context) -> Option<(Expr, usize)> {
             (Expr::Port { side, op: *op, port }, 2)
         }
         [
-            Kernel::CtState,
+            Kernel::Ct(key),
             Kernel::Bitwise(bits),
             Kernel::Cmp(Op::IsNot, [0, 0, 0, 0]),
             ..,
-        ] => (Expr::CtState(host_u32(bits)?), 3),
+        ] => match *key {
+            NFT_CT_STATE => (Expr::CtState(host_u32(bits)?), 3),
+            NFT_CT_STATUS => (Expr::CtStatus(host_u32(bits)?), 3),
+            _ => return None,
+        },
         [Kernel::FibDaddrType, Kernel::Cmp(op, with), ..]
             if host_u32(with)? == RTN_LOCAL =>
         {
@@ -326,10 +330,7 @@ fn parse(raw: &RawExpr) -> Option<Kernel<'_>> {
         "ct" => {
             fields.only(&[NFTA_CT_DREG, NFTA_CT_KEY])?;
             fields.register_1(NFTA_CT_DREG)?;
-            if fields.u32(NFTA_CT_KEY)? != NFT_CT_STATE {
-                return None;
-            }
-            Kernel::CtState
+            Kernel::Ct(fields.u32(NFTA_CT_KEY)?)
         }
         "fib" => {
             fields.register_1(NFTA_FIB_DREG)?;

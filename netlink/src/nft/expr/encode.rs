@@ -63,14 +63,8 @@ fn one(m: &mut Message, expr: &Expr) {
             payload(m, NFT_PAYLOAD_TRANSPORT_HEADER, offset, 2);
             cmp(m, *op, &port.to_be_bytes());
         }
-        Expr::CtState(bits) => {
-            expression(m, "ct", |m| {
-                m.u32_be(NFTA_CT_DREG, NFT_REG_1);
-                m.u32_be(NFTA_CT_KEY, NFT_CT_STATE);
-            });
-            bitwise(m, &bits.to_ne_bytes());
-            cmp(m, Op::IsNot, &[0; 4]);
-        }
+        Expr::CtState(bits) => ct(m, NFT_CT_STATE, *bits),
+        Expr::CtStatus(bits) => ct(m, NFT_CT_STATUS, *bits),
         Expr::ToLocal(op) => {
             expression(m, "fib", |m| {
                 m.u32_be(NFTA_FIB_FLAGS, NFTA_FIB_F_DADDR);
@@ -113,6 +107,16 @@ fn address(m: &mut Message, side: Side, op: Op, net: &Subnet) {
         bitwise(m, &mask(net.len(), base.len()));
         cmp(m, op, &base);
     }
+}
+
+/// One of the bits is set.
+fn ct(m: &mut Message, key: u32, bits: u32) {
+    expression(m, "ct", |m| {
+        m.u32_be(NFTA_CT_DREG, NFT_REG_1);
+        m.u32_be(NFTA_CT_KEY, key);
+    });
+    bitwise(m, &bits.to_ne_bytes());
+    cmp(m, Op::IsNot, &[0; 4]);
 }
 
 fn interface(m: &mut Message, key: u32, op: Op, name: &str) {

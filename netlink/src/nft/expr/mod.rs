@@ -59,6 +59,9 @@ pub enum Expr {
     /// Connection tracking has the connection in one of these states:
     /// `CT_*` or'ed (`ct state`).
     CtState(u32),
+    /// The connection has one of these marks of connection tracking:
+    /// `CT_STATUS_*` or'ed (`ct status`).
+    CtStatus(u32),
     /// The destination is, or is not, an address of this machine
     /// (`fib daddr type local`).
     ToLocal(Op),
@@ -226,6 +229,7 @@ impl fmt::Display for Expr {
                 write!(f, "th dport {op}{port}")
             }
             Self::CtState(bits) => write!(f, "ct state {bits:#x}"),
+            Self::CtStatus(bits) => write!(f, "ct status {bits:#x}"),
             Self::ToLocal(op) => write!(f, "fib daddr type {op}local"),
             Self::Counter => f.write_str("counter"),
             Self::Verdict(verdict) => verdict.fmt(f),

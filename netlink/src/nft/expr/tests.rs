@@ -65,6 +65,7 @@ fn any_expr(family: ipam::Family) -> impl Strategy<Value = Expr> {
             port
         }),
         any::<u32>().prop_map(Expr::CtState),
+        any::<u32>().prop_map(Expr::CtStatus),
         op().prop_map(Expr::ToLocal),
         Just(Expr::Counter),
         prop_oneof![

@@ -52,6 +52,10 @@ fn forms(family: Family) -> Vec<(String, Vec<Expr>)> {
             "ct state established,related".into(),
             vec![Expr::CtState(CT_ESTABLISHED | CT_RELATED)],
         ),
+        (
+            "ct status dnat".into(),
+            vec![Expr::CtStatus(netlink::nft::CT_STATUS_DNAT)],
+        ),
         ("fib daddr type local".into(), vec![Expr::ToLocal(Op::Is)]),
         ("fib daddr type != local".into(), vec![Expr::ToLocal(Op::IsNot)]),
         ("counter".into(), vec![Expr::Counter]),

@@ -1,4 +1,5 @@
-//! Runs a program, and gives it a limited time.
+//! Other programs, where the kernel offers no other way: the few that only
+//! `iptables` and its kin can talk to. Found in PATH, run with a limited time.
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -8,23 +9,54 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use super::IptablesError;
-
-/// How long `iptables-restore` waits for the lock of the legacy tables, in
-/// seconds.
-pub(super) const LOCK_WAIT: &str = "5";
+/// How long `iptables-restore` is to wait for the lock of the legacy tables,
+/// in seconds (its option `-w`).
+pub const LOCK_WAIT: &str = "5";
 /// How long any program may take: the lock, and then thousands of rules.
 const LIMIT: Duration = Duration::from_secs(30);
 
+/// Why a program did not do what it was to.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// It could not be started.
+    #[error("{program} cannot be run: {source}")]
+    Start {
+        /// The program.
+        program: String,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// It ended with an error.
+    #[error("{program} failed ({status}): {said}")]
+    Failed {
+        /// The program.
+        program: String,
+        /// How it ended.
+        status: std::process::ExitStatus,
+        /// What it printed.
+        said: String,
+    },
+    /// It did not end in time, and was killed.
+    #[error("{program} did not end within {seconds} s and was killed")]
+    Stuck {
+        /// The program.
+        program: String,
+        /// How long it was given.
+        seconds: u64,
+    },
+}
+
 /// The program's name, for messages.
-pub(super) fn name(program: &Path) -> String {
+#[must_use]
+pub fn name(program: &Path) -> String {
     program
         .file_name()
         .map_or_else(String::new, |n| n.to_string_lossy().into_owned())
 }
 
-/// Where `name` is in the folders of `path`.
-pub(super) fn which(path: &OsStr, name: &str) -> Option<PathBuf> {
+/// Where `name` is in the folders of `path` (the value of PATH).
+#[must_use]
+pub fn which(path: &OsStr, name: &str) -> Option<PathBuf> {
     let executable = |file: &PathBuf| {
         file.metadata().is_ok_and(|meta| {
             meta.is_file() && meta.permissions().mode() & 0o111 != 0
@@ -34,11 +66,14 @@ pub(super) fn which(path: &OsStr, name: &str) -> Option<PathBuf> {
 }
 
 /// Runs `program` with `input` and gives what it prints.
-pub(super) fn run(
+///
+/// # Errors
+/// [`ProgramError`]; nothing of the program is left running.
+pub fn run(
     program: &Path,
     args: &[&str],
     input: Option<String>,
-) -> Result<String, IptablesError> {
+) -> Result<String, ProgramError> {
     limited(program, args, input, LIMIT)
 }
 
@@ -47,9 +82,9 @@ fn limited(
     args: &[&str],
     input: Option<String>,
     limit: Duration,
-) -> Result<String, IptablesError> {
+) -> Result<String, ProgramError> {
     let failed =
-        |source| IptablesError::Start { program: name(program), source };
+        |source| ProgramError::Start { program: name(program), source };
     let until = Instant::now() + limit;
     let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
     let mut child = Command::new(program)
@@ -71,7 +106,7 @@ fn limited(
             // It is not waited for yet, so that its number is still its own.
             let _ = child.kill();
             let _ = child.wait();
-            IptablesError::Stuck {
+            ProgramError::Stuck {
                 program: name(program),
                 seconds: limit.as_secs(),
             }
@@ -83,7 +118,7 @@ fn limited(
     if !status.success() {
         let lines = stderr.lines().map(str::trim).filter(|l| !l.is_empty());
         let said = lines.collect::<Vec<_>>().join("; ");
-        return Err(IptablesError::Failed {
+        return Err(ProgramError::Failed {
             program: name(program),
             status,
             said,
@@ -108,7 +143,7 @@ fn reader(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
 mod tests {
     use super::*;
 
-    fn sh(script: &str, input: Option<&str>) -> Result<String, IptablesError> {
+    fn sh(script: &str, input: Option<&str>) -> Result<String, ProgramError> {
         let limit = Duration::from_secs(1);
         let input = input.map(str::to_owned);
         limited(Path::new("/bin/sh"), &["-c", script], input, limit)
