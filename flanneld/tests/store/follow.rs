@@ -137,6 +137,40 @@ async fn compaction_while_away() {
     node.until("the peer", |n| n.peers.len() == 2).await;
 }
 
+/// The store begins anew while the node is away, and has more revisions than
+/// before when it comes back: nothing in them tells, but what is there does.
+/// What is missing was deleted by nobody, and the own lease is written again.
+#[tokio::test]
+async fn a_store_that_was_begun_anew_and_overtook() {
+    let mut server = server().await;
+    let proxy = Proxy::start(server.port).await;
+    let mut node =
+        Node::start_with(settings(&[proxy.url()]), "1.1.1.1", |_| {}).await;
+    node.until("a lease", |n| n.held.is_some()).await;
+    for i in 1..=3 {
+        let (name, public) = (format!("10.5.{i}.0-24"), format!("2.2.2.{i}"));
+        server.put(&name, &value(&public), Some(600)).await;
+    }
+    node.until("the peers", |n| n.peers.len() == 3).await;
+    let (before, held) = (node.held_key(), node.held.take().unwrap());
+    proxy.cut(true);
+    node.complains("etcd").await;
+
+    server.restart_empty().await;
+    server.configure(CONF).await;
+    server.put("10.5.3.0-24", &value("2.2.2.3"), Some(600)).await;
+    let mut client = server.client().await;
+    for _ in 0..held.mod_revision + 10 {
+        client.put("/other", "x", None).await.unwrap();
+    }
+    proxy.cut(false);
+    node.until("the own lease again", |n| n.held.is_some()).await;
+    assert_eq!(node.held_key(), before);
+    assert!(server.keys().await.contains(&before));
+    assert_eq!((node.peers.len(), node.synced), (3, 2));
+    assert!(node.lost.is_none());
+}
+
 /// compaction while connected disturbs nothing; after a restart
 /// on top of it there is a list, and live events.
 #[tokio::test]

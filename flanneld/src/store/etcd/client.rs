@@ -112,6 +112,15 @@ pub(super) struct Session {
     generation: u64,
 }
 
+/// Which failures of a request let it be made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// Only such that it was not carried out: etcd wanted another login first.
+    Undone,
+    /// Also such that it may have been.
+    Always,
+}
+
 /// What tells one state of a store from another: an id that a new cluster
 /// does not share, a revision that never falls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -210,68 +219,43 @@ impl Client {
         }
     }
 
-    /// Runs one request that may be repeated. A session that turns out to be
-    /// dead is replaced once.
-    ///
-    /// # Errors
-    /// [`Error`]
-    pub(super) async fn repeatable<T, F, Fut>(
-        &self,
-        limit: Duration,
-        request: F,
-    ) -> Result<T, Error>
-    where
-        F: Fn(etcd_client::Client) -> Fut,
-        Fut: Future<Output = Result<T, etcd_client::Error>>,
-    {
-        match self.once(limit, &request).await {
-            Err(Error::Lost { .. }) => self.once(limit, &request).await,
-            outcome => outcome,
-        }
-    }
-
-    /// Runs a request that is carried out once at most: it is repeated only
-    /// where etcd wanted another login first.
+    /// Runs one request. A session that turns out to be dead, or logged out,
+    /// is dropped, and the request made once more where `again` allows it.
     ///
     /// # Errors
     /// [`Error`]; [`Error::ambiguous`] when it may have been carried out.
-    pub(super) async fn once<T, F, Fut>(
+    pub(super) async fn call<T, F, Fut>(
         &self,
         limit: Duration,
+        again: Again,
         request: F,
     ) -> Result<T, Error>
     where
         F: Fn(etcd_client::Client) -> Fut,
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
-        match self.attempt(limit, &request).await {
-            Err(Error::Login { .. }) => self.attempt(limit, &request).await,
-            outcome => outcome,
+        let mut first = true;
+        loop {
+            let session = self.session().await?;
+            let asked = request(session.etcd.clone());
+            let error = match timeout(limit, asked).await {
+                Ok(Ok(answer)) => return Ok(answer),
+                Ok(Err(error)) => Error::from_client(&session.url, &error),
+                Err(_) => Error::Lost {
+                    endpoint: session.url.clone(),
+                    reason: format!("no answer within {} s", limit.as_secs()),
+                },
+            };
+            let login = matches!(error, Error::Login { .. });
+            let lost = matches!(error, Error::Lost { .. });
+            if login || lost {
+                self.drop_session(&session).await;
+            }
+            let repeat = login || (lost && again == Again::Always);
+            if !std::mem::take(&mut first) || !repeat {
+                return Err(error);
+            }
         }
-    }
-
-    async fn attempt<T, F, Fut>(
-        &self,
-        limit: Duration,
-        request: F,
-    ) -> Result<T, Error>
-    where
-        F: Fn(etcd_client::Client) -> Fut,
-        Fut: Future<Output = Result<T, etcd_client::Error>>,
-    {
-        let session = self.session().await?;
-        let error = match timeout(limit, request(session.etcd.clone())).await {
-            Ok(Ok(answer)) => return Ok(answer),
-            Ok(Err(error)) => Error::from_client(&session.url, &error),
-            Err(_) => Error::Lost {
-                endpoint: session.url.clone(),
-                reason: format!("no answer within {} s", limit.as_secs()),
-            },
-        };
-        if matches!(error, Error::Lost { .. } | Error::Login { .. }) {
-            self.drop_session(&session).await;
-        }
-        Err(error)
     }
 
     /// Tries the members from `first` on, one more each [`STAGGER`] or as

@@ -9,7 +9,7 @@ use ipam::{PerFamily, Secret};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::client::{CALL_LIMIT, Client, kv};
+use super::client::{Again, CALL_LIMIT, Client, kv};
 use crate::store::StatusSender;
 
 /// Pause between two reads (C-65).
@@ -153,10 +153,9 @@ async fn changed(
 async fn read(client: &Client) -> (Result<Config, Missing>, Option<i64>) {
     let key = client.keys().config();
     let answer = client
-        .repeatable(
-            CALL_LIMIT,
-            |etcd| async move { kv(&etcd).get(key, None).await },
-        )
+        .call(CALL_LIMIT, Again::Always, |etcd| async move {
+            kv(&etcd).get(key, None).await
+        })
         .await;
     match answer {
         Ok(answer) => {

@@ -7,7 +7,7 @@ use etcd_client::{
 };
 use ipam::lease::SubnetKey;
 
-use super::client::{CALL_LIMIT, Client, kv};
+use super::client::{Again, CALL_LIMIT, Client, kv};
 use super::error::Error;
 use crate::own_lease::{Command, Granted, Version, Write};
 use crate::store::{Found, Kv, Outcome};
@@ -24,10 +24,9 @@ pub(super) async fn execute(client: &Client, command: &Command) -> Outcome {
 /// Revokes an etcd lease. Nothing depends on it: it would end by itself.
 pub(super) async fn revoke(client: &Client, id: i64) {
     let revoked = client
-        .once(
-            CALL_LIMIT,
-            |etcd| async move { etcd.lease_client().revoke(id).await },
-        )
+        .call(CALL_LIMIT, Again::Undone, |etcd| async move {
+            etcd.lease_client().revoke(id).await
+        })
         .await;
     if let Err(error) = revoked {
         tracing::debug!("etcd lease {id:x} is left to expire: {error}");
@@ -78,7 +77,7 @@ async fn delete(client: &Client, key: SubnetKey, expect: Version) -> Outcome {
 async fn read(client: &Client, key: SubnetKey) -> Outcome {
     let full = client.keys().lease(&key);
     let answer = client
-        .repeatable(CALL_LIMIT, |etcd| {
+        .call(CALL_LIMIT, Again::Always, |etcd| {
             let full = full.clone();
             async move { kv(&etcd).get(full, None).await }
         })
@@ -100,7 +99,7 @@ fn failed(error: &Error, granted: Granted) -> Outcome {
 async fn grant(client: &Client, ttl: Duration) -> Result<Granted, Error> {
     let seconds = i64::try_from(ttl.as_secs()).unwrap_or(i64::MAX);
     let answer = client
-        .repeatable(CALL_LIMIT, |etcd| async move {
+        .call(CALL_LIMIT, Again::Always, |etcd| async move {
             etcd.lease_client().grant(seconds, None).await
         })
         .await?;
@@ -133,7 +132,7 @@ async fn transact(
         .and_then([op])
         .or_else([TxnOp::get(full, None)]);
     let answer = client
-        .once(CALL_LIMIT, |etcd| {
+        .call(CALL_LIMIT, Again::Undone, |etcd| {
             let txn = txn.clone();
             async move { kv(&etcd).txn(txn).await }
         })

@@ -12,7 +12,9 @@ use etcd_client::{GetOptions, KeyValue, WatchOptions, WatchStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::client::{CALL_LIMIT, Client, LIST_LIMIT, Session, StoreId, kv};
+use super::client::{
+    Again, CALL_LIMIT, Client, LIST_LIMIT, Session, StoreId, kv,
+};
 use super::error::{Class, Error, classify, describe};
 use crate::store::{Change, Kv};
 
@@ -55,9 +57,19 @@ struct Follower {
     resume: Option<i64>,
     /// The newest state of the store that was seen.
     seen: StoreId,
+    /// The entry written last of those that were heard of: what tells a store
+    /// that was begun anew, and has come further since, from the same one.
+    witness: Option<Witness>,
     reset: bool,
     troubled: bool,
     backoff: Duration,
+}
+
+/// An entry's full key and the revision of its last change.
+#[derive(Clone, Debug)]
+struct Witness {
+    key: String,
+    revision: i64,
 }
 
 /// Why a stream ended.
@@ -75,6 +87,7 @@ pub(super) async fn follow(client: Client, out: mpsc::Sender<Followed>) {
         out,
         resume: None,
         seen: StoreId::default(),
+        witness: None,
         reset: false,
         troubled: false,
         backoff: BACKOFF_MIN,
@@ -91,9 +104,11 @@ impl Follower {
             Ok(session) => session,
             Err(error) => return self.trouble(error.to_string()).await,
         };
-        if self.resume.is_some() {
-            match state(&self.client).await {
-                Ok(store) => self.saw(store),
+        if let Some(resume) = self.resume {
+            match state(&self.client, self.witness.as_ref()).await {
+                Ok((store, found)) => {
+                    self.saw(store, self.contradicts(resume, found));
+                }
                 Err(error) => return self.trouble(error.to_string()).await,
             }
         }
@@ -101,7 +116,9 @@ impl Follower {
             Some(revision) => revision,
             None => match list(&self.client).await {
                 Ok((entries, store)) => {
-                    self.saw(store);
+                    self.saw(store, false);
+                    self.witness = None;
+                    self.testify(&entries);
                     let next = store.revision + 1;
                     self.resume = Some(next);
                     let reset = std::mem::take(&mut self.reset);
@@ -181,16 +198,39 @@ impl Follower {
                 self.resume = Some(last + 1);
                 self.seen.revision = self.seen.revision.max(last);
                 self.backoff = BACKOFF_MIN;
+                self.testify(changes.iter().filter_map(|c| match c {
+                    Change::Put(kv) => Some(kv),
+                    Change::Deleted { .. } => None,
+                }));
                 self.send(Followed::Changed(changes)).await?;
             }
         }
     }
 
+    /// Notes the newest of `entries` if it is newer than the one noted.
+    fn testify<'a>(&mut self, entries: impl IntoIterator<Item = &'a Kv>) {
+        let newest = entries.into_iter().max_by_key(|kv| kv.mod_revision);
+        let before = self.witness.as_ref().map_or(0, |w| w.revision);
+        if let Some(kv) = newest
+            && kv.mod_revision > before
+        {
+            let key = self.client.keys().subnets() + &kv.key;
+            self.witness = Some(Witness { key, revision: kv.mod_revision });
+        }
+    }
+
+    /// Whether the witness was `found` with a revision that it did not have
+    /// when all events before `resume` had been heard.
+    fn contradicts(&self, resume: i64, found: Option<i64>) -> bool {
+        let noted = self.witness.as_ref().map(|w| w.revision);
+        found.is_some_and(|now| now < resume && Some(now) != noted)
+    }
+
     /// Notes the state of the store that an answer comes from. One that has
-    /// gone back has lost events that were seen, and would keep silent until
-    /// it reaches the revision a watch waits for.
-    fn saw(&mut self, store: StoreId) {
-        if store.regressed(self.seen) {
+    /// gone back, or has `another` history, lacks events that were seen, and
+    /// would keep silent about what is there instead.
+    fn saw(&mut self, store: StoreId, another: bool) {
+        if another || store.regressed(self.seen) {
             tracing::warn!(
                 "etcd is another store than before, or an older state of it \
                  (revision {}, was {}): leases that are missing in it are \
@@ -268,7 +308,7 @@ async fn open(
 pub(super) async fn list(client: &Client) -> Result<(Vec<Kv>, StoreId), Error> {
     let prefix = client.keys().subnets();
     let mut answer = client
-        .repeatable(LIST_LIMIT, |etcd| {
+        .call(LIST_LIMIT, Again::Always, |etcd| {
             let prefix = prefix.clone();
             async move {
                 let options = GetOptions::new().with_prefix();
@@ -282,19 +322,25 @@ pub(super) async fn list(client: &Client) -> Result<(Vec<Kv>, StoreId), Error> {
     Ok((entries, store))
 }
 
-/// The state of the store now, from a linearizable read.
-async fn state(client: &Client) -> Result<StoreId, Error> {
-    let key = client.keys().config().to_owned();
+/// The state of the store now, and the revision that the entry `of` was last
+/// changed at, if it is there; from a linearizable read.
+async fn state(
+    client: &Client,
+    of: Option<&Witness>,
+) -> Result<(StoreId, Option<i64>), Error> {
+    let key = of.map_or_else(|| client.keys().config(), |w| &w.key).to_owned();
     let answer = client
-        .repeatable(CALL_LIMIT, |etcd| {
+        .call(CALL_LIMIT, Again::Always, |etcd| {
             let key = key.clone();
             async move {
-                let options = GetOptions::new().with_count_only();
+                let options = GetOptions::new().with_keys_only();
                 kv(&etcd).get(key, Some(options)).await
             }
         })
         .await?;
-    Ok(answer.header().map(StoreId::of).unwrap_or_default())
+    let store = answer.header().map(StoreId::of).unwrap_or_default();
+    let found = answer.kvs().first().map(KeyValue::mod_revision);
+    Ok((store, found.filter(|_| of.is_some())))
 }
 
 fn change(event: &etcd_client::Event, prefix: &str) -> Option<Change> {
