@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 use crate::cluster::Cluster;
 use crate::demo::Stack;
+use crate::etcd::Security;
 use crate::pod::Pod;
 use crate::poll::{poll_until, wait_for};
 use crate::probe::{At, Probe};
-use crate::underlay::{STORE_V4, STORE_V6, Wiring};
+use crate::underlay::{STORE_V4, STORE_V6};
 
 mod compare;
 mod drift;
@@ -35,6 +37,8 @@ const PAUSE: Duration = Duration::from_millis(1200);
 const RECOVERY: Duration = Duration::from_secs(75);
 /// For one change by others to be mended.
 const MENDED: Duration = Duration::from_secs(20);
+/// What a daemon of a small cluster may hold in KiB (issue 3), for ever.
+const RESIDENT: u32 = 8 << 10;
 /// Lines at WARN and lines in all that a fault may lead to, on one node, on
 /// average.
 const WARNINGS: usize = 2;
@@ -51,6 +55,18 @@ pub struct Outcome {
     pub traffic: (usize, usize),
     /// Lines at WARN of all daemons.
     pub warnings: usize,
+    /// Resident memory of each daemon. The first is never restarted.
+    pub memory: Vec<Memory>,
+}
+
+/// What a daemon holds, in KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// Before the first fault; `None` for a daemon that came later, or was
+    /// restarted since: a new process tells nothing about growth.
+    pub begin: Option<u32>,
+    /// After the last.
+    pub end: u32,
 }
 
 /// A cluster under attack.
@@ -64,8 +80,12 @@ struct Chaos {
     pending: Vec<(usize, fault::Undo)>,
     /// Nodes whose daemon was stopped.
     stopped: BTreeSet<usize>,
-    /// Whether etcd answers.
-    store: bool,
+    /// How etcd is.
+    store: fault::Store,
+    /// The network configuration.
+    conf: Value,
+    /// Process and resident memory of each daemon at the beginning.
+    young: Vec<(u32, u32)>,
     /// Keys under `subnets/` that are no leases.
     garbage: BTreeSet<String>,
     /// The first nodes' traffic rules, as they were.
@@ -95,6 +115,32 @@ pub fn run(seed: u64, count: usize) -> Result<Outcome> {
     })
 }
 
+// === impl Outcome ===
+
+impl std::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { faults, recovery, traffic, warnings, memory } = self;
+        write!(
+            f,
+            "clean: {} faults of {} kinds, in order {:.1} s after the last, {} \
+             pings and {} datagrams without a loss, {warnings} warnings, KiB \
+             resident at begin and end:",
+            faults.0,
+            faults.1,
+            recovery.as_secs_f32(),
+            traffic.0,
+            traffic.1
+        )?;
+        for Memory { begin, end } in memory {
+            match begin {
+                Some(begin) => write!(f, " {begin}-{end}")?,
+                None => write!(f, " (restarted) {end}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
 // === impl Chaos ===
 
 impl Chaos {
@@ -104,7 +150,10 @@ impl Chaos {
         // What has no business there lies behind and before these.
         conf["SubnetMax"] = "10.244.199.0".into();
         conf["IPv6SubnetMin"] = "fd00:244:0:1000::".into();
-        let mut cluster = Cluster::new(Wiring::OneSegment, NODES, &conf)?;
+        let tls = seed % 4 > 1;
+        let security = Security { tls, client_certs: tls, users: false };
+        let mut cluster = Cluster::of_three_members(NODES, security)?;
+        cluster.configure(&conf)?;
         cluster.start(&fault::FLAGS)?;
         cluster.assert_settled()?;
         let rules: Result<_> =
@@ -116,7 +165,9 @@ impl Chaos {
             plugged: 0,
             pending: Vec::new(),
             stopped: BTreeSet::new(),
-            store: true,
+            store: fault::Store::Well,
+            conf,
+            young: Vec::new(),
             garbage: BTreeSet::new(),
             rules: rules?,
             log: String::new(),
@@ -125,6 +176,7 @@ impl Chaos {
         for n in 0..chaos.cluster.nodes.len() {
             chaos.plug(n)?;
         }
+        chaos.young = chaos.residents()?;
         Ok(chaos)
     }
 
@@ -192,7 +244,34 @@ impl Chaos {
         self.nobody_ended()?;
         let warnings = self.warnings()?;
         let traffic = (pings, datagrams);
-        Ok(Outcome { faults: (0, 0), recovery, traffic, warnings })
+        let memory = self.memory()?;
+        Ok(Outcome { faults: (0, 0), recovery, traffic, warnings, memory })
+    }
+
+    /// Process and resident memory of each daemon.
+    fn residents(&mut self) -> Result<Vec<(u32, u32)>> {
+        let mut out = Vec::new();
+        for node in &mut self.cluster.nodes {
+            let child = node.daemon.as_mut().context("no daemon")?.child();
+            out.push((child.pid(), child.resident()?));
+        }
+        Ok(out)
+    }
+
+    /// What the daemons hold beside what they held. The first, which has seen
+    /// every fault, holds no more than any may.
+    fn memory(&mut self) -> Result<Vec<Memory>> {
+        let mut out = Vec::new();
+        for (n, (pid, end)) in self.residents()?.into_iter().enumerate() {
+            let young = self.young.get(n).filter(|(before, _)| *before == pid);
+            out.push(Memory { begin: young.map(|(_, kib)| *kib), end });
+        }
+        let first = out.first().context("no nodes")?;
+        ensure!(
+            first.begin.is_some() && first.end <= RESIDENT,
+            "the first daemon holds {first:?} KiB"
+        );
+        Ok(out)
     }
 
     /// Plugs a pod in, the way a runtime does.
@@ -407,18 +486,7 @@ pub fn soak(
     for seed in seeds {
         say(&format!("seed {seed}: {count} faults"));
         match run(*seed, count) {
-            Ok(Outcome { faults, recovery, traffic, warnings }) => {
-                say(&format!(
-                    "seed {seed}: clean: {} faults of {} kinds, in order {:.1} s \
-                     after the last, {} pings and {} datagrams without a \
-                     loss, {warnings} warnings",
-                    faults.0,
-                    faults.1,
-                    recovery.as_secs_f32(),
-                    traffic.0,
-                    traffic.1
-                ));
-            }
+            Ok(outcome) => say(&format!("seed {seed}: {outcome}")),
             Err(error) => {
                 say(&format!("{error:#}\nseed {seed}: FAILED"));
                 failed.push(*seed);

@@ -66,6 +66,18 @@ impl Child {
         self.process.id()
     }
 
+    /// What it holds in memory now, in KiB (`VmRSS`).
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn resident(&self) -> Result<u32> {
+        let path = format!("/proc/{}/status", self.pid());
+        let text = std::fs::read_to_string(path)?;
+        let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        let word = line.and_then(|l| l.split_whitespace().next());
+        Ok(word.context("no VmRSS")?.parse()?)
+    }
+
     /// What it printed so far.
     #[must_use]
     pub fn log(&self) -> String {

@@ -7,8 +7,9 @@ use ipam::daemon_state::DaemonState;
 use serde_json::Value;
 
 use crate::daemon::Daemon;
-use crate::etcd::{Etcd, Security};
+use crate::etcd::{Etcd, Pki, Security};
 use crate::host::Host;
+use crate::members::Members;
 use crate::poll::poll_until;
 use crate::underlay::{Underlay, Uplink, Wiring};
 
@@ -33,6 +34,8 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// The store. Dropped before the host it runs on.
     pub etcd: Etcd,
+    /// The store in its place, if it has several members.
+    pub members: Option<Members>,
     /// What joins them; the store runs in its middle.
     pub underlay: Underlay,
 }
@@ -63,11 +66,33 @@ impl Cluster {
         crate::etcd::sweep_temp()?;
         let underlay = Underlay::new(wiring)?;
         let etcd = Etcd::start(underlay.middle(), security)?;
-        let mut cluster = Self { nodes: Vec::new(), etcd, underlay };
+        let mut cluster =
+            Self { nodes: Vec::new(), etcd, members: None, underlay };
         for _ in 0..count {
             cluster.add_node()?;
         }
         Ok(cluster)
+    }
+
+    /// [`Self::empty`] on one segment with a store of three members.
+    ///
+    /// # Errors
+    /// When a part cannot be made.
+    pub fn of_three_members(count: u8, security: Security) -> Result<Self> {
+        let mut cluster =
+            Self::empty(Wiring::OneSegment, count, Security::default())?;
+        cluster.etcd.child().kill();
+        let members = Members::start(&cluster.underlay, 3, security)?;
+        cluster.members = Some(members);
+        Ok(cluster)
+    }
+
+    /// The members of the store.
+    ///
+    /// # Errors
+    /// When there is one server only.
+    pub fn members(&mut self) -> Result<&mut Members> {
+        self.members.as_mut().context("a store without members")
     }
 
     /// Puts the network configuration into the store.
@@ -84,7 +109,10 @@ impl Cluster {
     /// # Errors
     /// When it fails.
     pub fn ctl(&self, words: &[&str]) -> Result<String> {
-        self.etcd.ctl(self.underlay.middle(), words)
+        match &self.members {
+            Some(members) => members.ctl_any(words),
+            None => self.etcd.ctl(self.underlay.middle(), words),
+        }
     }
 
     /// The lease keys and values in the store, as text.
@@ -137,28 +165,24 @@ impl Cluster {
     /// # Errors
     /// When it cannot be started.
     pub fn start_one(&mut self, n: usize, flags: &[&str]) -> Result<()> {
-        let endpoint = format!("--etcd-endpoints={}", self.etcd.url());
-        let mut all = vec![endpoint.as_str()];
-        if let Some(pki) = &self.etcd.pki {
-            let ca = format!("--etcd-cafile={}", pki.ca.display());
-            let words: Vec<_> = std::iter::once(ca.as_str())
-                .chain(flags.iter().copied())
-                .collect();
-            all.extend(words);
-            return self.spawn(
-                n,
-                &all.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>(),
-            );
-        }
-        all.extend(flags);
-        self.spawn(n, &all.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>())
+        let (urls, pki) = self.access();
+        let mut all = vec![format!("--etcd-endpoints={urls}")];
+        // Who wants a certificate with a single server says so in `flags`.
+        let own = self.members.is_some();
+        all.extend(pki.iter().flat_map(|pki| pki.flags(own)));
+        all.extend(flags.iter().map(|w| (*w).to_owned()));
+        let all: Vec<_> = all.iter().map(String::as_str).collect();
+        let node = self.nodes.get_mut(n).context("no such node")?;
+        node.daemon = Some(Daemon::start(&node.host, &all, &[])?);
+        Ok(())
     }
 
-    fn spawn(&mut self, n: usize, flags: &[String]) -> Result<()> {
-        let node = self.nodes.get_mut(n).context("no such node")?;
-        let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-        node.daemon = Some(Daemon::start(&node.host, &flags, &[])?);
-        Ok(())
+    /// Where the store is and by which certificates.
+    fn access(&self) -> (String, Option<&Pki>) {
+        match &self.members {
+            Some(members) => (members.urls(), members.pki.as_ref()),
+            None => (self.etcd.url(), self.etcd.pki.as_ref()),
+        }
     }
 
     /// Waits until every running node has a route to every other's subnets.

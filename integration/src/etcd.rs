@@ -39,8 +39,10 @@ pub struct Pki {
     /// Its key.
     pub key: PathBuf,
     ca_key: PathBuf,
-    server_cert: PathBuf,
-    server_key: PathBuf,
+    pub(crate) server_cert: PathBuf,
+    pub(crate) server_key: PathBuf,
+    /// What the servers are called.
+    names: Vec<String>,
 }
 
 /// A running server.
@@ -198,9 +200,7 @@ impl Etcd {
             "--command-timeout=5s".to_owned(),
         ];
         if let Some(pki) = &self.pki {
-            all.push(format!("--cacert={}", pki.ca.display()));
-            all.push(format!("--cert={}", pki.cert.display()));
-            all.push(format!("--key={}", pki.key.display()));
+            all.extend(pki.ctl_flags());
         }
         if self.security.users {
             all.push("--user=root:rootpw".to_owned());
@@ -230,6 +230,14 @@ impl Pki {
     /// # Errors
     /// When a file cannot be written.
     pub fn make(dir: &TempDir) -> Result<Self> {
+        Self::of(dir, &[STORE_V4, STORE_V6, "127.0.0.1", "::1", NAME])
+    }
+
+    /// The same for servers of other `names`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn of(dir: &TempDir, names: &[&str]) -> Result<Self> {
         let at = |name: &str| dir.path().join(name);
         let pki = Self {
             ca: at("ca.pem"),
@@ -238,6 +246,7 @@ impl Pki {
             ca_key: at("ca.key"),
             server_cert: at("server.pem"),
             server_key: at("server.key"),
+            names: names.iter().map(|n| (*n).to_owned()).collect(),
         };
         pki.renew()?;
         Ok(pki)
@@ -251,9 +260,37 @@ impl Pki {
         let ca_key = KeyPair::generate()?;
         std::fs::write(&self.ca, authority()?.self_signed(&ca_key)?.pem())?;
         std::fs::write(&self.ca_key, ca_key.serialize_pem())?;
+        self.certify_all()
+    }
+
+    /// Other certificates of the same authority for servers and clients.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn certify_all(&self) -> Result<()> {
         self.sign(CertificateParams::new(Vec::new())?, &self.cert, &self.key)?;
-        let names = [STORE_V4, STORE_V6, "127.0.0.1", "::1", NAME];
+        let names: Vec<_> = self.names.iter().map(String::as_str).collect();
         self.certify_server(&names, 2096)
+    }
+
+    /// The flags with which `flanneld` uses these files, with the client's
+    /// own certificate if `own`.
+    #[must_use]
+    pub fn flags(&self, own: bool) -> Vec<String> {
+        let pair = [("certfile", &self.cert), ("keyfile", &self.key)];
+        std::iter::once(("cafile", &self.ca))
+            .chain(pair.into_iter().filter(|_| own))
+            .map(|(flag, path)| format!("--etcd-{flag}={}", path.display()))
+            .collect()
+    }
+
+    /// The same for `etcdctl`.
+    #[must_use]
+    pub fn ctl_flags(&self) -> Vec<String> {
+        [("cacert", &self.ca), ("cert", &self.cert), ("key", &self.key)]
+            .into_iter()
+            .map(|(flag, path)| format!("--{flag}={}", path.display()))
+            .collect()
     }
 
     /// Gives the server another certificate, for `names` and until the

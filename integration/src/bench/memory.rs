@@ -66,11 +66,5 @@ impl Memory {
 
 fn resident(cluster: &mut Cluster, n: usize) -> Result<Quantity> {
     let daemon = cluster.node_mut(n).daemon.as_mut().context("daemon")?;
-    let text = std::fs::read_to_string(format!(
-        "/proc/{}/status",
-        daemon.child().pid()
-    ))?;
-    let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    let word = line.and_then(|l| l.split_whitespace().next());
-    Ok(Quantity::Memory(word.context("no VmRSS")?.parse()?))
+    Ok(Quantity::Memory(daemon.child().resident()?.into()))
 }

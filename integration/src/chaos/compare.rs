@@ -27,6 +27,8 @@ struct Words {
     data: &'static str,
     /// The variable in `subnet.env`.
     env: &'static str,
+    /// The settings of IPv6 that the device needs.
+    settings: &'static [(&'static str, u8)],
 }
 
 const FAMILIES: [Words; 2] = [
@@ -39,6 +41,7 @@ const FAMILIES: [Words; 2] = [
         public: "PublicIP",
         data: "BackendData",
         env: "FLANNEL_SUBNET",
+        settings: &[("accept_ra", 0)],
     },
     Words {
         device: "flannel-v6.1",
@@ -49,6 +52,7 @@ const FAMILIES: [Words; 2] = [
         public: "PublicIPv6",
         data: "BackendV6Data",
         env: "FLANNEL_IPV6_SUBNET",
+        settings: &[("accept_ra", 0), ("disable_ipv6", 0)],
     },
 ];
 
@@ -149,6 +153,9 @@ fn wanted(node: &Node, leases: &Leases) -> Result<BTreeSet<String>> {
                     "{device}: vxlan 1 from {end}, {mac}, mtu {mtu}, up"
                 ));
                 out.insert(format!("{device}: address {base}/{bits}"));
+                for (setting, value) in words.settings {
+                    out.insert(format!("{device}: {setting} {value}"));
+                }
                 let env = node.env(words.env)?;
                 let (gateway, _) = env.rsplit_once('/').context("env")?;
                 ensure!(
@@ -204,6 +211,11 @@ fn held(host: &Host) -> Result<BTreeSet<String>> {
                     ));
                 }
             }
+        }
+        for (setting, _) in words.settings {
+            let path = format!("net/ipv6/conf/{device}/{setting}");
+            let value = host.cmd(&["sysctl", "-n", &path])?;
+            out.insert(format!("{device}: {setting} {}", value.trim()));
         }
         let routes =
             ip(&format!("{switch} route show table main dev {device}"))?;

@@ -5,6 +5,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::{Chaos, MOST_NODES, MOST_PODS, NODES, drift};
+use crate::members::Members;
 use crate::underlay::Underlay;
 
 /// The daemons' flags.
@@ -23,25 +24,44 @@ pub(super) enum Undo {
     Plug(usize),
     /// Sets the node's interface up, with the addresses and routes it lost.
     Uplink(usize),
-    /// Starts etcd.
-    StartStore,
-    /// Continues the frozen etcd.
-    ThawStore,
+    /// Attaches the node's interface, which was deleted, anew.
+    Attach(usize),
+    /// Ends whatever was done to etcd's members.
+    Store,
+}
+
+/// How well etcd is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Store {
+    /// All members are well.
+    Well,
+    /// Those that are left have a leader, or elect one.
+    Hurt,
+    /// It answers nobody.
+    Away,
+    /// … and has lost everything.
+    Emptied,
 }
 
 /// A kind of fault: its share among the others, and what it does. `None`
 /// when it is not possible now.
 type Kind = (&'static str, usize, fn(&mut Chaos) -> Result<Option<String>>);
 
-const KINDS: [Kind; 14] = [
+const KINDS: [Kind; 20] = [
     ("drift", 10, touched),
     ("restart", 3, restarted),
     ("stop", 3, stopped),
     ("freeze", 3, frozen),
     ("cut", 3, cut),
     ("uplink", 2, downed),
+    ("uplink replaced", 2, replaced),
+    ("sysctl", 2, set),
+    ("member", 3, member_failed),
+    ("quorum", 1, quorum_lost),
     ("store stop", 1, store_stopped),
     ("store freeze", 1, store_frozen),
+    ("store emptied", 1, store_emptied),
+    ("certificates", 1, certified),
     ("compaction", 1, compacted),
     ("garbage", 2, littered),
     ("lease deleted", 2, lease_deleted),
@@ -101,16 +121,21 @@ impl Chaos {
                 }
                 self.say(&format!("node{}: eth0 is up", n + 1));
             }
-            Undo::StartStore => {
-                let middle = self.cluster.underlay.middle();
-                self.cluster.etcd.start_again(middle)?;
-                self.store = true;
-                self.say("etcd starts");
+            Undo::Attach(n) => {
+                let node = self.cluster.node(n);
+                let place = u8::try_from(n + 1)?;
+                self.cluster.underlay.attach(&node.host, place)?;
+                self.say(&format!("node{} has another eth0", n + 1));
             }
-            Undo::ThawStore => {
-                self.cluster.etcd.child().signal(Signal::SIGCONT)?;
-                self.store = true;
-                self.say("etcd goes on");
+            Undo::Store => {
+                self.cluster.members()?.mend()?;
+                let before = std::mem::replace(&mut self.store, Store::Well);
+                if before == Store::Emptied {
+                    let conf = self.conf.clone();
+                    self.cluster.configure(&conf)?;
+                    self.garbage.clear();
+                }
+                self.say("etcd is well");
             }
         }
         Ok(())
@@ -137,6 +162,25 @@ impl Chaos {
     pub(super) fn signal(&self, n: usize, signal: Signal) -> Result<()> {
         let daemon = self.cluster.node(n).daemon.as_ref();
         daemon.context("no daemon")?.signal(signal)
+    }
+
+    /// A node whose daemon runs and may be ended: not the first, whose memory
+    /// is watched.
+    fn mortal(&mut self) -> Option<usize> {
+        self.running().filter(|n| *n > 0)
+    }
+
+    /// Whether etcd takes requests.
+    fn answers(&self) -> bool {
+        matches!(self.store, Store::Well | Store::Hurt)
+    }
+
+    /// Whether nothing is done to the node's interface at the moment.
+    fn attached(&self, n: usize) -> bool {
+        !self.pending.iter().any(|(_, undo)| {
+            matches!(undo, Undo::Plug(m) | Undo::Uplink(m) | Undo::Attach(m)
+                if *m == n)
+        })
     }
 
     fn stop(&mut self, n: usize, signal: Signal) -> Result<()> {
@@ -181,7 +225,7 @@ fn touched(chaos: &mut Chaos) -> Result<Option<String>> {
 
 fn restarted(chaos: &mut Chaos) -> Result<Option<String>> {
     let signal = chaos.either_signal();
-    let Some(n) = chaos.running() else { return Ok(None) };
+    let Some(n) = chaos.mortal() else { return Ok(None) };
     let node = chaos.cluster.node_mut(n);
     let daemon = node.daemon.as_mut().context("no daemon")?;
     daemon.restart(&node.host, signal)?;
@@ -190,7 +234,7 @@ fn restarted(chaos: &mut Chaos) -> Result<Option<String>> {
 
 fn stopped(chaos: &mut Chaos) -> Result<Option<String>> {
     let signal = chaos.either_signal();
-    let Some(n) = chaos.running() else { return Ok(None) };
+    let Some(n) = chaos.mortal() else { return Ok(None) };
     chaos.stop(n, signal)?;
     Ok(Some(format!("node{} is stopped by {signal}", n + 1)))
 }
@@ -204,8 +248,7 @@ fn frozen(chaos: &mut Chaos) -> Result<Option<String>> {
 
 fn cut(chaos: &mut Chaos) -> Result<Option<String>> {
     let n = chaos.rng.below(chaos.cluster.nodes.len());
-    let is_cut = |undo: &Undo| matches!(undo, Undo::Plug(m) if *m == n);
-    if chaos.pending.iter().any(|(_, undo)| is_cut(undo)) {
+    if !chaos.attached(n) {
         return Ok(None);
     }
     chaos.port(n, "down")?;
@@ -217,8 +260,7 @@ fn cut(chaos: &mut Chaos) -> Result<Option<String>> {
 /// and all routes over it.
 fn downed(chaos: &mut Chaos) -> Result<Option<String>> {
     let n = chaos.rng.below(chaos.cluster.nodes.len());
-    let is_down = |undo: &Undo| matches!(undo, Undo::Uplink(m) if *m == n);
-    if chaos.pending.iter().any(|(_, undo)| is_down(undo)) {
+    if !chaos.attached(n) {
         return Ok(None);
     }
     chaos.cluster.node(n).host.ip("link set eth0 down")?;
@@ -226,26 +268,106 @@ fn downed(chaos: &mut Chaos) -> Result<Option<String>> {
     Ok(Some(format!("node{}: eth0 is down", n + 1)))
 }
 
-fn store_stopped(chaos: &mut Chaos) -> Result<Option<String>> {
-    if !std::mem::take(&mut chaos.store) {
+/// The interface goes, and the tunnels with it. It comes back with another
+/// index.
+fn replaced(chaos: &mut Chaos) -> Result<Option<String>> {
+    let n = chaos.rng.below(chaos.cluster.nodes.len());
+    if !chaos.attached(n) {
         return Ok(None);
     }
-    chaos.cluster.etcd.child().kill();
-    chaos.later(Undo::StartStore);
-    Ok(Some("etcd is killed".to_owned()))
+    chaos.cluster.node(n).host.ip("link del eth0")?;
+    chaos.later(Undo::Attach(n));
+    Ok(Some(format!("node{}: eth0 is deleted", n + 1)))
+}
+
+/// Somebody sets what the daemon keeps set. Of most of it the kernel tells
+/// nobody: the slow check finds it.
+fn set(chaos: &mut Chaos) -> Result<Option<String>> {
+    const SETTINGS: [&str; 3] = [
+        "net/ipv6/conf/flannel.1/accept_ra=1",
+        "net/ipv6/conf/flannel-v6.1/accept_ra=2",
+        "net/ipv6/conf/flannel-v6.1/disable_ipv6=1",
+    ];
+    let n = chaos.rng.below(chaos.cluster.nodes.len());
+    let Some(setting) = chaos.rng.pick(&SETTINGS) else { return Ok(None) };
+    // A device that is not there just now has no settings.
+    let words = ["sysctl", "-qw", setting];
+    let done = chaos.cluster.node(n).host.output(&words)?.status.success();
+    Ok(done.then(|| format!("node{}: {setting}", n + 1)))
+}
+
+/// One of three members fails, every other time the one that leads.
+fn member_failed(chaos: &mut Chaos) -> Result<Option<String>> {
+    if chaos.store != Store::Well {
+        return Ok(None);
+    }
+    let (any, how) = (chaos.rng.below(3), chaos.rng.below(3));
+    let leader = chaos.rng.below(2) == 0;
+    let members = chaos.cluster.members()?;
+    let n = match members.leader() {
+        Ok(leading) if leader => leading,
+        _ => any,
+    };
+    let what = match how {
+        0 => members.kill(n).map(|()| "killed"),
+        1 => members.freeze(n).map(|()| "frozen"),
+        _ => members.cut(n).map(|()| "cut off from the others"),
+    }?;
+    chaos.store = Store::Hurt;
+    chaos.later(Undo::Store);
+    Ok(Some(format!("member {n} of etcd is {what}")))
+}
+
+/// Each member hears its clients and none of the others.
+fn quorum_lost(chaos: &mut Chaos) -> Result<Option<String>> {
+    let done = all_members(chaos, Store::Away, Members::cut)?;
+    Ok(done.then(|| "the members of etcd are cut off".to_owned()))
+}
+
+fn store_stopped(chaos: &mut Chaos) -> Result<Option<String>> {
+    let done = all_members(chaos, Store::Away, Members::kill)?;
+    Ok(done.then(|| "etcd is killed".to_owned()))
 }
 
 fn store_frozen(chaos: &mut Chaos) -> Result<Option<String>> {
-    if !std::mem::take(&mut chaos.store) {
+    let done = all_members(chaos, Store::Away, Members::freeze)?;
+    Ok(done.then(|| "etcd is frozen".to_owned()))
+}
+
+/// etcd begins anew, with the configuration and nothing else.
+fn store_emptied(chaos: &mut Chaos) -> Result<Option<String>> {
+    if !all_members(chaos, Store::Emptied, Members::kill)? {
         return Ok(None);
     }
-    chaos.cluster.etcd.child().signal(Signal::SIGSTOP)?;
-    chaos.later(Undo::ThawStore);
-    Ok(Some("etcd is frozen".to_owned()))
+    chaos.cluster.members()?.empty()?;
+    Ok(Some("etcd is killed and loses its data".to_owned()))
+}
+
+/// Does `what` to all members if all are well.
+fn all_members(
+    chaos: &mut Chaos,
+    store: Store,
+    what: fn(&mut Members, usize) -> Result<()>,
+) -> Result<bool> {
+    if chaos.store != Store::Well {
+        return Ok(false);
+    }
+    let members = chaos.cluster.members()?;
+    (0..members.count()).try_for_each(|n| what(members, n))?;
+    chaos.store = store;
+    chaos.later(Undo::Store);
+    Ok(true)
+}
+
+/// Servers and clients get other certificates of the same authority.
+fn certified(chaos: &mut Chaos) -> Result<Option<String>> {
+    let Some(pki) = &chaos.cluster.members()?.pki else { return Ok(None) };
+    pki.certify_all()?;
+    Ok(Some("all certificates are renewed".to_owned()))
 }
 
 fn compacted(chaos: &mut Chaos) -> Result<Option<String>> {
-    if !chaos.store {
+    if !chaos.answers() {
         return Ok(None);
     }
     let words = ["get", "/coreos.com/network/config", "-w", "json"];
@@ -268,7 +390,7 @@ fn littered(chaos: &mut Chaos) -> Result<Option<String>> {
         ),
         ("10.244.252.0-24&fd00:244:0:fc::-64", ""),
     ];
-    if !chaos.store {
+    if !chaos.answers() {
         return Ok(None);
     }
     let Some((name, value)) = chaos.rng.pick(&LITTER) else { return Ok(None) };
@@ -285,7 +407,7 @@ fn littered(chaos: &mut Chaos) -> Result<Option<String>> {
 
 /// Somebody deletes the lease of a running node.
 fn lease_deleted(chaos: &mut Chaos) -> Result<Option<String>> {
-    let Some(n) = chaos.running().filter(|_| chaos.store) else {
+    let Some(n) = chaos.running().filter(|_| chaos.answers()) else {
         return Ok(None);
     };
     let Some(key) = chaos.key_of(n)? else { return Ok(None) };
@@ -295,7 +417,7 @@ fn lease_deleted(chaos: &mut Chaos) -> Result<Option<String>> {
 
 /// A node goes, with its pods and its lease, and comes back later.
 fn left(chaos: &mut Chaos) -> Result<Option<String>> {
-    let Some(n) = chaos.running().filter(|_| chaos.store) else {
+    let Some(n) = chaos.mortal().filter(|_| chaos.answers()) else {
         return Ok(None);
     };
     let Some(key) = chaos.key_of(n)? else { return Ok(None) };

@@ -11,7 +11,7 @@ fn after_random_faults_everything_is_as_before() -> Result<()> {
         Err(_) => 1,
     };
     let outcome = run(seed, 40)?;
-    println!("seed {seed}: {outcome:?}");
+    println!("seed {seed}: {outcome}");
     ensure!(outcome.faults.1 > 5, "hardly anything happened: {outcome:?}");
     Ok(())
 }

@@ -108,14 +108,14 @@ fn two(cluster: &mut Cluster, flags: &[&str]) -> Result<()> {
 }
 
 /// Shows that both daemons hear what happens in the store: a peer comes, and
-/// goes again. `put` writes the key, or deletes it without a value.
-fn pulse(
-    cluster: &Cluster,
-    put: impl Fn(&str, Option<&str>) -> Result<()>,
-) -> Result<()> {
+/// goes again.
+fn pulse(cluster: &Cluster) -> Result<()> {
     let value = r#"{"PublicIP":"192.168.77.250","PublicIPv6":"fd77::fa","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:fa"},"BackendV6Data":{"VNI":1,"VtepMAC":"02:00:00:00:06:fa"}}"#;
     for (value, wanted) in [(Some(value), true), (None, false)] {
-        put(GHOST, value)?;
+        match value {
+            Some(value) => cluster.ctl(&["put", GHOST, value])?,
+            None => cluster.ctl(&["del", GHOST])?,
+        };
         for n in [0, 1] {
             let node = cluster.node(n);
             let what = format!("the pulse ({wanted}) at {}", node.host.name());
@@ -133,17 +133,6 @@ fn pulse(
         }
     }
     Ok(())
-}
-
-/// [`pulse`] through the cluster's own etcd.
-fn pulse_one(cluster: &Cluster) -> Result<()> {
-    pulse(cluster, |key, value| {
-        match value {
-            Some(value) => cluster.ctl(&["put", key, value]),
-            None => cluster.ctl(&["del", key]),
-        }
-        .map(drop)
-    })
 }
 
 /// Waits until both daemons say why they do not hear the store: ready all the

@@ -13,7 +13,7 @@ use ipam::daemon_state::Phase;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{pulse_one, two, wait_well};
+use super::{pulse, two, wait_well};
 
 const SAVED: &str = "/var/lib/flannel/run-flannel-subnet.env.json";
 const PEERS: &str = "/var/lib/flannel/run-flannel-subnet.env.peers.json";
@@ -92,7 +92,7 @@ fn a_reboot_without_etcd() -> Result<()> {
 
     cluster.etcd.start_again(cluster.underlay.middle())?;
     wait_well(&cluster)?;
-    pulse_one(&cluster)?;
+    pulse(&cluster)?;
     assert_eq!(cluster.node(0).host.read(SUBNET_ENV)?, env);
     assert_eq!(cluster.leases()?.len(), 2, "no other lease was taken");
     cluster.assert_settled()

@@ -9,11 +9,10 @@ use integration::demo::Stack;
 use integration::etcd::Security;
 use integration::underlay::{STORE_V4, Wiring};
 
-use super::{Streams, pulse_one, two, wait_told, wait_well};
+use super::{Streams, pulse, two, wait_told, wait_well};
 
-/// A minute without etcd would be no other thing: renewals are a day apart,
-/// and a connection is given up after seconds.
-const AWAY: Duration = Duration::from_secs(15);
+/// How long etcd is away (issue 3: zero packets lost in a minute of that).
+const AWAY: Duration = Duration::from_secs(60);
 
 fn dual(security: Security) -> Result<Cluster> {
     let mut cluster = Cluster::empty(Wiring::OneSegment, 2, security)?;
@@ -41,11 +40,11 @@ fn etcd_away_and_compacted() -> Result<()> {
     streams.assert_untouched(&cluster)?;
     cluster.etcd.start_again(cluster.underlay.middle())?;
     wait_well(&cluster)?;
-    pulse_one(&cluster).context("after the outage")?;
+    pulse(&cluster).context("after the outage")?;
 
     // While the daemons watch.
     compact(&cluster)?;
-    pulse_one(&cluster).context("compacted while connected")?;
+    pulse(&cluster).context("compacted while connected")?;
     streams.assert_untouched(&cluster)?;
 
     // While they are away: what they have not seen is gone for good.
@@ -63,7 +62,7 @@ fn etcd_away_and_compacted() -> Result<()> {
         host.ip(&format!("route del blackhole {STORE_V4}/32"))?;
     }
     wait_well(&cluster)?;
-    pulse_one(&cluster).context("compacted while away")?;
+    pulse(&cluster).context("compacted while away")?;
     streams.assert_untouched(&cluster)?;
     streams.finish(&mut cluster)?;
     cluster.assert_settled()
@@ -88,7 +87,7 @@ fn etcd_restarted_empty() -> Result<()> {
     streams.assert_untouched(&cluster)?;
     cluster.configure(&Stack::Dual.net_conf())?;
     wait_well(&cluster)?;
-    pulse_one(&cluster)?;
+    pulse(&cluster)?;
     assert_eq!(keys(&cluster)?, before);
     streams.assert_untouched(&cluster)?;
     streams.finish(&mut cluster)?;
@@ -107,13 +106,13 @@ fn logins_that_do_not_last() -> Result<()> {
     let streams = Streams::start(&cluster)?;
 
     std::thread::sleep(Duration::from_secs(4));
-    pulse_one(&cluster).context("tokens have expired")?;
+    pulse(&cluster).context("tokens have expired")?;
     for n in 0..3 {
         cluster.ctl(&["role", "add", &format!("other{n}")])?;
-        pulse_one(&cluster).context("the auth store has changed")?;
+        pulse(&cluster).context("the auth store has changed")?;
     }
     cluster.ctl(&["auth", "disable"])?;
-    pulse_one(&cluster).context("no more users")?;
+    pulse(&cluster).context("no more users")?;
     streams.assert_untouched(&cluster)?;
     streams.finish(&mut cluster)?;
     cluster.assert_settled()
@@ -136,7 +135,7 @@ fn certificates_renewed_on_disk() -> Result<()> {
     cluster.etcd.child().kill();
     cluster.etcd.start_again(cluster.underlay.middle())?;
     wait_well(&cluster)?;
-    pulse_one(&cluster)?;
+    pulse(&cluster)?;
     streams.assert_untouched(&cluster)?;
     streams.finish(&mut cluster)?;
     cluster.assert_settled()
