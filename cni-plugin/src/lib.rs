@@ -5,7 +5,9 @@
 //! `protocol` reads the call and prints the answer, `result` knows the forms
 //! of all versions, `plugins` lists who answers to which name. `bridge` and
 //! `hostlocal` are also what `flannel` delegates to in this process; `exec`
-//! runs other delegates. `install` makes the names.
+//! runs other delegates. `install` makes the names. `portmap` and its like
+//! follow in the chain; `hashed` makes the names of their rules, `xtables`
+//! runs iptables for them.
 #![forbid(unsafe_code)]
 
 mod bridge;
@@ -14,12 +16,15 @@ mod exec;
 mod flannel;
 #[doc(hidden)]
 pub mod fuzz;
+mod hashed;
 mod hostlocal;
 mod install;
 mod loopback;
 mod plugins;
+mod portmap;
 mod protocol;
 mod result;
+mod xtables;
 
 use std::ffi::OsString;
 use std::path::Path;

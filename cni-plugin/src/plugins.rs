@@ -1,10 +1,11 @@
 //! The plugins, by the names this binary answers to.
 
 use crate::protocol::{Answer, CniError, Plugin, Version};
-use crate::{flannel, loopback};
+use crate::{flannel, loopback, portmap};
 
 /// One line for each; `install` makes a file for each.
-const PLUGINS: &[&dyn Plugin] = &[&flannel::Flannel, &loopback::Loopback];
+const PLUGINS: &[&dyn Plugin] =
+    &[&flannel::Flannel, &loopback::Loopback, &portmap::Portmap];
 
 /// The plugin called `name`.
 pub(crate) fn find(name: &str) -> Option<&'static dyn Plugin> {

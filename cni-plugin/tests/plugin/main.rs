@@ -18,5 +18,6 @@ mod loopback;
 mod neighbours;
 mod node;
 mod options;
+mod portmap;
 mod protocol;
 mod upstream;

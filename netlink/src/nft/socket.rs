@@ -3,8 +3,8 @@ use nix::errno::Errno;
 use super::read::{self, ChainState, CountedTable, RuleInfo, TableState};
 use super::uapi::*;
 use super::{
-    Batch, Chain, ChainKind, Expr, Family, Hook, Op, PRIORITY_SRCNAT, Rule,
-    Side, Table, TableId, nfgenmsg,
+    Batch, Chain, ChainId, ChainKind, Expr, Family, Hook, Op, PRIORITY_SRCNAT,
+    Rule, Side, Table, TableId, nfgenmsg,
 };
 use crate::error::Error;
 use crate::netns::NetNs;
@@ -152,6 +152,19 @@ impl NftSocket {
         dump.filtered(|c| c.id.table == *table).complete()
     }
 
+    /// One chain without its rules; `None` when it is not there.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn chain(&mut self, id: &ChainId) -> Result<Option<Chain>, Error> {
+        let header = nfgenmsg(id.table.family.number(), 0);
+        let mut message = Message::new(GETCHAIN, 0, &header);
+        message.str(NFTA_CHAIN_TABLE, &id.table.name);
+        message.str(NFTA_CHAIN_NAME, &id.name);
+        let query = Request::new(format!("chain {id}"), message);
+        if_there(self.0.get(&query, read::chain))
+    }
+
     /// The rules of one table, chain by chain.
     ///
     /// # Errors
@@ -207,12 +220,7 @@ impl NftSocket {
         ids.dedup();
         let mut chains = Vec::with_capacity(ids.len());
         for id in ids {
-            let header = nfgenmsg(id.table.family.number(), 0);
-            let mut message = Message::new(GETCHAIN, 0, &header);
-            message.str(NFTA_CHAIN_TABLE, &id.table.name);
-            message.str(NFTA_CHAIN_NAME, &id.name);
-            let query = Request::new(format!("chain {id}"), message);
-            chains.extend(if_there(self.0.get(&query, read::chain))?);
+            chains.extend(self.chain(id)?);
         }
         Ok(chains)
     }

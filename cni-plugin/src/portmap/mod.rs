@@ -1,0 +1,253 @@
+//! Type `portmap`: ports of the node that lead into the pod (PM ids).
+//!
+//! `conf` is what it is asked for; `iptables` and `nftables` carry it out,
+//! each in upstream's form, so that either side's DEL removes what the other
+//! made. `condition` reads the conditions of the second, `flush` ends the
+//! UDP connections that would go on to where a port led before.
+
+mod condition;
+mod conf;
+mod flush;
+mod iptables;
+mod nftables;
+#[cfg(test)]
+mod tests;
+
+use ipam::{Family, PerFamily};
+use netlink::{Socket, link, nft, route, sysctl};
+
+use crate::cidr::Cidr;
+use crate::protocol::{Call, CniError, Plugin, Version, code, log};
+use crate::result::CniResult;
+use crate::xtables::Xtables;
+
+use conf::{Backend, Conf};
+
+/// The plugin.
+#[derive(Debug)]
+pub(crate) struct Portmap;
+
+/// Whose ports these are: what the names and comments of the rules are made
+/// of.
+#[derive(Clone, Copy, Debug)]
+struct Owner<'a> {
+    network: &'a str,
+    container_id: &'a str,
+    ifname: &'a str,
+}
+
+impl Plugin for Portmap {
+    fn name(&self) -> &'static str {
+        "portmap"
+    }
+
+    fn oldest(&self) -> Version {
+        Version::V010
+    }
+
+    fn add(&self, call: &Call) -> Result<CniResult, CniError> {
+        let conf = Conf::read(&call.conf()?)?;
+        let previous = call.previous()?.ok_or_else(|| {
+            CniError::config("must be called as chained plugin").details(
+                "put it behind the plugin that attaches the pod, in a list \
+                 of cniVersion 0.3.0 or newer",
+            )
+        })?;
+        let pods = pods(call, &previous);
+        // nothing to do costs nothing (PM-3)
+        if conf.mappings.is_empty() || pods.is_empty() {
+            return Ok(previous);
+        }
+        call.deadline.enter("mapping host ports")?;
+        let done = set(call, &conf, &pods);
+        if let Err(error) = done {
+            if let Err(e) = remove(Owner::of(call), &conf) {
+                log(format_args!("portmap: undoing a failed ADD: {e}"));
+            }
+            return Err(error);
+        }
+        Ok(previous)
+    }
+
+    fn del(&self, call: &Call) -> Result<(), CniError> {
+        let conf = Conf::read_leniently(&call.conf()?);
+        if conf.mappings.is_empty() {
+            return Ok(());
+        }
+        call.deadline.enter("removing host ports")?;
+        let removed = remove(Owner::of(call), &conf);
+        // without their rules the connections must not live on (CW-11)
+        flush::former(&conf.mappings);
+        removed
+    }
+
+    fn check(&self, call: &Call) -> Result<(), CniError> {
+        let conf = Conf::read(&call.conf()?)?;
+        let pods = pods(call, &call.required_previous()?);
+        if conf.mappings.is_empty() || pods.is_empty() {
+            return Ok(());
+        }
+        let owner = Owner::of(call);
+        match choose(&conf, &pods)? {
+            Backend::Iptables => pods.iter().try_for_each(|(family, pod)| {
+                let tool = Xtables::required(family)?;
+                iptables::check(&tool, owner, &conf, pod)
+            }),
+            Backend::Nftables => nftables::check(owner, &conf, &pods),
+        }
+    }
+
+    fn gc(&self, call: &Call) -> Result<(), CniError> {
+        let valid = call.valid_attachments()?;
+        call.deadline.enter("removing host ports of pods that are gone")?;
+        let over_iptables =
+            tools().map(|tool| iptables::gc(&tool, &call.name, &valid));
+        let over_nftables = [nftables::gc(&call.name, &valid)];
+        gather(over_iptables.chain(over_nftables))
+    }
+
+    fn status(&self, call: &Call) -> Result<(), CniError> {
+        let conf = Conf::read(&call.conf()?)?;
+        let needed = PerFamily::one(Family::V4, ());
+        match choose(&conf, &needed)? {
+            Backend::Iptables => {
+                let tool = Xtables::required(Family::V4)?;
+                tool.save(iptables::TABLE).map(drop)
+            }
+            Backend::Nftables => match nft::supported() {
+                Ok(true) => return Ok(()),
+                Ok(false) => Err(CniError::internal(
+                    "this kernel has no nf_tables; say \"iptables\" as the \
+                     backend",
+                )),
+                Err(e) => Err(CniError::internal(e)),
+            },
+        }
+        .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })
+    }
+}
+
+/// Makes the rules of each family the pod has.
+fn set(
+    call: &Call,
+    conf: &Conf,
+    pods: &PerFamily<Cidr>,
+) -> Result<(), CniError> {
+    let owner = Owner::of(call);
+    match choose(conf, pods)? {
+        Backend::Iptables => {
+            for (family, pod) in pods.iter() {
+                let tool = Xtables::required(family)?;
+                iptables::set(&tool, owner, conf, pod)?;
+            }
+        }
+        Backend::Nftables => nftables::set(owner, conf, pods)?,
+    }
+    if let Some(pod) = pods.get(Family::V4)
+        && conf.snat
+    {
+        route_localnet(pod)?;
+    }
+    flush::stale(&conf.mappings, pods);
+    Ok(())
+}
+
+/// Removes what either backend has of this owner (the setting may have been
+/// another at ADD), and gathers what fails.
+fn remove(owner: Owner<'_>, conf: &Conf) -> Result<(), CniError> {
+    let chain = iptables::chain(owner);
+    let over_iptables = tools()
+        .filter(|tool| tool.may_hold(iptables::TABLE, &chain))
+        .map(|tool| iptables::remove(&tool, owner));
+    let over_nftables = match nftables::remove(owner) {
+        // without nf_tables nothing is in it
+        Err(_) if conf.backend != Some(Backend::Nftables) && no_nft() => Ok(()),
+        other => other,
+    };
+    gather(over_iptables.chain([over_nftables]))
+}
+
+fn no_nft() -> bool {
+    matches!(nft::supported(), Ok(false))
+}
+
+fn tools() -> impl Iterator<Item = Xtables> {
+    Family::ALL.into_iter().filter_map(Xtables::find)
+}
+
+/// All failures in one.
+fn gather(
+    results: impl Iterator<Item = Result<(), CniError>>,
+) -> Result<(), CniError> {
+    let mut failed: Option<CniError> = None;
+    for error in results.filter_map(Result::err) {
+        failed = Some(match failed {
+            None => error,
+            Some(mut first) => {
+                first.msg = format!("{}; {}", first.msg, error.msg);
+                first
+            }
+        });
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// The one that is named, else the one whose form the conditions have, else
+/// iptables where it is installed for every family (BR-6): rules of the Go
+/// plugins and of kube-proxy are there then.
+fn choose<T>(
+    conf: &Conf,
+    families: &PerFamily<T>,
+) -> Result<Backend, CniError> {
+    if let Some(backend) = conf.backend {
+        return Ok(backend);
+    }
+    let mut tools = families.families().map(Xtables::find);
+    let missing = tools.any(|tool| tool.is_none());
+    match missing && !no_nft() {
+        true => Ok(Backend::Nftables),
+        false => Ok(Backend::Iptables),
+    }
+}
+
+/// The pod's first address of each family on the interface of this
+/// attachment, or on an unknown one (PM-5).
+fn pods(call: &Call, previous: &CniResult) -> PerFamily<Cidr> {
+    let ours = |index: i64| {
+        let at = usize::try_from(index).ok();
+        let interface = at.and_then(|at| previous.interfaces.get(at));
+        interface.is_some_and(|interface| {
+            interface.name == call.env.ifname && !interface.sandbox.is_empty()
+        })
+    };
+    PerFamily::from_fn(|family| {
+        let mut ips = previous.ips.iter();
+        let ip = ips.find(|ip| {
+            ip.address.family() == family && ip.interface.is_none_or(ours)
+        })?;
+        Some(ip.address)
+    })
+}
+
+/// Lets packets of the node to 127.0.0.1 go where the pod is (PM-9).
+fn route_localnet(pod: &Cidr) -> Result<(), CniError> {
+    let mut socket = Socket::open().map_err(CniError::internal)?;
+    let way = route::lookup(&mut socket, pod.ip).map_err(CniError::internal)?;
+    let Some(index) = way.oif else { return Ok(()) };
+    let link =
+        link::by_index(&mut socket, index).map_err(CniError::internal)?;
+    let key = format!("net/ipv4/conf/{}/route_localnet", link.name);
+    sysctl::write_if_different(&key, "1").map(drop).map_err(CniError::internal)
+}
+
+// === impl Owner ===
+
+impl<'a> Owner<'a> {
+    fn of(call: &'a Call) -> Self {
+        Self {
+            network: &call.name,
+            container_id: &call.env.container_id,
+            ifname: &call.env.ifname,
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Mapped ports in nf_tables, in upstream's form (PM-12), without `nft`.
+//!
+//! Two things differ. A network's conditions are in the rules of its own
+//! ports: upstream has them where all networks' packets come by, so that the
+//! last one to attach a pod decides for all (CW-10). And what is there of a
+//! pod is replaced, not added to. What all pods share is only added where it
+//! is missing, so that ADDs do not get in each other's way.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipam::{Family, PerFamily, Subnet};
+use netlink::nft::{
+    Batch, CT_STATUS_DNAT, Chain, ChainKind, Expr, Hook, NatFlags, NftSocket,
+    Op, PRIORITY_DSTNAT, PRIORITY_SRCNAT, Rule, RuleInfo, Side, Table, TableId,
+    Verdict,
+};
+
+use super::conf::{Conf, Mapping};
+use super::{Owner, condition};
+use crate::cidr::Cidr;
+use crate::protocol::{CniError, ValidAttachments, code};
+
+const TABLE: &str = "cni_hostport";
+const TABLE_COMMENT: &str = "CNI portmap plugin";
+/// The rules of the ports.
+const PORTS: &str = "hostports";
+/// Where older releases had those with an address.
+const PORTS_WITH_IP: &str = "hostip_hostports";
+/// Leads to both.
+const ALL: &str = "hostports_all";
+const PREROUTING: &str = "prerouting";
+const OUTPUT: &str = "output";
+/// What is to come back through the node.
+const MASQUERADING: &str = "masquerading";
+/// As much fits beside a rule, with its lengths and zeros.
+const WORDS: usize = 250;
+/// Others may change rules between reading and writing.
+const ATTEMPTS: u32 = 5;
+
+/// Makes the pod's rules in place of what was there of it, in both families
+/// at once.
+///
+/// # Errors
+/// Code 7 for conditions that are not understood, code 999.
+pub(super) fn set(
+    owner: Owner<'_>,
+    conf: &Conf,
+    pods: &PerFamily<Cidr>,
+) -> Result<(), CniError> {
+    let mut socket = open()?;
+    let mut attempt = 1;
+    loop {
+        let mut batch = Batch::new();
+        let generation = socket.generation().map_err(CniError::internal)?;
+        let mut shared = false;
+        for (family, pod) in pods.iter() {
+            let there = rules(&mut socket, family)?;
+            shared |= foundation(&mut batch, family, &there);
+            for rule in there.iter().filter(|rule| owner.owns(rule)) {
+                batch.delete_rule(&rule.chain, rule.handle);
+            }
+            let table = TableId::new(family, TABLE);
+            for (chain, rule) in wanted(owner, conf, pod)? {
+                batch.append_rule(&table.chain(chain), &rule);
+            }
+        }
+        if shared {
+            // not twice
+            batch.expecting(generation);
+        }
+        match socket.commit(&batch) {
+            Ok(()) => return Ok(()),
+            Err(e)
+                if attempt < ATTEMPTS
+                    && (e.is_outdated() || e.is_not_found()) =>
+            {
+                attempt += 1;
+            }
+            Err(e) => return Err(CniError::internal(e)),
+        }
+    }
+}
+
+/// Removes them.
+///
+/// # Errors
+/// Code 999.
+pub(super) fn remove(owner: Owner<'_>) -> Result<(), CniError> {
+    delete(|rule| owner.owns(rule))
+}
+
+/// Removes the rules of this network's attachments that are not valid. A rule
+/// of the Go plugin does not say its network, and stays.
+///
+/// # Errors
+/// Code 999.
+pub(super) fn gc(
+    network: &str,
+    valid: &ValidAttachments,
+) -> Result<(), CniError> {
+    if super::no_nft() {
+        return Ok(());
+    }
+    delete(|info| {
+        let Rule { comment, note, .. } = &info.rule;
+        let place = note.as_deref().and_then(|note| note.split_once(' '));
+        let Some(((of, ifname), id)) = place.zip(comment.as_deref()) else {
+            return false;
+        };
+        of == network && !valid.contains(id, ifname)
+    })
+}
+
+/// Says what is missing of what [`set`] makes.
+///
+/// # Errors
+/// Code 100.
+pub(super) fn check(
+    owner: Owner<'_>,
+    conf: &Conf,
+    pods: &PerFamily<Cidr>,
+) -> Result<(), CniError> {
+    let mut socket = open()?;
+    for (family, pod) in pods.iter() {
+        let there = rules(&mut socket, family)?;
+        let table = TableId::new(family, TABLE);
+        let differs = |what: String| {
+            let msg = format!("table {table}: {what}");
+            Err(CniError::new(code::DIFFERS, msg))
+        };
+        let has = |chain: &str, rule: &Rule| {
+            there.iter().any(|info| {
+                info.chain.name == chain
+                    && info.rule.exprs == rule.exprs
+                    && info.rule.comment == rule.comment
+            })
+        };
+        for (chain, rule) in wanted(owner, conf, pod)? {
+            if !has(chain, &rule) {
+                return differs(format!("chain {chain} lacks {rule}"));
+            }
+        }
+        for (chain, rule) in leading() {
+            if !has(chain, &rule) {
+                return differs(format!("chain {chain} lacks {rule}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The rules of a pod, and in which chains.
+fn wanted(
+    owner: Owner<'_>,
+    conf: &Conf,
+    pod: &Cidr,
+) -> Result<Vec<(&'static str, Rule)>, CniError> {
+    let family = pod.family();
+    let words = conf.conditions.get(family);
+    let conditions =
+        words.map(|words| condition::parse(family, words)).transpose()?;
+    let mut out = Vec::new();
+    for mapping in conf.of(family) {
+        let mut exprs = conditions.clone().unwrap_or_default();
+        exprs.extend(to_port(mapping, pod.ip));
+        out.push((PORTS, owner.rule(exprs)));
+    }
+    if conf.snat && !out.is_empty() {
+        let to_pod = Expr::to(Subnet::host(pod.ip));
+        let masquerade = || Expr::masquerade(false);
+        if conf.masquerade_all {
+            // of what comes to the pod, what came through a mapped port
+            let mapped = Expr::CtStatus(CT_STATUS_DNAT);
+            let exprs = vec![to_pod, mapped, masquerade()];
+            out.push((MASQUERADING, owner.rule(exprs)));
+        } else {
+            let own = Ipv4Addr::LOCALHOST;
+            let sources =
+                [Some(pod.ip), pod.ip.is_ipv4().then_some(own.into())];
+            for source in sources.into_iter().flatten() {
+                let from = Expr::from(Subnet::host(source));
+                let exprs = vec![from, to_pod.clone(), masquerade()];
+                out.push((MASQUERADING, owner.rule(exprs)));
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn to_port(mapping: &Mapping, pod: IpAddr) -> Vec<Expr> {
+    let at = mapping.at().map(|ip| Expr::to(Subnet::host(ip)));
+    let (side, port) = (Side::Destination, mapping.host_port);
+    let flags = NatFlags::default();
+    let to = Expr::Dnat { to: pod, port: Some(mapping.container_port), flags };
+    let rest = [
+        Expr::L4Proto(Op::Is, mapping.protocol.number()),
+        Expr::Port { side, op: Op::Is, port },
+        to,
+    ];
+    at.into_iter().chain(rest).collect()
+}
+
+/// The rules that lead to the ports.
+fn leading() -> [(&'static str, Rule); 4] {
+    let jump = |to: &str| Expr::Verdict(Verdict::Jump(to.to_owned()));
+    let local = || Rule::new([Expr::ToLocal(Op::Is), jump(ALL)]);
+    [
+        (ALL, Rule::new([jump(PORTS_WITH_IP)])),
+        (ALL, Rule::new([jump(PORTS)])),
+        (PREROUTING, local()),
+        (OUTPUT, local()),
+    ]
+}
+
+/// Adds what all pods share; says whether rules were missing in it.
+fn foundation(batch: &mut Batch, family: Family, there: &[RuleInfo]) -> bool {
+    let missing: Vec<_> = leading()
+        .into_iter()
+        .filter(|(chain, rule)| {
+            !there.iter().any(|info| {
+                info.chain.name == *chain && info.rule.exprs == rule.exprs
+            })
+        })
+        .collect();
+    let id = TableId::new(family, TABLE);
+    let comment = Some(TABLE_COMMENT.to_owned());
+    batch.add_table(&Table { comment, ..Table::new(id.clone()) });
+    for name in [PORTS, PORTS_WITH_IP, ALL] {
+        batch.add_chain(&Chain::plain(id.chain(name)));
+    }
+    for (name, hook, priority) in [
+        (PREROUTING, Hook::Prerouting, PRIORITY_DSTNAT),
+        (OUTPUT, Hook::Output, PRIORITY_DSTNAT),
+        (MASQUERADING, Hook::Postrouting, PRIORITY_SRCNAT),
+    ] {
+        let kind = ChainKind::Nat;
+        batch.add_chain(&Chain::base(id.chain(name), kind, hook, priority));
+    }
+    for (chain, rule) in &missing {
+        batch.append_rule(&id.chain(*chain), rule);
+    }
+    !missing.is_empty()
+}
+
+/// Deletes rules in both families. One that is gone meanwhile is looked for
+/// no more.
+fn delete(which: impl Fn(&RuleInfo) -> bool) -> Result<(), CniError> {
+    let mut socket = open()?;
+    let mut attempt = 1;
+    loop {
+        let mut batch = Batch::new();
+        for family in Family::ALL {
+            for rule in rules(&mut socket, family)?.iter().filter(|r| which(r))
+            {
+                batch.delete_rule(&rule.chain, rule.handle);
+            }
+        }
+        match socket.commit(&batch) {
+            Ok(()) => return Ok(()),
+            Err(e) if attempt < ATTEMPTS && e.is_not_found() => attempt += 1,
+            Err(e) => return Err(CniError::internal(e)),
+        }
+    }
+}
+
+/// The table's rules; none when there is no table.
+fn rules(
+    socket: &mut NftSocket,
+    family: Family,
+) -> Result<Vec<RuleInfo>, CniError> {
+    socket.rules(&TableId::new(family, TABLE)).map_err(CniError::internal)
+}
+
+fn open() -> Result<NftSocket, CniError> {
+    NftSocket::open().map_err(CniError::internal)
+}
+
+// === impl Owner ===
+
+impl Owner<'_> {
+    /// A rule of this owner's.
+    fn rule(&self, exprs: Vec<Expr>) -> Rule {
+        let id = self.container_id;
+        let note = format!("{} {}", self.network, self.ifname);
+        let note = Some(note).filter(|n| n.len() + id.len() <= WORDS);
+        Rule { comment: Some(id.to_owned()), note, ..Rule::new(exprs) }
+    }
+
+    /// Whether a rule is this owner's. One of the Go plugin's says only the
+    /// container.
+    fn owns(&self, info: &RuleInfo) -> bool {
+        let Rule { comment, note, .. } = &info.rule;
+        let note = note.as_deref().and_then(|note| note.split_once(' '));
+        comment.as_deref() == Some(self.container_id)
+            && note.is_none_or(|place| place == (self.network, self.ifname))
+    }
+}
