@@ -17,6 +17,7 @@
 //! | [`bench`] | `make bench`: measurements beside peers and floors |
 //! | [`chaos`] | random faults from a seed, then quiet, then everything as before |
 //! | [`kernel`] | a node's kernel state as text, to compare passes |
+//! | [`libcni`] | what a runtime does with a list of plugins, every version and verb |
 //! | [`upstream`] | what upstream's daemon sends to the kernel, literally |
 //! | [`peers`] | upstream's own programs, to run beside ours |
 //! | [`probe`] | a steady stream of datagrams that counts what is lost |
@@ -37,6 +38,7 @@ pub mod demo;
 pub mod etcd;
 pub mod host;
 pub mod kernel;
+pub mod libcni;
 pub mod members;
 pub mod peers;
 pub mod pod;
