@@ -13,6 +13,7 @@ export PATH := $(CACHE)/bin:$(PATH)
 export FLANNEL_DIST      := $(CURDIR)/$(DIST)
 export FLANNEL_TEST_ETCD := $(CACHE)/etcd/usr/bin/etcd
 export FLANNEL_TEST_PEERS := $(CACHE)/peers
+export FLANNEL_TEST_RUNTIMES := $(CACHE)/runtimes
 export FLANNEL_BENCH_FLOOR := $(CURDIR)/$(FLOOR)/floor
 
 .PHONY: help build demo test unit scenarios fuzz-smoke fuzz soak lint bench clean

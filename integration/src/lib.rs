@@ -18,6 +18,7 @@
 //! | [`chaos`] | random faults from a seed, then quiet, then everything as before |
 //! | [`kernel`] | a node's kernel state as text, to compare passes |
 //! | [`libcni`] | what a runtime does with a list of plugins, every version and verb |
+//! | [`runtimes`] | containerd and podman, and a machine that they can be switched off with |
 //! | [`upstream`] | what upstream's daemon sends to the kernel, literally |
 //! | [`peers`] | upstream's own programs, to run beside ours |
 //! | [`probe`] | a steady stream of datagrams that counts what is lost |
@@ -44,5 +45,6 @@ pub mod peers;
 pub mod pod;
 pub mod poll;
 pub mod probe;
+pub mod runtimes;
 pub mod underlay;
 pub mod upstream;

@@ -16,6 +16,7 @@ mod names;
 mod refusals;
 mod restart;
 mod rules;
+mod runtimes;
 mod security;
 mod state;
 mod store_faults;
