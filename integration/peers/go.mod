@@ -1,9 +1,10 @@
-// Upstream's own daemon and the Go CNI plugins of its chain, built by `integration/setup peers` to run beside ours.
+// Upstream's own daemon, the Go CNI plugins of its chain and CNI's cnitool, built by `integration/setup peers` to run beside ours.
 module peers
 
 go 1.26
 
 tool (
+	github.com/containernetworking/cni/cnitool
 	github.com/containernetworking/plugins/plugins/ipam/host-local
 	github.com/containernetworking/plugins/plugins/main/bridge
 	github.com/containernetworking/plugins/plugins/main/loopback

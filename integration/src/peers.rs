@@ -56,6 +56,12 @@ impl Peers {
         self.dir.join("cni")
     }
 
+    /// The CNI project's own runtime for the command line.
+    #[must_use]
+    pub fn cnitool(&self) -> PathBuf {
+        self.dir.join("cnitool")
+    }
+
     /// Starts upstream's daemon as node `n`'s, without waiting. It is told to
     /// leave traffic rules alone, as ours is.
     ///

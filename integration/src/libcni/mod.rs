@@ -175,7 +175,8 @@ impl Runtime {
     }
 
     /// GC: DEL of every kept attachment that is not in `valid`, then, from CNI
-    /// 1.1.0 on, the verb to every plugin. Goes on after a failure.
+    /// 1.1.0 on, the verb to every plugin. Goes on after a failure. A runtime
+    /// that gives no list of them has all kept ones deleted.
     ///
     /// # Errors
     /// With all that failed; the first plugin's [`Failure`] is in the chain.
@@ -183,16 +184,18 @@ impl Runtime {
         &self,
         host: &Host,
         list: &List,
-        valid: &[Attachment],
+        valid: Option<&[Attachment]>,
     ) -> Result<()> {
         if list.disable_gc {
             return Ok(());
         }
-        let (own, list, valid) = (self.clone(), list.clone(), valid.to_vec());
+        let (own, list) = (self.clone(), list.clone());
+        let valid = valid.map(<[_]>::to_vec);
         host.run(move || {
             let mut failed = Vec::new();
             let is_valid = |a: &Attachment| {
-                valid.iter().any(|v| v.id == a.id && v.ifname == a.ifname)
+                let mut all = valid.iter().flatten();
+                all.any(|v| v.id == a.id && v.ifname == a.ifname)
             };
             for kept in Kept::all(&own.cache, &list.name)? {
                 let attachment = kept.attachment();
@@ -201,12 +204,16 @@ impl Runtime {
                 }
             }
             if at_least(&list.version, "1.1.0") {
-                let listed: Vec<_> =
-                    valid.iter().map(Attachment::valid).collect();
+                let listed = valid.as_ref().map(|valid| {
+                    valid.iter().map(Attachment::valid).collect::<Vec<_>>()
+                });
                 for plugin in &list.plugins {
                     let mut conf = conf(&list, plugin, None, None);
-                    for key in ["valid-attachments", "attachments"] {
-                        conf.insert(format!("cni.dev/{key}"), json!(listed));
+                    if let Some(listed) = &listed {
+                        for key in ["valid-attachments", "attachments"] {
+                            let key = format!("cni.dev/{key}");
+                            conf.insert(key, json!(listed));
+                        }
                     }
                     failed.extend(own.call(Verb::Gc, plugin, conf, None).err());
                 }

@@ -3,6 +3,7 @@
 //! containers themselves); here they end with their first process, at once,
 //! as on a machine whose power fails.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -64,6 +65,12 @@ impl Boot {
         let ended = self.init.try_wait()?;
         ensure!(ended.is_none(), "it ended: {ended:?}\n{}", self.log());
         Ok(())
+    }
+
+    /// The root folder with the mounts of this boot.
+    #[must_use]
+    pub fn root(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.pid))
     }
 
     /// The cgroup that is to be the parent of all containers.

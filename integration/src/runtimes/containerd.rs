@@ -38,7 +38,10 @@ impl Containerd {
         );
         host.write(CONFIG, &config)?;
         let daemon = program("containerd")?.display().to_string();
-        let boot = Boot::start(host, &[&daemon, "--config", CONFIG])?;
+        let boot = Boot::start(
+            host,
+            &[&daemon, "--log-level=warn", "--config", CONFIG],
+        )?;
         let mut own = Self { boot };
         poll_until("containerd", Duration::from_secs(30), || {
             own.boot.alive()?;
@@ -81,6 +84,17 @@ impl Containerd {
         let cgroup = format!("--cgroup={}/{id}", self.boot.cgroup());
         let run = ["run", "--rm", "--cni", &cgroup, image::NAME, id];
         self.ctr(host, &[&run, command].concat())
+    }
+
+    /// The network namespaces of its pods, as paths that any process on the
+    /// machine can open.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn namespaces(&self) -> Result<Vec<String>> {
+        let folder = self.boot.root().join("run/netns");
+        let names = std::fs::read_dir(folder)?;
+        names.map(|e| Ok(e?.path().display().to_string())).collect()
     }
 
     /// Its log so far.

@@ -24,8 +24,7 @@ pub const ARCHIVE: &str = "/var/lib/flannel-it/image.tar";
 pub const SLEEP: [&str; 2] = ["/bin/sleep", "86400"];
 
 /// The programs in it.
-const APPLETS: [&str; 7] =
-    ["sh", "sleep", "ping", "ip", "wget", "httpd", "cat"];
+const APPLETS: [&str; 6] = ["sh", "sleep", "ping", "ip", "wget", "httpd"];
 
 /// Writes it to [`ARCHIVE`] of `host`.
 ///

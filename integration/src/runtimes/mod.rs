@@ -71,22 +71,30 @@ fn search_path() -> String {
     )
 }
 
-/// Prepares `host` for a runtime: an `/etc` and `/opt` of its own, in which
-/// nothing that is written reaches the machine; the image; our plugin under
-/// every name it answers to, as a user installs it; and `list`.
+/// Prepares `host` for a runtime: an `/etc` of its own with `list`, the image,
+/// and the plugins.
 ///
 /// # Errors
 /// When a step fails.
 pub fn prepare(host: &Host, list: &str) -> Result<()> {
+    host.run(|| own_folder("/etc"))?;
+    image::write(host)?;
+    prepare_plugins(host)?;
+    host.write(&format!("{LISTS}/10-flannel.conflist"), list)
+}
+
+/// Our plugin under every name it answers to, as a user installs it, in an
+/// `/opt` of `host`'s own.
+///
+/// # Errors
+/// When `flannel install` fails.
+pub fn prepare_plugins(host: &Host) -> Result<()> {
     host.run(|| -> Result<()> {
-        own_folder("/etc")?;
         own_folder("/opt")?;
         Ok(std::fs::create_dir_all(PLUGINS)?)
     })?;
-    image::write(host)?;
     let plugin = binary("flannel")?.display().to_string();
-    host.cmd(&[plugin.as_str(), "install"])?;
-    host.write(&format!("{LISTS}/10-flannel.conflist"), list)
+    host.cmd(&[plugin.as_str(), "install"]).map(drop)
 }
 
 /// Covers `folder`, for the calling thread's mounts, with what looks the same

@@ -11,6 +11,7 @@ mod demo;
 mod direct;
 mod drift;
 mod harness;
+mod libcni;
 mod membership;
 mod names;
 mod refusals;

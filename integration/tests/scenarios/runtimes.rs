@@ -10,7 +10,9 @@
 //! - A containerd that calls STATUS (R-10): Debian's predates it; `libcni`.
 //! - rootless podman: it does not use CNI.
 
+mod cnitool;
 mod containerd;
+mod hostport;
 mod podman;
 mod reboot;
 
@@ -19,13 +21,14 @@ use integration::cluster::SUBNET_ENV;
 use integration::host::Host;
 use integration::runtimes::prepare;
 
-/// kube-flannel's list but for `portmap` (R-19).
+/// kube-flannel's list, as it is shipped (R-19).
 const LIST: &str = r#"{
   "name": "cbr0",
   "cniVersion": "0.3.1",
   "plugins": [
     { "type": "flannel",
-      "delegate": { "hairpinMode": true, "isDefaultGateway": true } }
+      "delegate": { "hairpinMode": true, "isDefaultGateway": true } },
+    { "type": "portmap", "capabilities": { "portMappings": true } }
   ]
 }"#;
 
