@@ -10,6 +10,9 @@
 //! | [`gojson`] | any JSON | the grammar is `serde_json`'s, text is kept |
 //! | [`netlink`] | the kernel's datagrams | what is written is read back the same |
 //! | [`nft`] | the kernel's datagrams about rules | the same |
+//! | [`cni`] | stdin of the CNI plugin, results, `CNI_ARGS` | an answer is JSON; what is derived is too |
+//! | [`state_json`] | `state.json` | what is written is read back the same |
+//! | [`state_dir`] | the files in `--state-dir` | the same |
 //! | [`cli`] | flags and variables | both say the same; no password in a message |
 //!
 //! `fuzz/run` builds and runs them; `corpus/<target>` holds inputs that each
@@ -21,14 +24,18 @@
 )]
 
 mod cli;
+mod cni;
 mod gojson;
+mod kept;
 mod lease;
 mod netconf;
 mod netlink;
 mod subnet_env;
 
 pub use cli::cli;
+pub use cni::cni;
 pub use gojson::gojson;
+pub use kept::{state_dir, state_json};
 pub use lease::{lease_key, lease_value};
 pub use netconf::net_conf;
 pub use netlink::{netlink, nft};

@@ -57,6 +57,14 @@ pub(crate) fn status(call: &Call, text: &str) -> Result<(), CniError> {
     Ipam::of(call, &conf, text, &read.ipam).status(call)
 }
 
+/// Whether the configuration `text` is one.
+///
+/// # Errors
+/// As [`add`] has them for what it reads.
+pub(crate) fn judge(call: &Call, text: &str) -> Result<(), CniError> {
+    Conf::read(&Object::parse(text)?, &call.args()?).map(drop)
+}
+
 /// Removes the pod's interface, and with it the host's end.
 fn del_link(netns: &NetNs, ifname: &str) -> Result<(), CniError> {
     let removed = Socket::open_in(netns).and_then(|mut socket| {

@@ -12,12 +12,27 @@ mod scratch;
 #[cfg(test)]
 mod tests;
 
+use ipam::subnet_env::PluginEnv;
+
 use self::conf::Conf;
 use self::delegate::{Delegate, read_env};
 use self::scratch::{Kept, Scratch};
 use crate::protocol::{Call, CniError, FailedAdd, Plugin, code, log};
 use crate::result::CniResult;
 use crate::{bridge, exec};
+
+/// The delegate's configuration where flanneld says `env`.
+///
+/// # Errors
+/// Code 7 for a configuration that is wrong.
+pub(crate) fn derived(
+    call: &Call,
+    env: &PluginEnv,
+) -> Result<String, CniError> {
+    let conf = Conf::read(call)?;
+    conf.check_delegate()?;
+    Ok(Delegate::derive(&conf, &call.name, Some(env))?.text)
+}
 
 /// The plugin.
 #[derive(Debug)]

@@ -21,6 +21,15 @@ use conf::Conf;
 
 /// The `type` it is known by.
 pub(crate) const TYPE: &str = "host-local";
+
+/// Whether the configuration `text` is one. A resolv.conf it names is read.
+///
+/// # Errors
+/// As [`HostLocal::add`] has them for what it reads.
+pub(crate) fn judge(call: &Call, text: &str) -> Result<(), CniError> {
+    Conf::read(&Object::parse(text)?, call).map(drop)
+}
+
 /// One attachment's view of its network's pool.
 #[derive(Debug)]
 pub(crate) struct HostLocal {

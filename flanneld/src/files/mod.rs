@@ -12,6 +12,7 @@
 //! names follow from that one.
 
 mod atomic;
+mod kept;
 mod lock;
 mod peers_file;
 mod state_dir;

@@ -2,14 +2,13 @@
 //! it.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
 use std::path::PathBuf;
 
 use ipam::lease::{LeaseAttrs, SubnetKey};
 use serde::{Deserialize, Serialize};
 
 use super::atomic::{self, WriteError};
+use super::kept;
 
 /// The form this version writes, and the only one it reads.
 const VERSION: u32 = 1;
@@ -50,24 +49,20 @@ impl PeersFile {
     }
 
     fn read(&self) -> Result<BTreeMap<SubnetKey, LeaseAttrs>, String> {
-        match fs::metadata(&self.0) {
-            Ok(meta) if meta.len() > LONGEST => {
-                return Err("it is too long to be the daemon's".to_owned());
-            }
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Ok(BTreeMap::new());
-            }
-            Err(e) => return Err(e.to_string()),
+        match kept::bytes(&self.0, LONGEST)? {
+            Some(bytes) => Self::parse(&bytes),
+            None => Ok(BTreeMap::new()),
         }
-        let bytes = fs::read(&self.0).map_err(|e| e.to_string())?;
-        let Content { version, peers } =
-            serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
-        if version != VERSION {
-            return Err(format!(
-                "it has version {version}, this daemon writes {VERSION}"
-            ));
-        }
+    }
+
+    /// The leases in a file's bytes.
+    ///
+    /// # Errors
+    /// In words, why they are not this daemon's.
+    pub fn parse(
+        bytes: &[u8],
+    ) -> Result<BTreeMap<SubnetKey, LeaseAttrs>, String> {
+        let Content { peers, .. } = kept::parse(bytes, VERSION)?;
         let lease = |(key, value): (String, String)| {
             let attrs = LeaseAttrs::decode(value.as_bytes()).ok()?;
             Some((key.parse().ok()?, attrs))
@@ -98,6 +93,8 @@ impl PeersFile {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn peers() -> BTreeMap<SubnetKey, LeaseAttrs> {

@@ -1,6 +1,5 @@
 //! What the daemon remembers over a restart and a reboot.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -9,8 +8,7 @@ use ipam::lease::SubnetKey;
 use overlay::Mac;
 use serde::{Deserialize, Serialize};
 
-use super::PeersFile;
-use super::atomic;
+use super::{PeersFile, atomic, kept};
 
 /// The form of [`Saved`] this version writes, and the only one it reads.
 const VERSION: u32 = 1;
@@ -70,14 +68,25 @@ struct FileRef<'a> {
     saved: &'a Saved,
 }
 
-#[derive(Deserialize)]
-struct Versioned {
-    version: u32,
-}
-
 // === impl Saved ===
 
 impl Saved {
+    /// The value of a file's bytes.
+    ///
+    /// # Errors
+    /// In words, why they are not this daemon's.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        kept::parse(bytes, VERSION)
+    }
+
+    /// The file's bytes.
+    ///
+    /// # Errors
+    /// None is known; what `serde_json` says.
+    pub fn render(&self) -> Result<Vec<u8>, serde_json::Error> {
+        serde_json::to_vec_pretty(&FileRef { version: VERSION, saved: self })
+    }
+
     /// From now on the configuration is `text`.
     pub fn set_config(&mut self, text: &str) {
         let before = self.config.replace(text.to_owned());
@@ -154,10 +163,7 @@ impl StateDir {
     /// Saves, unless the file says so already. A failure is said once, not
     /// again until a write has worked, and has no other consequence.
     pub fn save(&mut self, saved: &Saved) {
-        let state = FileRef { version: VERSION, saved };
-        let Ok(bytes) = serde_json::to_vec_pretty(&state) else {
-            return;
-        };
+        let Ok(bytes) = saved.render() else { return };
         if self.written.as_ref() == Some(&bytes) {
             return;
         }
@@ -179,25 +185,9 @@ impl StateDir {
     }
 }
 
-/// The content of `file`, if there is one.
 fn read(file: &Path) -> Result<Option<(Vec<u8>, Saved)>, String> {
-    match fs::metadata(file) {
-        Ok(meta) if meta.len() > LONGEST => {
-            return Err("it is too long to be the daemon's".to_owned());
-        }
-        Ok(_) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(e.to_string()),
-    }
-    let bytes = fs::read(file).map_err(|e| e.to_string())?;
-    let Versioned { version } =
-        serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
-    if version != VERSION {
-        return Err(format!(
-            "it has version {version}, this daemon writes {VERSION}"
-        ));
-    }
-    let saved = serde_json::from_slice(&bytes).map_err(|e| e.to_string())?;
+    let Some(bytes) = kept::bytes(file, LONGEST)? else { return Ok(None) };
+    let saved = Saved::parse(&bytes)?;
     Ok(Some((bytes, saved)))
 }
 

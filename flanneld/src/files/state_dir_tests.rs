@@ -1,5 +1,7 @@
 use std::os::unix::fs::PermissionsExt;
 
+use std::fs;
+
 use super::*;
 
 fn saved() -> Saved {

@@ -16,6 +16,8 @@ use nix::sys::signal::Signal;
 
 /// For a notification to have led to a repair, on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
+/// After so long everything is looked at.
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// What somebody else does to node 1, and what the log says of it. `{peer}`
 /// and `{own}` are the IPv4 subnets without their length, `{peer6}` and
@@ -238,6 +240,19 @@ fn the_check_of_everything_finds_what_nobody_tells() -> Result<()> {
     let daemon = rig.node().daemon.as_ref().context("daemon")?;
     daemon.signal(Signal::SIGHUP)?;
     daemon.wait_log("accept_ra was 2: set 0", 0, SOON)?;
+    ensure!(rig.node().host.read(path)?.trim() == "0");
+    rig.cluster.assert_settled()
+}
+
+/// … and each minute, though nobody asks.
+#[test]
+fn the_check_of_each_minute_finds_what_nobody_tells() -> Result<()> {
+    let rig = Rig::new(&[])?;
+    let path = "/proc/sys/net/ipv6/conf/flannel-v6.1/accept_ra";
+    rig.node().host.write(path, "2")?;
+    let daemon = rig.node().daemon.as_ref().context("daemon")?;
+    let found = "flannel-v6.1/accept_ra was 2: set 0";
+    daemon.wait_log(found, 0, 2 * MINUTE)?;
     ensure!(rig.node().host.read(path)?.trim() == "0");
     rig.cluster.assert_settled()
 }

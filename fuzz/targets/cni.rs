@@ -1,0 +1,3 @@
+//! Fuzz target: `fuzz::cni`.
+#![no_main]
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::cni(data));
