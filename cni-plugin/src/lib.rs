@@ -13,6 +13,7 @@
 mod bridge;
 mod cidr;
 mod exec;
+mod firewall;
 mod flannel;
 #[doc(hidden)]
 pub mod fuzz;

@@ -1,11 +1,15 @@
 //! The plugins, by the names this binary answers to.
 
 use crate::protocol::{Answer, CniError, Plugin, Version};
-use crate::{flannel, loopback, portmap};
+use crate::{firewall, flannel, loopback, portmap};
 
 /// One line for each; `install` makes a file for each.
-const PLUGINS: &[&dyn Plugin] =
-    &[&flannel::Flannel, &loopback::Loopback, &portmap::Portmap];
+const PLUGINS: &[&dyn Plugin] = &[
+    &flannel::Flannel,
+    &loopback::Loopback,
+    &portmap::Portmap,
+    &firewall::Firewall,
+];
 
 /// The plugin called `name`.
 pub(crate) fn find(name: &str) -> Option<&'static dyn Plugin> {

@@ -17,7 +17,7 @@ use ipam::{Family, PerFamily};
 use netlink::{Socket, link, nft, route, sysctl};
 
 use crate::cidr::Cidr;
-use crate::protocol::{Call, CniError, Plugin, Version, code, log};
+use crate::protocol::{Call, CniError, Plugin, Version, code, gather, log};
 use crate::result::CniResult;
 use crate::xtables::Xtables;
 
@@ -173,23 +173,6 @@ fn no_nft() -> bool {
 
 fn tools() -> impl Iterator<Item = Xtables> {
     Family::ALL.into_iter().filter_map(Xtables::find)
-}
-
-/// All failures in one.
-fn gather(
-    results: impl Iterator<Item = Result<(), CniError>>,
-) -> Result<(), CniError> {
-    let mut failed: Option<CniError> = None;
-    for error in results.filter_map(Result::err) {
-        failed = Some(match failed {
-            None => error,
-            Some(mut first) => {
-                first.msg = format!("{}; {}", first.msg, error.msg);
-                first
-            }
-        });
-    }
-    failed.map_or(Ok(()), Err)
 }
 
 /// The one that is named, else the one whose form the conditions have, else

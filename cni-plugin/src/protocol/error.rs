@@ -125,6 +125,26 @@ impl From<CniError> for FailedAdd {
     }
 }
 
+/// All failures in one, the first one's code with all messages.
+///
+/// # Errors
+/// When any of them is one.
+pub(crate) fn gather(
+    results: impl IntoIterator<Item = Result<(), CniError>>,
+) -> Result<(), CniError> {
+    let mut failed: Option<CniError> = None;
+    for error in results.into_iter().filter_map(Result::err) {
+        failed = Some(match failed {
+            None => error,
+            Some(mut first) => {
+                first.msg = format!("{}; {}", first.msg, error.msg);
+                first
+            }
+        });
+    }
+    failed.map_or(Ok(()), Err)
+}
+
 /// Replaces `phrase` (lower case ASCII) in any case.
 fn replace_folded(text: &mut String, phrase: &str, other: &str) {
     // ASCII folding keeps every byte where it is

@@ -21,7 +21,7 @@ use serde::Serialize;
 pub(crate) use args::Args;
 pub(crate) use deadline::Deadline;
 pub(crate) use env::{Env, interface_name_problem};
-pub(crate) use error::{CniError, FailedAdd, code};
+pub(crate) use error::{CniError, FailedAdd, code, gather};
 pub(crate) use valid::ValidAttachments;
 pub(crate) use version::{Layout, Version};
 

@@ -13,6 +13,7 @@ mod check;
 mod delegates;
 mod detach;
 mod failures;
+mod firewall;
 mod fixed;
 mod loopback;
 mod neighbours;

@@ -1,0 +1,115 @@
+//! firewalld, told by its own program: the pod's addresses become sources of
+//! a zone (FW-4).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipam::Subnet;
+use netlink::program::{self, ProgramError};
+
+use crate::protocol::{CniError, code, gather};
+
+/// What it ends with when the answer to a question is no.
+const NO: i32 = 1;
+
+/// Whether it is there and running.
+pub(super) fn runs() -> bool {
+    tool().is_some_and(|tool| program::run(&tool, &["--state"], None).is_ok())
+}
+
+/// Makes the addresses sources of the zone; those that are already are left.
+///
+/// # Errors
+/// Code 999, such as for an address in another zone.
+pub(super) fn add(zone: &str, ips: &BTreeSet<IpAddr>) -> Result<(), CniError> {
+    for ip in ips {
+        if !is_source(zone, *ip)? {
+            run(zone, "--add-source", *ip).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes them out; all that can be.
+///
+/// # Errors
+/// Code 999.
+pub(super) fn remove(
+    zone: &str,
+    ips: &BTreeSet<IpAddr>,
+) -> Result<(), CniError> {
+    gather(ips.iter().map(|ip| match is_source(zone, *ip)? {
+        true => run(zone, "--remove-source", *ip).map_err(failed),
+        false => Ok(()),
+    }))
+}
+
+/// # Errors
+/// Code 100 for an address that is no source of the zone.
+pub(super) fn check(
+    zone: &str,
+    ips: &BTreeSet<IpAddr>,
+) -> Result<(), CniError> {
+    for ip in ips {
+        if !is_source(zone, *ip)? {
+            return Err(CniError::new(
+                code::DIFFERS,
+                format!("{ip} is no source of firewalld's zone {zone}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// # Errors
+/// Code 50 when it does not run.
+pub(super) fn status() -> Result<(), CniError> {
+    match runs() {
+        true => Ok(()),
+        false => Err(CniError::new(
+            code::NOT_AVAILABLE,
+            "firewalld does not run; start it, or say \"iptables\" as the \
+             backend",
+        )),
+    }
+}
+
+fn is_source(zone: &str, ip: IpAddr) -> Result<bool, CniError> {
+    match run(zone, "--query-source", ip) {
+        Ok(()) => Ok(true),
+        Err(Failed::Program(ProgramError::Failed { status, .. }))
+            if status.code() == Some(NO) =>
+        {
+            Ok(false)
+        }
+        Err(e) => Err(failed(e)),
+    }
+}
+
+enum Failed {
+    Missing,
+    Program(ProgramError),
+}
+
+fn run(zone: &str, what: &str, ip: IpAddr) -> Result<(), Failed> {
+    let tool = tool().ok_or(Failed::Missing)?;
+    let (zone, ip) = (format!("--zone={zone}"), Subnet::host(ip));
+    let args = [&*zone, &*format!("{what}={ip}")];
+    program::run(&tool, &args, None).map(drop).map_err(Failed::Program)
+}
+
+fn failed(e: Failed) -> CniError {
+    match e {
+        Failed::Program(e) => CniError::internal(e),
+        Failed::Missing => CniError::new(
+            code::NOT_AVAILABLE,
+            "firewall-cmd is not in PATH; install firewalld, or say \
+             \"iptables\" as the backend",
+        ),
+    }
+}
+
+fn tool() -> Option<PathBuf> {
+    program::which(&std::env::var_os("PATH")?, "firewall-cmd")
+}

@@ -1,0 +1,140 @@
+//! Which addresses an attachment has rules for. The rules do not say whose
+//! they are, and must not if upstream is to remove them; so it is kept in a
+//! file for each attachment, which a reboot removes as it does the rules.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use crate::protocol::{Call, CniError, ValidAttachments, code};
+
+/// A folder for each network.
+const ROOT: &str = "/run/flannel/firewall";
+
+/// The files of one network.
+#[derive(Debug)]
+pub(super) struct Records {
+    folder: PathBuf,
+}
+
+/// One whose attachment is not valid any more.
+#[derive(Debug)]
+pub(super) struct Stale {
+    path: PathBuf,
+    /// The addresses that no other attachment has.
+    pub(super) ips: BTreeSet<IpAddr>,
+}
+
+// === impl Records ===
+
+impl Records {
+    pub(super) fn of(network: &str) -> Self {
+        Self { folder: Path::new(ROOT).join(network) }
+    }
+
+    /// # Errors
+    /// Code 5.
+    pub(super) fn write(
+        &self,
+        call: &Call,
+        ips: &BTreeSet<IpAddr>,
+    ) -> Result<(), CniError> {
+        let path = self.path(call);
+        let temporary = self.folder.join(format!(".{}", std::process::id()));
+        let text: String = ips.iter().map(|ip| format!("{ip}\n")).collect();
+        fs::create_dir_all(&self.folder)
+            .and_then(|()| fs::write(&temporary, text))
+            .and_then(|()| fs::rename(&temporary, &path))
+            .map_err(|e| failed("write", &path, &e))
+    }
+
+    /// What was written for the attachment; nothing when there is no file.
+    pub(super) fn read(&self, call: &Call) -> BTreeSet<IpAddr> {
+        read(&self.path(call))
+    }
+
+    /// # Errors
+    /// Code 5.
+    pub(super) fn remove(&self, call: &Call) -> Result<(), CniError> {
+        remove(&self.path(call))
+    }
+
+    /// Whether an attachment other than the call's has that address.
+    pub(super) fn has_another(&self, ip: IpAddr, call: &Call) -> bool {
+        let own = self.path(call);
+        let others = files().into_iter().filter(|path| *path != own);
+        others.into_iter().any(|path| read(&path).contains(&ip))
+    }
+
+    /// Those of this network whose attachment is not valid.
+    pub(super) fn stale(&self, valid: &ValidAttachments) -> Vec<Stale> {
+        let (mut stale, mut kept) = (Vec::new(), BTreeSet::new());
+        for path in files() {
+            let name = path.file_name().map(|n| n.to_string_lossy());
+            let name = name.unwrap_or_default().into_owned();
+            let is_valid = name
+                .split_once('@')
+                .is_none_or(|(id, ifname)| valid.contains(id, ifname));
+            let ips = read(&path);
+            match path.parent() == Some(&self.folder) && !is_valid {
+                true => stale.push(Stale { path, ips }),
+                false => kept.extend(ips),
+            }
+        }
+        for one in &mut stale {
+            one.ips.retain(|ip| !kept.contains(ip));
+        }
+        stale
+    }
+
+    /// A container id has no `@` (S-9), an interface name no slash.
+    fn path(&self, call: &Call) -> PathBuf {
+        let env = &call.env;
+        self.folder.join(format!("{}@{}", env.container_id, env.ifname))
+    }
+}
+
+// === impl Stale ===
+
+impl Stale {
+    /// # Errors
+    /// Code 5.
+    pub(super) fn remove(&self) -> Result<(), CniError> {
+        remove(&self.path)
+    }
+}
+
+/// All networks' files, but for those that are being written.
+fn files() -> Vec<PathBuf> {
+    let entries = |path: &Path| {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).collect::<Vec<_>>()
+    };
+    let mut out: Vec<PathBuf> =
+        entries(Path::new(ROOT)).iter().flat_map(|p| entries(p)).collect();
+    out.retain(|path| {
+        let name = path.file_name().map(|n| n.to_string_lossy());
+        name.is_some_and(|name| !name.starts_with('.'))
+    });
+    out
+}
+
+fn read(path: &Path) -> BTreeSet<IpAddr> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+fn remove(path: &Path) -> Result<(), CniError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(failed("remove", path, &e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn failed(doing: &str, path: &Path, e: &io::Error) -> CniError {
+    CniError::new(code::IO, format!("cannot {doing} {}: {e}", path.display()))
+}

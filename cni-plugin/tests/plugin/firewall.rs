@@ -1,0 +1,282 @@
+//! `firewall`: rules as the Go plugin makes them, and who reaches whom
+//! (CT-37).
+
+use serde_json::{Value, json};
+
+use crate::node::{Call, Node, exists, names, on_a_node, plain, run};
+
+/// The call that follows the pod's ADD in the list.
+fn firewall(pod: &Call, result: &Value) -> Call {
+    Call {
+        name: "firewall",
+        conf: json!({
+            "name": "tn",
+            "cniVersion": result["cniVersion"],
+            "type": "firewall",
+            "prevResult": result,
+        }),
+        ..pod.clone()
+    }
+}
+
+fn made_up(version: &str, netns: &str) -> Value {
+    let mut ips = json!([
+        { "address": "10.9.0.2/24", "interface": 2 },
+        { "address": "fd00:9::2/64", "interface": 2 },
+    ]);
+    let mut out = json!({
+        "cniVersion": version,
+        "interfaces": [
+            { "name": "cni0" },
+            { "name": "veth1" },
+            { "name": "eth0", "sandbox": netns },
+        ],
+    });
+    if version == "0.4.0" {
+        ips[0]["version"] = "4".into();
+        ips[1]["version"] = "6".into();
+        out["dns"] = json!({});
+    }
+    out["ips"] = ips;
+    out
+}
+
+/// The rules of table filter, as they follow `-A `.
+fn rules(save: &str) -> Vec<String> {
+    let text = run(save, &["-t", "filter"]);
+    let rules = text.lines().filter_map(|line| line.strip_prefix("-A "));
+    rules.map(str::to_owned).collect()
+}
+
+const SHARED: &str =
+    "FORWARD -m comment --comment \"CNI firewall plugin rules\" -j CNI-FORWARD";
+const ADMIN: &str = "CNI-FORWARD -m comment --comment \"CNI firewall plugin \
+    admin overrides\" -j CNI-ADMIN";
+
+/// FW-2, for each version there is.
+#[test]
+fn the_rules_of_upstream() {
+    on_a_node(|node| {
+        let pod = node.pod("cA");
+        for version in ["0.4.0", "1.0.0", "1.1.0"] {
+            let result = made_up(version, &pod.netns);
+            let call = firewall(&pod, &result);
+            assert_eq!(call.add(), result);
+            for (save, ip) in [
+                ("iptables-save", "10.9.0.2/32"),
+                ("ip6tables-save", "fd00:9::2/128"),
+            ] {
+                assert_eq!(
+                    rules(save),
+                    [
+                        SHARED.to_owned(),
+                        ADMIN.to_owned(),
+                        format!(
+                            "CNI-FORWARD -d {ip} -m conntrack --ctstate \
+                             RELATED,ESTABLISHED -j ACCEPT"
+                        ),
+                        format!("CNI-FORWARD -s {ip} -j ACCEPT"),
+                    ]
+                );
+            }
+            let before = rules("iptables-save");
+            call.add();
+            assert_eq!(rules("iptables-save"), before, "again");
+            assert!(call.call("CHECK").ok);
+            call.del();
+            call.del();
+            for save in ["iptables-save", "ip6tables-save"] {
+                assert_eq!(rules(save), [SHARED, ADMIN], "shared ones stay");
+            }
+            assert_eq!(call.call("CHECK").error().0, 100);
+            assert_eq!(rules("iptables-save").len(), 2, "CHECK made nothing");
+        }
+        for version in ["0.3.1", "0.2.0", ""] {
+            let old = firewall(&pod, &json!({})).version(version);
+            assert_eq!(old.call("ADD").error().0, 1, "{version}");
+        }
+    });
+}
+
+/// FW-3
+#[test]
+fn the_rules_of_policies() {
+    on_a_node(|node| {
+        let pod = node.pod("cA");
+        let call = firewall(&pod, &made_up("1.0.0", &pod.netns));
+        let comment = |what: &str| {
+            format!(
+                "-m comment --comment \"CNI firewall plugin rules \
+                 (ingressPolicy: {what})\""
+            )
+        };
+        let (either, same, isolated) = (
+            comment("same-bridge|isolated"),
+            comment("same-bridge"),
+            comment("isolated"),
+        );
+        call.clone().with("ingressPolicy", "same-bridge".into()).add();
+        let stages = || {
+            let all = rules("iptables-save");
+            let ours = all.into_iter().filter(|r| r.contains("ISOLATION"));
+            ours.collect::<Vec<_>>()
+        };
+        let first = format!("FORWARD {either} -j CNI-ISOLATION-STAGE-1");
+        let own = |comment: &str| {
+            format!(
+                "CNI-ISOLATION-STAGE-1 -i cni0 ! -o cni0 {comment} -j \
+                 CNI-ISOLATION-STAGE-2"
+            )
+        };
+        let rest = [
+            format!("CNI-ISOLATION-STAGE-1 {either} -j RETURN"),
+            format!("CNI-ISOLATION-STAGE-2 -o cni0 {either} -j DROP"),
+            format!("CNI-ISOLATION-STAGE-2 {either} -j RETURN"),
+        ];
+        let want = [&[first.clone(), own(&same)][..], &rest].concat();
+        assert_eq!(stages(), want);
+        assert_eq!(rules("iptables-save")[1], SHARED, "behind the isolation");
+        let call = call
+            .with("ingressPolicy", "isolated".into())
+            .with("iptablesAdminChainName", "MYADM".into());
+        call.add();
+        let drop =
+            format!("CNI-ISOLATION-STAGE-1 -i cni0 -o cni0 {isolated} -j DROP");
+        let want =
+            [&[first, drop, own(&isolated), own(&same)][..], &rest].concat();
+        assert_eq!(stages(), want);
+        assert!(call.call("CHECK").ok);
+        // what somebody removed comes back behind the isolation
+        run("iptables", &["-D", "FORWARD", "2"]);
+        assert_eq!(call.call("CHECK").error().0, 100);
+        call.add();
+        assert_eq!(rules("iptables-save")[1], SHARED);
+        call.del();
+        let bad = call.with("ingressPolicy", "foo".into());
+        assert_eq!(bad.call("ADD").error().0, 7);
+        // it does not keep a pod from going away
+        bad.del();
+    });
+}
+
+/// CW-17: by owner, without `prevResult` or the pod.
+#[test]
+fn del_and_gc_without_a_result() {
+    on_a_node(|node| {
+        let calls: Vec<Call> = (2..5)
+            .map(|n| {
+                let pod = node.pod(&format!("p{n}"));
+                let ips = json!([{ "address": format!("10.9.0.{n}/24") }]);
+                let result = json!({ "cniVersion": "1.1.0", "ips": ips });
+                firewall(&pod, &result)
+            })
+            .collect();
+        let other = calls[2].clone().with("name", "other".into());
+        for call in [&calls[0], &calls[1], &other] {
+            call.add();
+        }
+        assert!(rules("ip6tables-save").is_empty(), "IPv4 pods");
+        let mut blind = calls[0].clone();
+        blind.netns = String::new();
+        blind.conf.as_object_mut().unwrap().remove("prevResult");
+        blind.del();
+        assert_eq!(rules("iptables-save").len(), 6);
+        assert_eq!(blind.call("GC").error().0, 7, "R-17");
+        let answer = blind.valid(&[]).call("GC");
+        assert!(answer.ok, "{answer:?}");
+        let left = rules("iptables-save");
+        assert_eq!(left.len(), 4, "the other network's: {left:?}");
+        assert!(other.call("CHECK").ok);
+        assert_eq!(names("/run/flannel/firewall/tn"), [""; 0]);
+        // an address that another pod has got meanwhile
+        let heir = firewall(&node.pod("heir"), &other.conf["prevResult"]);
+        heir.add();
+        other.del();
+        assert!(heir.call("CHECK").ok);
+        heir.del();
+        assert_eq!(rules("iptables-save").len(), 2);
+        assert!(!exists("/run/flannel/firewall/tn/heir@eth0"));
+    });
+}
+
+/// The matrix of CT-37: two pods on one bridge, one on another.
+fn reachable(node: &Node, policy: &str) -> [bool; 3] {
+    let attached =
+        [("a", "br3"), ("b", "br3"), ("c", "br4")].map(|(id, br)| {
+            let subnet = br.replace("br", "10.88.") + ".1/24";
+            node.subnet_env(&format!(
+                "FLANNEL_NETWORK=10.88.0.0/16\nFLANNEL_SUBNET={subnet}\n\
+             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+            ));
+            let pod = node.pod(id).delegate("bridge", br.into());
+            let pod = pod.with("name", br.into());
+            let result = pod.add();
+            firewall(&pod, &result).with("ingressPolicy", policy.into()).add();
+            (pod, plain(&result).remove(0))
+        });
+    let [(a, _), (b, b_ip), (c, c_ip)] = &attached;
+    let to_node = b.pings("10.88.3.1") && c.pings("10.88.4.1");
+    [a.pings(b_ip), a.pings(c_ip), to_node]
+}
+
+#[test]
+fn who_reaches_whom() {
+    for (policy, want) in [
+        ("open", [true, true, true]),
+        ("same-bridge", [true, false, true]),
+        ("isolated", [false, false, true]),
+    ] {
+        on_a_node(|node| {
+            // what crosses a bridge passes iptables only with this
+            let filtered =
+                exists("/proc/sys/net/bridge/bridge-nf-call-iptables");
+            let mut want = want;
+            if !filtered {
+                want[0] = true;
+            }
+            assert_eq!(reachable(node, policy), want, "{policy}");
+        });
+    }
+}
+
+/// FW-4, with a program that plays firewalld's.
+#[test]
+fn firewalld() {
+    on_a_node(|node| {
+        let script = r#"
+touch /run/zone
+case "$1" in
+--state) exit 0;;
+esac
+ip=${2#*=}
+case "$2" in
+--query-source*) grep -qx -- "$1 $ip" /run/zone;;
+--add-source*) echo "$1 $ip" >> /run/zone;;
+--remove-source*) grep -vx -- "$1 $ip" /run/zone > /run/zone.new; mv /run/zone.new /run/zone;;
+esac"#;
+        let folder = node.plugins(&[("firewall-cmd", script)]);
+        let path =
+            format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", folder.display());
+        let pod = node.pod("cA").env("PATH", &path);
+        let call = firewall(&pod, &made_up("1.1.0", &pod.netns));
+        call.add();
+        call.add();
+        let zone = || std::fs::read_to_string("/run/zone").unwrap();
+        assert_eq!(
+            zone(),
+            "--zone=trusted 10.9.0.2/32\n--zone=trusted fd00:9::2/128\n"
+        );
+        assert!(call.call("CHECK").ok && call.call("STATUS").ok);
+        assert!(rules("iptables-save").is_empty(), "it runs, so it is used");
+        call.del();
+        assert_eq!(zone(), "");
+        assert_eq!(call.call("CHECK").error().0, 100);
+        let asked = call
+            .env("PATH", "/nonexistent")
+            .with("backend", "firewalld".into());
+        let (code, msg) = asked.call("ADD").error();
+        assert_eq!(code, 50);
+        assert!(msg.starts_with("firewall-cmd is not in PATH"), "{msg}");
+        assert_eq!(asked.call("STATUS").error().0, 50);
+    });
+}
