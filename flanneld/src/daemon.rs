@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use ipam::daemon_state::Phase;
 use ipam::lease::Lease;
 use ipam::netconf::backend::VxlanOptions;
@@ -23,9 +23,9 @@ use tokio::sync::watch;
 
 use self::events::{Health, Loop};
 use self::remember::{PATIENCE, Remembered};
-use crate::cli::{self, Options};
+use crate::cli::Options;
 use crate::facts::{self, Uplink};
-use crate::files::{self, Saved, StateDir, SubnetFile};
+use crate::files::{self, InstanceLock, Saved, StateDir, SubnetFile};
 use crate::metrics::Metrics;
 use crate::monitor::{self, Interest};
 use crate::notify::Watchdog;
@@ -46,6 +46,7 @@ use crate::world::Kernel;
 pub async fn run(
     options: &Options,
     metrics: Metrics,
+    lock: &mut InstanceLock,
     reporter: &mut Reporter,
 ) -> Result<()> {
     let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
@@ -96,13 +97,14 @@ pub async fn run(
     })?;
     let former = former(&saved, &conf, &vxlan);
     let previous = subnet_file.previous();
-    let rules = Keeper::spawn(rules::Setup {
+    let setup = rules::Setup {
         wishes: options.rules,
         nftables: conf.nftables,
         networks: enabled_networks(&conf),
         former: former_networks(&former, &previous, &conf),
-    })
-    .context("starting a thread")?;
+    };
+    let rules =
+        Keeper::spawn(setup, metrics.clone()).context("starting a thread")?;
     let setup = Setup {
         former,
         conf: conf.clone(),
@@ -149,6 +151,7 @@ pub async fn run(
         repairs: metrics.repairs().clone(),
         metrics,
         watchdog: Watchdog::new(),
+        lock,
         reporter,
         disk,
         saved,
@@ -231,9 +234,8 @@ async fn wait_config(
     }
 }
 
-/// The backend's options, if this version has the backend.
+/// The backend's options; no other backend is taken for usable.
 fn vxlan_of(conf: &NetConf) -> Result<VxlanOptions> {
-    cli::netconf(conf).map_err(|line| anyhow!(line))?;
     let Backend::Vxlan(options) = &conf.backend else {
         bail!("backend {} is not built", conf.backend.type_name());
     };

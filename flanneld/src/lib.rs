@@ -19,6 +19,7 @@ pub mod reconcile;
 pub mod repairs;
 pub mod report;
 pub mod rules;
+pub mod stop;
 pub mod store;
 #[cfg(test)]
 mod testing;

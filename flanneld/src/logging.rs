@@ -1,5 +1,7 @@
 //! The daemon's log: plain text on stderr, one line per event, with time (UTC)
-//! and severity.
+//! and severity. Where stderr is the journal, each line begins with its
+//! priority as sd-daemon(3) has it, `<4>` for a warning: the journal takes it
+//! off, and `journalctl -p warning` finds the line.
 //!
 //! Only our own crates are heard above `INFO`; libraries are heard from `WARN`
 //! on, because what they say below it includes the bytes they send, and those
@@ -7,8 +9,9 @@
 
 use std::io::{self, Write};
 
-use tracing::Subscriber;
+use nix::sys::stat::fstat;
 use tracing::level_filters::LevelFilter;
+use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -24,11 +27,25 @@ const OURS: [&str; 4] = ["flanneld", "ipam", "netlink", "overlay"];
 pub fn init(
     level: LevelFilter,
 ) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
-    tracing::subscriber::set_global_default(subscriber(level, io::stderr))
+    let to = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let journal = fstat(io::stderr())
+        .is_ok_and(|stat| is_stream(&to, stat.st_dev, stat.st_ino));
+    let subscriber = subscriber(level, io::stderr, journal);
+    tracing::subscriber::set_global_default(subscriber)
 }
 
-/// The logger [`init`] installs, with its lines going to `out`.
-pub fn subscriber<W>(level: LevelFilter, out: W) -> impl Subscriber
+/// Whether `JOURNAL_STREAM` names that device and inode (systemd.exec(5)).
+fn is_stream(variable: &str, device: u64, inode: u64) -> bool {
+    variable == format!("{device}:{inode}")
+}
+
+/// The logger [`init`] installs, with its lines going to `out`, with
+/// priorities if that is the `journal`.
+pub fn subscriber<W>(
+    level: LevelFilter,
+    out: W,
+    journal: bool,
+) -> impl Subscriber
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
@@ -37,17 +54,24 @@ where
         targets = targets.with_target(ours, level);
     }
     let lines = tracing_subscriber::fmt::layer()
-        .with_writer(OneLine(out))
+        .with_writer(OneLine { out, journal })
         .with_target(level >= LevelFilter::DEBUG);
     registry().with(lines).with(targets)
 }
 
 /// Makes writers that keep each event on one line.
-struct OneLine<W>(W);
+struct OneLine<W> {
+    out: W,
+    journal: bool,
+}
 
 /// Replaces line breaks and other control characters inside an event, which
 /// is written whole: no text from outside can fake a second line.
-struct OneLineWriter<W>(W);
+struct OneLineWriter<W> {
+    out: W,
+    /// Goes before the line.
+    priority: &'static str,
+}
 
 // === impl OneLine ===
 
@@ -55,11 +79,18 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for OneLine<W> {
     type Writer = OneLineWriter<W::Writer>;
 
     fn make_writer(&'a self) -> Self::Writer {
-        OneLineWriter(self.0.make_writer())
+        OneLineWriter { out: self.out.make_writer(), priority: "" }
     }
 
     fn make_writer_for(&'a self, meta: &tracing::Metadata<'_>) -> Self::Writer {
-        OneLineWriter(self.0.make_writer_for(meta))
+        let priority = match *meta.level() {
+            _ if !self.journal => "",
+            Level::ERROR => "<3>",
+            Level::WARN => "<4>",
+            Level::INFO => "<6>",
+            _ => "<7>",
+        };
+        OneLineWriter { out: self.out.make_writer_for(meta), priority }
     }
 }
 
@@ -68,7 +99,8 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for OneLine<W> {
 impl<W: Write> Write for OneLineWriter<W> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let body = event.strip_suffix(b"\n").unwrap_or(event);
-        let mut line = Vec::with_capacity(body.len() + 1);
+        let mut line = Vec::with_capacity(body.len() + 4);
+        line.extend_from_slice(self.priority.as_bytes());
         for byte in body {
             match byte {
                 b'\n' => line.extend_from_slice(b"\\n"),
@@ -78,14 +110,17 @@ impl<W: Write> Write for OneLineWriter<W> {
             }
         }
         line.push(b'\n');
-        self.0.write_all(&line)?;
+        self.out.write_all(&line)?;
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        self.out.flush()
     }
 }
+
+#[cfg(test)]
+mod documented;
 
 #[cfg(test)]
 mod tests {
@@ -110,10 +145,18 @@ mod tests {
     }
 
     fn logged(level: LevelFilter, events: impl FnOnce()) -> String {
+        logged_to(false, level, events)
+    }
+
+    fn logged_to(
+        journal: bool,
+        level: LevelFilter,
+        events: impl FnOnce(),
+    ) -> String {
         let buffer = Buffer::default();
         let out = buffer.clone();
         tracing::subscriber::with_default(
-            subscriber(level, move || out.clone()),
+            subscriber(level, move || out.clone(), journal),
             events,
         );
         let bytes = buffer.0.lock().unwrap().clone();
@@ -133,6 +176,25 @@ mod tests {
         assert!(log.contains("10.5.7.0/24"), "{log}");
         let time = log.split(' ').next().unwrap();
         assert!(time.ends_with('Z') && time.contains('T'), "{log}");
+    }
+
+    #[test]
+    fn the_journal_is_told_the_priority() {
+        let events = || {
+            tracing::error!("a");
+            tracing::warn!("b\n<0>c");
+            tracing::info!("d");
+            tracing::debug!("e");
+        };
+        let log = logged_to(true, LevelFilter::DEBUG, events);
+        let starts: Vec<_> = log.lines().filter_map(|l| l.get(..3)).collect();
+        assert_eq!(starts, ["<3>", "<4>", "<6>", "<7>"], "{log}");
+        assert!(!logged(LevelFilter::DEBUG, events).starts_with('<'));
+
+        assert!(is_stream("9:4321", 9, 4321));
+        for other in ["", "9:", "9:43210", "8:4321", "4321"] {
+            assert!(!is_stream(other, 9, 4321), "{other}");
+        }
     }
 
     #[test]

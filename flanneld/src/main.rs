@@ -12,9 +12,10 @@ use flanneld::metrics::Metrics;
 use flanneld::recent::Recent;
 use flanneld::repairs::Repairs;
 use flanneld::report::Reporter;
-use flanneld::{daemon, logging};
+use flanneld::{daemon, logging, stop};
 use ipam::daemon_state::Phase;
-use tokio::signal::unix::{SignalKind, signal};
+use nix::sys::signal::Signal;
+use tokio::sync::oneshot;
 
 fn main() -> ExitCode {
     let options =
@@ -44,8 +45,10 @@ fn start(options: &Options) -> Result<()> {
     for note in &options.notes {
         note.log();
     }
-    let _lock =
+    // While it waits for another daemon's end, a signal ends it at once.
+    let mut lock =
         InstanceLock::take(&options.subnet_file, options.wait_for_lock)?;
+    let stopped = stop::listen().context("SIGTERM and SIGINT")?;
     let readiness = Readiness::not_ready("it has just started");
     let mut reporter = Reporter::new(
         &options.subnet_file,
@@ -56,7 +59,8 @@ fn start(options: &Options) -> Result<()> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
-    let result = runtime.block_on(live(options, readiness, &mut reporter));
+    let living = live(options, readiness, &mut lock, &mut reporter, stopped);
+    let result = runtime.block_on(living);
     // A name that is being resolved cannot be given up, and may take as long
     // as a dead name server lets it: nobody waits for it.
     runtime.shutdown_background();
@@ -70,10 +74,10 @@ fn start(options: &Options) -> Result<()> {
 async fn live(
     options: &Options,
     readiness: Readiness,
+    lock: &mut InstanceLock,
     reporter: &mut Reporter,
+    stopped: oneshot::Receiver<Signal>,
 ) -> Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let (stop_health, health_stopped) = tokio::sync::oneshot::channel::<()>();
     let recent = reporter.recent().clone();
     let metrics = Metrics::new(readiness.clone(), Repairs::new(recent.clone()));
@@ -88,9 +92,8 @@ async fn live(
     };
 
     tokio::select! {
-        ended = daemon::run(options, metrics, reporter) => ended?,
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        ended = daemon::run(options, metrics, lock, reporter) => ended?,
+        Ok(_) = stopped => {}
     }
     // What is in the kernel stays: pods keep their network.
     tracing::info!("stopping; the data plane stays as it is");

@@ -20,6 +20,7 @@ use crate::health::Readiness;
 use crate::reconcile::Passed;
 use crate::repairs::{Kind, Repairs};
 use crate::store::StoreStatus;
+use crate::world::KernelError;
 
 #[cfg(test)]
 mod tests;
@@ -51,11 +52,15 @@ pub struct Standing {
 #[derive(Debug, Default)]
 struct Inner {
     standing: Standing,
+    /// Peers without something that the kernel refused in the last pass.
+    refused: usize,
     store: Option<watch::Receiver<StoreStatus>>,
     passes: Passes,
     changes: BTreeMap<Kind, u64>,
     /// Changes that failed.
     failures: u64,
+    /// Looks at the kernel's network that failed, and at traffic rules.
+    blind: (u64, u64),
     event_to_kernel: Histogram,
 }
 
@@ -100,10 +105,30 @@ impl Metrics {
     }
 
     /// Counts a pass.
-    pub fn passed<E>(&self, result: &Result<Passed, E>) {
+    pub fn passed(&self, result: &anyhow::Result<Passed>) {
         self.with(|inner| match result {
             Ok(passed) => inner.carried_out(passed),
-            Err(_) => inner.passes.failed += 1,
+            Err(error) => {
+                inner.passes.failed += 1;
+                inner.blind.0 += u64::from(is_of_kernel(error));
+            }
+        });
+    }
+
+    /// Counts what a pass over traffic rules has changed, how much of it
+    /// failed, and how many looks were among that.
+    pub fn rules_passed(
+        &self,
+        changes: &BTreeMap<Kind, u64>,
+        failed: usize,
+        blind: usize,
+    ) {
+        let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+        self.with(|inner| {
+            inner.changed(changes);
+            let refused = count(failed.saturating_sub(blind));
+            inner.failures = inner.failures.saturating_add(refused);
+            inner.blind.1 = inner.blind.1.saturating_add(count(blind));
         });
     }
 
@@ -155,19 +180,25 @@ impl Metrics {
 
 impl Inner {
     fn carried_out(&mut self, passed: &Passed) {
-        if passed.failed.is_empty() {
+        let failures = passed.failed.len() + passed.refused.words.len();
+        if failures == 0 {
             self.passes.complete += 1;
         } else {
             self.passes.incomplete += 1;
         }
-        let failures = u64::try_from(passed.failed.len()).unwrap_or(u64::MAX);
+        self.refused = passed.refused.peers;
+        let failures = u64::try_from(failures).unwrap_or(u64::MAX);
         self.failures = self.failures.saturating_add(failures);
-        for (kind, count) in &passed.kinds {
-            let sum = self.changes.entry(*kind).or_default();
-            *sum = sum.saturating_add(*count);
-        }
+        self.changed(&passed.kinds);
         if let Some(took) = passed.since_event {
             self.event_to_kernel.observe(took);
+        }
+    }
+
+    fn changed(&mut self, kinds: &BTreeMap<Kind, u64>) {
+        for (kind, count) in kinds {
+            let sum = self.changes.entry(*kind).or_default();
+            *sum = sum.saturating_add(*count);
         }
     }
 
@@ -191,6 +222,12 @@ impl Inner {
         }
         out.family("flannel_peers", "gauge", "Other nodes' leases known.");
         out.sample(&[], peers);
+        out.family(
+            "flannel_peers_refused",
+            "gauge",
+            "Peers that cannot be reached as the kernel refuses something.",
+        );
+        out.sample(&[], self.refused);
 
         out.family(
             "flannel_passes_total",
@@ -219,6 +256,13 @@ impl Inner {
             "Changes that the kernel refused or did not answer.",
         );
         out.sample(&[], self.failures);
+        out.family(
+            "flannel_look_failures_total",
+            "counter",
+            "Looks at the kernel that failed, after which nothing is changed.",
+        );
+        out.sample(&[("at", "network")], self.blind.0);
+        out.sample(&[("at", "rules")], self.blind.1);
         self.event_to_kernel.render(
             out,
             "flannel_event_to_kernel_seconds",
@@ -229,6 +273,11 @@ impl Inner {
             render_store(&store.borrow(), out, wall, boot);
         }
     }
+}
+
+/// Whether a pass failed as the kernel could not be looked at.
+fn is_of_kernel(error: &anyhow::Error) -> bool {
+    error.chain().any(|e| e.is::<KernelError>() || e.is::<netlink::Error>())
 }
 
 fn render_store(

@@ -126,11 +126,20 @@ pub struct Passed {
     pub looked: Option<usize>,
     /// What nothing but a foreign hand made necessary.
     pub mended: Vec<Repair>,
-    /// What failed, in words: nothing when the kernel is as wanted.
+    /// What failed of the node's own: nothing when pods have their network.
     pub failed: Vec<String>,
-    /// The node's own devices and addresses are as wanted, whatever failed of
-    /// the peers'.
-    pub own: bool,
+    /// What failed of single peers'.
+    pub refused: Refused,
+}
+
+/// What the kernel refuses of what leads to the other nodes, or of what is
+/// left of one that is gone: the others are not touched by that (W-1).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    /// Nodes that cannot be reached for that.
+    pub peers: usize,
+    /// What failed, in words.
+    pub words: Vec<String>,
 }
 
 // === impl Reconciler ===
@@ -320,9 +329,15 @@ impl Reconciler {
         let mut result = self.pass_over(dirty).await;
         let now = Instant::now();
         self.pace.passed(now);
-        let (complete, mended) = match &result {
-            Ok(passed) => (passed.failed.is_empty(), !passed.mended.is_empty()),
-            Err(_) => (false, false),
+        let (complete, settled, mended) = match &result {
+            Ok(passed) => {
+                let own = passed.failed.is_empty();
+                let complete = own && passed.refused.words.is_empty();
+                // What single peers lack is known by its keys.
+                let settled = own && self.setup.former == Former::default();
+                (complete, settled, !passed.mended.is_empty())
+            }
+            Err(_) => (false, false, false),
         };
         if complete {
             if let Ok(passed) = &mut result {
@@ -331,7 +346,8 @@ impl Reconciler {
             self.retry = None;
             self.setup.former = Former::default();
         } else {
-            self.dirty.everything |= everything || result.is_err();
+            self.dirty.everything |=
+                result.is_err() || (everything && !settled);
             self.dirty.since = since;
             self.try_again(now);
         }
@@ -405,20 +421,29 @@ impl Reconciler {
         // It is looked at again, and said in words.
         let failed = report.failed.iter().map(|(change, _)| change.key());
         self.dirty.failed.extend(failed);
-        let words = report.failed.iter().map(|(c, e)| format!("{c}: {e}"));
-        let own = !report.failed.iter().any(|(change, _)| {
-            matches!(change.key(), Key::Link(_) | Key::Addr(..))
-        });
+        let (own, of_peers): (Vec<_>, Vec<_>) =
+            report.failed.iter().partition(|(change, _)| {
+                matches!(change.key(), Key::Link(_) | Key::Addr(..))
+            });
+        let words = |(c, e): &(Change, KernelError)| format!("{c}: {e}");
+        let refused = Refused {
+            peers: self.without(of_peers.iter().map(|(change, _)| change)),
+            words: of_peers.into_iter().map(words).collect(),
+        };
         Ok(Passed {
             lease,
             mtu,
             peers: self.peers.len(),
-            own,
+            refused,
             changed: report.changed.len() + besides.len(),
             kinds: kinds(&report.changed, &besides),
             since_event: None,
             looked,
-            failed: words.chain(trouble.map(|e| e.to_string())).collect(),
+            failed: own
+                .into_iter()
+                .map(words)
+                .chain(trouble.map(|e| e.to_string()))
+                .collect(),
             mended: if first {
                 Vec::new()
             } else {
@@ -460,6 +485,41 @@ impl Reconciler {
         Ok(facts)
     }
 
+    /// How many peers are without something that could not be changed.
+    fn without<'a>(&self, failed: impl Iterator<Item = &'a Change>) -> usize {
+        let keys: BTreeSet<Key> =
+            failed.filter(|c| !c.is_removal()).map(Change::key).collect();
+        if keys.is_empty() {
+            return 0;
+        }
+        let mut bases = BTreeSet::new();
+        let mut macs = BTreeSet::new();
+        for key in keys {
+            match key {
+                Key::Route(key) => {
+                    bases.insert(key.dst.base());
+                }
+                Key::Neigh(key) => {
+                    bases.insert(key.ip);
+                }
+                Key::Fdb(key) => {
+                    macs.insert(key.mac);
+                }
+                // a route that needs it fails as well
+                Key::Nexthop(_) | Key::Link(_) | Key::Addr(..) => {}
+            }
+        }
+        let lacks = |(key, attrs): &(&SubnetKey, &LeaseAttrs)| {
+            let mut subnets = key.subnets().iter();
+            let mut data = attrs.data.iter();
+            subnets.any(|(_, subnet)| bases.contains(&subnet.base()))
+                || data.any(|(_, data)| {
+                    vxlan::mac_of(data).is_ok_and(|mac| macs.contains(&mac))
+                })
+        };
+        self.peers.iter().filter(lacks).count()
+    }
+
     fn plan(&self, lease: &Lease, facts: &Facts) -> anyhow::Result<Plan> {
         let node = Node { key: lease.key, public: self.setup.uplink.public };
         let Setup { conf, vxlan: options, .. } = &self.setup;
@@ -489,6 +549,16 @@ impl Reconciler {
             tracing::warn!("{text}");
         }
         self.said = now;
+    }
+}
+
+// === impl Refused ===
+
+impl Refused {
+    /// Whether more of the `peers` cannot be reached than can, of several.
+    #[must_use]
+    pub const fn is_most(&self, peers: usize) -> bool {
+        self.peers > 1 && self.peers * 2 > peers
     }
 }
 

@@ -41,6 +41,10 @@ pub enum Kind {
     Route,
     /// A kernel setting of a device of ours.
     Sysctl,
+    /// A chain of traffic rules in nftables.
+    Nftables,
+    /// The same in iptables.
+    Iptables,
     /// `subnet.env`.
     SubnetFile,
 }
@@ -99,6 +103,8 @@ impl Kind {
             Self::Nexthop => "nexthop",
             Self::Route => "route",
             Self::Sysctl => "sysctl",
+            Self::Nftables => "nftables",
+            Self::Iptables => "iptables",
             Self::SubnetFile => "subnet_file",
         }
     }

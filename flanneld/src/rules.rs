@@ -14,9 +14,12 @@ use tokio::sync::watch;
 
 mod events;
 mod firewall;
+mod mended;
 
 use self::events::Pending;
 use self::firewall::{Done, Firewall};
+use crate::metrics::Metrics;
+use crate::repairs::Repair;
 
 /// Everything is compared this often although nothing said that it changed.
 const SLOW_CHECK: Duration = Duration::from_secs(60);
@@ -88,6 +91,7 @@ enum Ask {
 struct Thread {
     setup: Setup,
     firewall: Firewall,
+    metrics: Metrics,
     asks: Receiver<Ask>,
     pending: Pending,
     outcome: watch::Sender<Outcome>,
@@ -102,6 +106,11 @@ struct Thread {
     /// Somebody waits for the line that says what was found.
     asked: bool,
     cause: Option<String>,
+    /// The rules that were complete last: what differs from them since is
+    /// somebody else's doing.
+    kept: Option<Rules>,
+    /// Those beside which nothing of ours was left anywhere, last.
+    cleaned: Option<Rules>,
     /// What a person should know of, and was told.
     said: Troubles,
 }
@@ -123,7 +132,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn spawn(setup: Setup) -> io::Result<Self> {
+    pub fn spawn(setup: Setup, metrics: Metrics) -> io::Result<Self> {
         let (asks, inbox) = channel();
         let (sender, outcome) = watch::channel(Outcome::default());
         let pending = Pending::new(asks.clone());
@@ -133,6 +142,7 @@ impl Keeper {
                 Thread {
                     setup,
                     firewall,
+                    metrics,
                     asks: inbox,
                     pending,
                     outcome: sender,
@@ -143,6 +153,8 @@ impl Keeper {
                     thorough: true,
                     asked: false,
                     cause: None,
+                    kept: None,
+                    cleaned: None,
                     said: Troubles::default(),
                 }
                 .run();
@@ -240,7 +252,14 @@ impl Thread {
         let rules = self.rules(&lease);
 
         let mut done = self.firewall.keep(&rules);
+        let mut mended = Vec::new();
+        if self.kept.as_ref() == Some(&rules) {
+            mended.append(&mut done.mended);
+        }
         let failure = done.failure();
+        if failure.is_none() {
+            self.kept = Some(rules.clone());
+        }
         let complete = failure.is_none().then_some(lease);
         self.outcome.send_if_modified(|was| {
             let now = Outcome {
@@ -253,16 +272,23 @@ impl Thread {
         });
         let mut troubles = Troubles { failure, ..self.said.clone() };
         if self.thorough && troubles.failure.is_none() {
-            let cleaned = self.firewall.clean(&rules);
+            let mut cleaned = self.firewall.clean(&rules);
             self.thorough = !cleaned.failed.is_empty();
-            done.changed += cleaned.changed;
+            done.add(&cleaned);
+            if self.cleaned.as_ref() == Some(&rules) {
+                mended.append(&mut cleaned.mended);
+            }
+            if !self.thorough {
+                self.cleaned = Some(rules.clone());
+            }
             let left =
                 |text| format!("rules may have been left behind: {text}");
             troubles.rest = cleaned.failed.into_iter().map(left).collect();
             troubles.rest.extend(self.firewall.obstacles(&rules));
         }
         let unsettled = !done.failed.is_empty() || self.thorough;
-        self.say(&done, cause, troubles);
+        self.metrics.rules_passed(&done.kinds, done.failed.len(), done.blind);
+        self.say(&done, cause, mended, troubles);
 
         let end = Instant::now();
         self.last = Some((end, end - start));
@@ -295,14 +321,27 @@ impl Thread {
         }
     }
 
-    fn say(&mut self, done: &Done, cause: Option<String>, now: Troubles) {
-        let Done { changed, failed } = done;
-        let failed = failed.len();
+    fn say(
+        &mut self,
+        done: &Done,
+        cause: Option<String>,
+        mut mended: Vec<Repair>,
+        now: Troubles,
+    ) {
+        let changed = done.changed();
+        let failed = done.failed.len();
+        let repaired = !mended.is_empty();
+        if let Some(cause) = &cause {
+            for repair in &mut mended {
+                repair.text = format!("{} ({cause})", repair.text);
+            }
+        }
+        self.metrics.repairs().add(&mended);
         if std::mem::take(&mut self.asked) {
             tracing::info!(
                 "traffic rules on request: changes={changed} failed={failed}"
             );
-        } else if *changed > 0 {
+        } else if changed > 0 && !repaired {
             match cause {
                 Some(cause) => tracing::info!(
                     "traffic rules: changes={changed}, because {cause}"

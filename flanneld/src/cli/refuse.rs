@@ -3,7 +3,8 @@
 //! A flag that asks for a function which is absent refuses the start; one
 //! that only tunes such a function, or the form of log lines, gets a note.
 
-use ipam::netconf::NetConf;
+use ipam::netconf::{Backend, NetConf};
+use overlay::vxlan;
 
 use super::flags::Flags;
 use super::options::Note;
@@ -11,18 +12,25 @@ use super::options::Note;
 /// The backend types of this version, as the net-conf names them.
 pub const BACKENDS: [&str; 1] = ["vxlan"];
 
-/// Whether this version can do what a network configuration asks for.
+/// Whether this version can do what a network configuration asks for, as far
+/// as that depends on nothing else.
 ///
 /// # Errors
-/// The line for the log.
+/// What it cannot, and what to write instead.
 pub fn netconf(conf: &NetConf) -> Result<(), String> {
     let backend = conf.backend.type_name();
     if !BACKENDS.contains(&backend) {
         return Err(format!(
-            "the network configuration asks for backend {backend}, which \
-             this version does not have: set Backend.Type to {}",
+            "Backend.Type is {backend}, which this version does not have: \
+             set it to {}",
             BACKENDS.join(" or ")
         ));
+    }
+    if let Backend::Vxlan(options) = &conf.backend {
+        for family in conf.enabled.families() {
+            vxlan::device_name(family, options.vni)
+                .map_err(|e| e.to_string())?;
+        }
     }
     Ok(())
 }

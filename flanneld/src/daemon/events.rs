@@ -15,7 +15,9 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use super::reconfigure::live;
 use super::remember::{lapsed, saved_lease};
 use crate::clock::since_boot;
-use crate::files::{Found, PeersFile, Saved, StateDir, SubnetFile, WriteError};
+use crate::files::{
+    Found, InstanceLock, PeersFile, Saved, StateDir, SubnetFile, WriteError,
+};
 use crate::metrics::{Metrics, Standing};
 use crate::monitor::Disturbance;
 use crate::notify::Watchdog;
@@ -67,6 +69,7 @@ pub(super) struct Loop<'a> {
     pub(super) repairs: Repairs,
     pub(super) metrics: Metrics,
     pub(super) watchdog: Watchdog,
+    pub(super) lock: &'a mut InstanceLock,
     pub(super) health: Health,
 }
 
@@ -76,8 +79,10 @@ pub(super) struct Health {
     /// The lease for which there was a complete pass, traffic rules included,
     /// whose outcome the subnet file says.
     complete: Option<SubnetKey>,
-    /// Why the last pass was not complete.
+    /// Why the last pass did not give pods their network.
     pass: Option<String>,
+    /// Which peers it left without what leads to them.
+    refused: Option<String>,
     /// Why traffic rules are not.
     rules: Option<String>,
     /// Why the subnet file could not be written.
@@ -87,7 +92,8 @@ pub(super) struct Health {
     lease: Option<String>,
     /// There is one.
     held: bool,
-    /// All that the last pass did to the node's own devices worked.
+    /// All that the last pass did to the node's own devices worked, whatever
+    /// became of the peers'.
     own: bool,
     /// The lease that is held, and when it ends on the clock of
     /// [`since_boot`].
@@ -184,7 +190,10 @@ impl Loop<'_> {
                 }
                 () = remember, if peers.is_some() => self.save_peers(),
                 () = look => {}
-                _ = slow.tick() => self.reconciler.mark_everything(Instant::now()),
+                _ = slow.tick() => {
+                    self.lock.keep();
+                    self.reconciler.mark_everything(Instant::now());
+                }
             }
         }
     }
@@ -293,10 +302,26 @@ impl Loop<'_> {
 
     fn passed(&mut self, result: &Result<Passed>, asked: bool) {
         self.metrics.passed(result);
-        let failure = match result {
-            Ok(passed) => self.finish(passed, asked).err(),
-            Err(error) => Some(format!("{error:#}")),
+        let (failure, refused) = match result {
+            Ok(passed) => self.finish(passed, asked),
+            // nothing new is known of the peers
+            Err(error) => {
+                (Some(format!("{error:#}")), self.health.refused.take())
+            }
         };
+        match (&self.health.refused, &refused) {
+            (before, Some(text))
+                if before.as_ref() != Some(text) && failure != refused =>
+            {
+                tracing::warn!("not all peers can be reached: {text}");
+                self.remember("pass", text);
+            }
+            (Some(_), None) => {
+                tracing::info!("the kernel has taken all peers again");
+            }
+            _ => {}
+        }
+        self.health.refused = refused;
         match (&self.health.pass, &failure) {
             (before, Some(failure)) if before.as_ref() != Some(failure) => {
                 tracing::warn!("a pass failed, another follows: {failure}");
@@ -330,6 +355,7 @@ impl Loop<'_> {
                     self.health.complete = Some(key);
                     self.recover(key);
                     if whole
+                        && self.health.refused.is_none()
                         && !std::mem::take(&mut self.saved.former).is_empty()
                     {
                         self.save();
@@ -358,9 +384,14 @@ impl Loop<'_> {
         self.disk.post(move |disk| disk.save(&saved));
     }
 
-    /// Logs what a pass did, and keeps what the subnet file is to say when it
-    /// was complete. The error says what is missing.
-    fn finish(&mut self, passed: &Passed, asked: bool) -> Result<(), String> {
+    /// Logs what a pass did, and keeps what the subnet file is to say when the
+    /// node's own part of it was complete. Says what that lacks, and what the
+    /// peers lack.
+    fn finish(
+        &mut self,
+        passed: &Passed,
+        asked: bool,
+    ) -> (Option<String>, Option<String>) {
         let Passed {
             lease,
             mtu,
@@ -369,16 +400,16 @@ impl Loop<'_> {
             looked,
             mended,
             failed,
-            own,
+            refused,
             ..
         } = passed;
-        self.health.own = *own;
+        self.health.own = failed.is_empty();
         self.repairs.add(mended);
         let looked = looked.map_or_else(|| "all".to_owned(), |n| n.to_string());
         if asked {
             tracing::info!(
                 "pass on request: changes={changed} failed={} peers={peers}",
-                failed.len()
+                failed.len() + refused.words.len()
             );
         } else if *changed > mended.len() {
             tracing::info!(
@@ -399,15 +430,17 @@ impl Loop<'_> {
             mtu: *mtu,
             ip_masq: self.ip_masq,
         };
-        if failed.is_empty() || *own {
+        if failed.is_empty() {
             self.env = Some((lease.key, env));
         }
-        match failed.as_slice() {
-            [] => Ok(()),
-            [one] => Err(one.clone()),
-            [first, rest @ ..] => {
-                Err(format!("{first} (and {} more)", rest.len()))
+        let refused_peers = summary(&refused.words).map(|text| {
+            format!("{} of {peers} peers refused: {text}", refused.peers)
+        });
+        match summary(failed) {
+            None if refused.is_most(*peers) => {
+                (refused_peers.clone(), refused_peers)
             }
+            failure => (failure, refused_peers),
         }
     }
 
@@ -437,6 +470,7 @@ impl Loop<'_> {
 
     /// Puts back what somebody took from the directory of the subnet file.
     fn restore_files(&mut self) {
+        self.lock.keep();
         self.reporter.restore();
         self.conclude();
     }
@@ -456,6 +490,7 @@ impl Loop<'_> {
         let Health {
             complete,
             pass,
+            refused,
             rules,
             file,
             lease,
@@ -469,6 +504,12 @@ impl Loop<'_> {
         if *from_disk {
             store.get_or_insert_default().insert_str(0, FROM_DISK);
         }
+        if let Some(refused) = refused {
+            store = Some(match store {
+                Some(store) => format!("{refused}; {store}"),
+                None => refused.clone(),
+            });
+        }
         let key = self.reconciler.lease();
         let complete = key.is_some() && *complete == key;
         let trouble = pass.as_ref().or(rules.as_ref()).or(file.as_ref());
@@ -477,7 +518,8 @@ impl Loop<'_> {
         } else if complete && trouble.is_some() {
             (Phase::Degraded, "")
         } else if complete {
-            // A store that does not answer leaves the data plane working.
+            // A store that does not answer leaves the data plane working, and
+            // a peer that the kernel refuses leaves the others.
             (Phase::Ready, "")
         } else if key.is_some() {
             (Phase::Programming, "waiting for the first complete pass")
@@ -486,6 +528,17 @@ impl Loop<'_> {
         };
         let why = lease.as_ref().or(trouble).or(store.as_ref());
         self.reporter.say(phase, why.map_or(usually, String::as_str));
+    }
+}
+
+/// The first of them, and how many more there are.
+fn summary(failed: &[String]) -> Option<String> {
+    match failed {
+        [] => None,
+        [one] => Some(one.clone()),
+        [first, rest @ ..] => {
+            Some(format!("{first} (and {} more)", rest.len()))
+        }
     }
 }
 

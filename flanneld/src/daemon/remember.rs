@@ -93,7 +93,8 @@ fn wall() -> Duration {
 mod tests {
     use super::*;
 
-    const CONF: &str = r#"{"Network":"10.5.0.0/16"}"#;
+    const CONF: &str =
+        r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
     /// A lease that ends in `seconds` from now.
     fn saved(seconds: i64) -> Saved {

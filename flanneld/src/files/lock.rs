@@ -1,8 +1,8 @@
 //! One daemon per subnet file (D-80).
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
@@ -13,7 +13,11 @@ use super::atomic;
 /// ends, however it ends.
 #[derive(Debug)]
 pub struct InstanceLock {
-    _file: File,
+    subnet_file: PathBuf,
+    path: PathBuf,
+    file: File,
+    /// That another daemon has it was said.
+    said: bool,
 }
 
 /// The daemon may not run.
@@ -57,27 +61,15 @@ impl InstanceLock {
     /// # Errors
     /// [`LockError::Held`] when another process has it, without `wait`.
     pub fn take(subnet_file: &Path, wait: bool) -> Result<Self, LockError> {
-        let path =
-            atomic::beside(subnet_file, "", ".lock").ok_or_else(|| {
-                LockError::File {
-                    path: subnet_file.to_owned(),
-                    error: io::ErrorKind::InvalidInput.into(),
-                }
-            })?;
+        let path = beside(subnet_file);
+        if path == Path::new("") {
+            return Err(LockError::File {
+                path: subnet_file.to_owned(),
+                error: io::ErrorKind::InvalidInput.into(),
+            });
+        }
         let failed = |error| LockError::File { path: path.clone(), error };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(atomic::directory(&path))
-            .map_err(failed)?;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .custom_flags(OFlag::O_NOFOLLOW.bits())
-            .open(&path)
-            .map_err(failed)?;
+        let mut file = open(&path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -94,18 +86,88 @@ impl InstanceLock {
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
-        // The lock is what counts: on a full disk it goes without the number.
-        let noted = file
-            .set_len(0)
-            .and_then(|()| file.rewind())
-            .and_then(|()| writeln!(file, "{}", std::process::id()));
-        if let Err(error) = noted {
-            tracing::warn!(
-                "{} does not say whose it is: {error}",
-                path.display()
-            );
+        note(&mut file, &path);
+        let subnet_file = subnet_file.to_owned();
+        Ok(Self { subnet_file, path, file, said: false })
+    }
+
+    /// Makes the file anew if it is not there any more, or another one: nobody
+    /// who starts would meet the lock. When another daemon was faster with
+    /// that, this one says so, and goes on.
+    pub fn keep(&mut self) {
+        let is_there = || -> io::Result<bool> {
+            let (ours, there) =
+                (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
+            Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+        };
+        if is_there().unwrap_or(false) {
+            self.said = false;
+            return;
         }
-        Ok(Self { _file: file })
+        let taken =
+            open(&self.path).and_then(|mut file| match file.try_lock() {
+                Ok(()) => {
+                    note(&mut file, &self.path);
+                    self.file = file;
+                    Ok(None)
+                }
+                Err(TryLockError::WouldBlock) => Ok(Some(LockError::Held {
+                    subnet_file: self.subnet_file.clone(),
+                    pid: holder(&mut file),
+                })),
+                Err(TryLockError::Error(error)) => Err(error),
+            });
+        let said = std::mem::replace(&mut self.said, true);
+        match taken {
+            Ok(None) => {
+                self.said = false;
+                tracing::warn!(
+                    "the lock file {} was removed while this flanneld runs: \
+                     made anew",
+                    self.path.display()
+                );
+            }
+            Ok(Some(held)) if !said => tracing::error!(
+                "two daemons work on this node, as the lock file was removed \
+                 in between: {held}"
+            ),
+            Err(error) if !said => tracing::warn!(
+                "the lock file {} is gone and cannot be made anew: {error}",
+                self.path.display()
+            ),
+            Ok(Some(_)) | Err(_) => {}
+        }
+    }
+}
+
+/// Where the lock of the daemon that writes `subnet_file` is.
+pub(super) fn beside(subnet_file: &Path) -> PathBuf {
+    atomic::beside(subnet_file, "", ".lock").unwrap_or_default()
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(atomic::directory(path))?;
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(path)
+}
+
+/// Writes our process id into the file. The lock is what counts: on a full
+/// disk it goes without.
+fn note(file: &mut File, path: &Path) {
+    let noted = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    if let Err(error) = noted {
+        tracing::warn!("{} does not say whose it is: {error}", path.display());
     }
 }
 
@@ -119,8 +181,6 @@ fn holder(file: &mut File) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn lock_file(subnet_file: &Path) -> PathBuf {
@@ -145,6 +205,36 @@ mod tests {
 
         drop(first);
         InstanceLock::take(&subnet_file, false).unwrap();
+    }
+
+    #[test]
+    fn a_lock_file_that_was_removed_is_made_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let subnet_file = root.path().join("flannel/a.env");
+        let path = lock_file(&subnet_file);
+        let mut first = InstanceLock::take(&subnet_file, false).unwrap();
+        let held = || InstanceLock::take(&subnet_file, false).is_err();
+        first.keep();
+        assert!(held());
+
+        for directory_too in [false, true] {
+            fs::remove_file(&path).unwrap();
+            if directory_too {
+                fs::remove_dir(path.parent().unwrap()).unwrap();
+            }
+            first.keep();
+            assert!(held());
+        }
+
+        // Somebody was faster: that one's is not touched.
+        fs::remove_file(&path).unwrap();
+        let second = InstanceLock::take(&subnet_file, false).unwrap();
+        first.keep();
+        assert!(first.said);
+        drop(second);
+        first.keep();
+        assert!(!first.said);
+        assert!(held());
     }
 
     #[test]

@@ -14,6 +14,7 @@
 mod atomic;
 mod kept;
 mod lock;
+mod machine;
 mod peers_file;
 mod state_dir;
 mod state_file;
@@ -22,6 +23,7 @@ mod watch;
 
 pub use atomic::WriteError;
 pub use lock::{InstanceLock, LockError};
+pub use machine::Machine;
 pub use peers_file::PeersFile;
 pub use state_dir::{Saved, SavedLease, StateDir};
 pub use state_file::StateFile;

@@ -8,7 +8,7 @@ use ipam::lease::SubnetKey;
 use overlay::Mac;
 use serde::{Deserialize, Serialize};
 
-use super::{PeersFile, atomic, kept};
+use super::{Machine, PeersFile, atomic, kept};
 
 /// The form of [`Saved`] this version writes, and the only one it reads.
 const VERSION: u32 = 1;
@@ -19,6 +19,7 @@ const LONGEST: u64 = 1 << 20;
 #[derive(Debug)]
 pub struct StateDir {
     file: PathBuf,
+    machine: Machine,
     written: Option<Vec<u8>>,
     complained: bool,
     peers_complained: bool,
@@ -43,6 +44,10 @@ pub struct Saved {
     /// The Ethernet address of each family's tunnel device.
     #[serde(default, with = "macs")]
     pub macs: PerFamily<Mac>,
+    /// The machine that all this is of. What [`StateDir::load`] gives is
+    /// always of this one.
+    #[serde(default)]
+    pub machine: Machine,
 }
 
 /// The own lease as the store last confirmed it.
@@ -109,6 +114,7 @@ impl StateDir {
         let file = dir.join(format!("{}.json", slug(&absolute)));
         Ok(Self {
             file,
+            machine: Machine::this(),
             written: None,
             complained: false,
             peers_complained: false,
@@ -144,10 +150,18 @@ impl StateDir {
     }
 
     /// What was saved; nothing if there is nothing. A file that cannot be
-    /// used is named in a warning and otherwise ignored: everything in it can
-    /// be had again.
+    /// used, or is another machine's, is named in a warning and otherwise
+    /// ignored: everything in it can be had again.
     pub fn load(&mut self) -> Saved {
-        match read(&self.file) {
+        let ours = |found: Option<(Vec<u8>, Saved)>| match found {
+            Some((_, saved)) if saved.machine.differs(&self.machine) => {
+                Err("it is another machine's, as in a copied disk image: this \
+                     node gets a lease and Ethernet addresses of its own"
+                    .to_owned())
+            }
+            found => Ok(found),
+        };
+        let saved = match read(&self.file).and_then(ours) {
             Ok(None) => Saved::default(),
             Ok(Some((bytes, saved))) => {
                 self.written = Some(bytes);
@@ -157,7 +171,8 @@ impl StateDir {
                 tracing::warn!("{} is ignored: {reason}", self.file.display());
                 Saved::default()
             }
-        }
+        };
+        Saved { machine: self.machine.clone(), ..saved }
     }
 
     /// Saves, unless the file says so already. A failure is said once, not

@@ -16,7 +16,13 @@ fn saved() -> Saved {
         }),
         lost: Some("it was deleted from the store".to_owned()),
         macs: PerFamily { v4: Some(Mac([2, 0, 0, 0, 0, 1])), v6: None },
+        machine: Machine::this(),
     }
+}
+
+/// What a machine has that has saved nothing.
+fn nothing() -> Saved {
+    Saved { machine: Machine::this(), ..Saved::default() }
 }
 
 fn state(dir: &Path) -> StateDir {
@@ -40,7 +46,7 @@ fn what_is_saved_is_loaded() {
 #[test]
 fn nothing_saved_is_nothing_loaded() {
     let root = tempfile::tempdir().unwrap();
-    assert_eq!(state(root.path()).load(), Saved::default());
+    assert_eq!(state(root.path()).load(), nothing());
     assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
 }
 
@@ -60,7 +66,7 @@ fn unusable_files_are_ignored_and_replaced() {
     ] {
         fs::write(&file, bad).unwrap();
         let mut state = state(root.path());
-        assert_eq!(state.load(), Saved::default());
+        assert_eq!(state.load(), nothing());
         state.save(&saved());
         assert_eq!(state.load(), saved());
     }
@@ -129,4 +135,32 @@ fn former_configurations_are_remembered_until_one_is_complete() {
     saved.set_config("a");
     assert_eq!(saved.config.as_deref(), Some("a"));
     assert_eq!(saved.former, ["b", "c"]);
+}
+
+#[test]
+fn what_a_copied_disk_brings_along_is_not_used() {
+    let root = tempfile::tempdir().unwrap();
+    let here = |id: &str| {
+        let machine = format!(r#"{{"id":"{id}"}}"#);
+        let machine = serde_json::from_str(&machine).unwrap();
+        StateDir { machine, ..state(root.path()) }
+    };
+    let mut original = here("a");
+    let machine = original.machine.clone();
+    let saved = Saved { machine, ..saved() };
+    original.save(&saved);
+    assert_eq!(here("a").load(), saved);
+
+    let mut copy = here("b");
+    let machine = copy.machine.clone();
+    let fresh = Saved { machine, ..Saved::default() };
+    assert_eq!(copy.load(), fresh);
+    copy.save(&Saved { config: saved.config.clone(), ..fresh });
+    assert_eq!(here("b").load().config, saved.config);
+
+    // a version that did not say whose it is
+    let text = fs::read_to_string(copy.file()).unwrap();
+    let text = text.replace("machine", "nobody");
+    fs::write(copy.file(), text).unwrap();
+    assert_eq!(here("c").load().config, saved.config);
 }

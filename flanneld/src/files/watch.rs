@@ -12,7 +12,7 @@ use nix::sys::inotify::{
 };
 use tokio::sync::mpsc::{self, Sender, error::TrySendError};
 
-use super::atomic;
+use super::{atomic, lock};
 
 /// While the directory is not there, it is looked for this often.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -21,16 +21,17 @@ const PAUSE: Duration = Duration::from_millis(200);
 struct Watch {
     inotify: Inotify,
     directory: PathBuf,
-    /// The file and the state file.
-    names: [OsString; 2],
+    /// The file, the state file, and the lock.
+    names: [OsString; 3],
     news: Sender<()>,
 }
 
 /// Nobody listens any more.
 struct Gone;
 
-/// Starts a thread that tells whenever the subnet file at `path` or the state
-/// file beside it may be other than it was, or their directory was made anew.
+/// Starts a thread that tells whenever the subnet file at `path`, the state
+/// file or the lock beside it may be other than it was, or their directory was
+/// made anew.
 /// Own writes are told, too.
 ///
 /// # Errors
@@ -42,7 +43,7 @@ pub fn watch(path: &Path) -> anyhow::Result<mpsc::Receiver<()>> {
     let watch = Watch {
         inotify,
         directory: atomic::directory(path),
-        names: [path, &DaemonState::beside(path)]
+        names: [path, &DaemonState::beside(path), &lock::beside(path)]
             .map(|path| path.file_name().unwrap_or_default().to_owned()),
         news,
     };

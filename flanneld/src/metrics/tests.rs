@@ -4,6 +4,7 @@ use ipam::lease::Lease;
 
 use super::*;
 use crate::recent::Recent;
+use crate::reconcile::Refused;
 use crate::repairs::{Cause, Repair};
 use crate::store::StatusSender;
 
@@ -23,8 +24,11 @@ fn passed(failed: &[&str]) -> Passed {
         since_event: Some(Duration::from_millis(3)),
         looked: None,
         mended: Vec::new(),
-        failed: failed.iter().map(|text| (*text).to_owned()).collect(),
-        own: true,
+        failed: Vec::new(),
+        refused: Refused {
+            peers: failed.len(),
+            words: failed.iter().map(|text| (*text).to_owned()).collect(),
+        },
     }
 }
 
@@ -107,9 +111,13 @@ fn before_anything_happened_nothing_is_claimed() {
 #[test]
 fn passes_changes_and_repairs_are_counted() {
     let metrics = metrics();
-    metrics.passed::<()>(&Ok(passed(&[])));
-    metrics.passed::<()>(&Ok(passed(&["route: no", "link: no"])));
-    metrics.passed(&Err(()));
+    metrics.passed(&Ok(passed(&[])));
+    metrics.passed(&Ok(passed(&["route: no", "link: no"])));
+    let name = overlay::IfName::new("flannel.1").unwrap();
+    let blind = anyhow::Error::from(KernelError::NoDevice(name));
+    metrics.passed(&Err(blind.context("looking at the kernel")));
+    metrics.passed(&Err(anyhow::anyhow!("the MTU is too small")));
+    metrics.rules_passed(&[(Kind::Nftables, 3)].into(), 3, 2);
     metrics.repairs().add(&[Repair {
         kind: Kind::Route,
         cause: Cause::Missing,
@@ -120,10 +128,14 @@ fn passes_changes_and_repairs_are_counted() {
     for (name, value) in [
         (r#"flannel_passes_total{result="complete"}"#, 1.0),
         (r#"flannel_passes_total{result="incomplete"}"#, 1.0),
-        (r#"flannel_passes_total{result="failed"}"#, 1.0),
+        (r#"flannel_passes_total{result="failed"}"#, 2.0),
+        (r#"flannel_look_failures_total{at="network"}"#, 1.0),
+        (r#"flannel_look_failures_total{at="rules"}"#, 2.0),
+        (r#"flannel_changes_total{kind="nftables"}"#, 3.0),
         (r#"flannel_changes_total{kind="route"}"#, 4.0),
         (r#"flannel_changes_total{kind="link"}"#, 2.0),
-        ("flannel_change_failures_total", 2.0),
+        ("flannel_change_failures_total", 3.0),
+        ("flannel_peers_refused", 2.0),
         (r#"flannel_repairs_total{kind="route",cause="missing"}"#, 1.0),
         ("flannel_netlink_overruns_total", 1.0),
         (r#"flannel_event_to_kernel_seconds_bucket{le="0.0025"}"#, 0.0),

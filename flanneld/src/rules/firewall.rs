@@ -1,7 +1,7 @@
 //! Both firewalls of a host: the one that has our rules, and the others, in
 //! which nothing of ours is left.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use ipam::Family;
@@ -11,6 +11,8 @@ use overlay::rules::{Rules, iptables as pure, nft as pure_nft};
 
 use super::Setup;
 use super::events::{self, Pending};
+use super::mended;
+use crate::repairs::{Kind, Repair};
 use crate::world::iptables::{Change, Flavour, Iptables, Scope, Shown};
 use crate::world::nft::Nft;
 
@@ -32,10 +34,15 @@ pub(super) struct Firewall {
 /// What was done.
 #[derive(Debug, Default)]
 pub(super) struct Done {
-    /// How many changes were made.
-    pub(super) changed: usize,
+    /// How many changes were made, by kind.
+    pub(super) kinds: BTreeMap<Kind, u64>,
+    /// What they have put right, if nothing but a foreign hand made them
+    /// necessary.
+    pub(super) mended: Vec<Repair>,
     /// What failed, in words.
     pub(super) failed: Vec<String>,
+    /// How many of these were looks.
+    pub(super) blind: usize,
 }
 
 // === impl Firewall ===
@@ -216,7 +223,7 @@ impl Firewall {
         let Some(iptables) = &mut self.iptables else { return };
         let shown = match iptables.observe(&scope) {
             Ok(shown) => shown,
-            Err(error) => return done.failed.push(error.to_string()),
+            Err(error) => return done.unseen(&error),
         };
         let mut changes = Vec::new();
         for Shown { tool, saved } in shown {
@@ -232,7 +239,8 @@ impl Firewall {
             match outcome {
                 Ok(()) => {
                     log(std::slice::from_ref(change));
-                    done.changed += 1;
+                    done.count(Kind::Iptables, 1);
+                    done.mended.extend(mended::in_iptables(&change.script));
                 }
                 Err(error) => {
                     tracing::debug!("{change}: {error}");
@@ -259,14 +267,15 @@ fn pass_nft(nft: &mut Nft, rules: &Rules, done: &mut Done) {
     for attempt in 1..=ATTEMPTS {
         let changes = match nft.observe(&()) {
             Ok(observed) => pure_nft::diff(rules, &observed),
-            Err(error) => return done.failed.push(error.to_string()),
+            Err(error) => return done.unseen(&error),
         };
         let outcomes = nft.apply(&changes);
         // One batch has one outcome.
         match outcomes.into_iter().next().unwrap_or(Ok(())) {
             Ok(()) => {
                 log(&changes);
-                done.changed += changes.len();
+                done.count(Kind::Nftables, changes.len());
+                done.mended.extend(mended::in_nft(&changes));
                 return;
             }
             Err(error) if error.is_outdated() && attempt < ATTEMPTS => {}
@@ -284,6 +293,31 @@ fn log(changes: &[impl Display]) {
 // === impl Done ===
 
 impl Done {
+    /// How many changes were made.
+    pub(super) fn changed(&self) -> u64 {
+        self.kinds.values().sum()
+    }
+
+    /// Takes in what else was done.
+    pub(super) fn add(&mut self, more: &Self) {
+        for (kind, count) in &more.kinds {
+            *self.kinds.entry(*kind).or_default() += count;
+        }
+        self.blind += more.blind;
+    }
+
+    fn count(&mut self, kind: Kind, changes: usize) {
+        if changes > 0 {
+            let changes = u64::try_from(changes).unwrap_or(u64::MAX);
+            *self.kinds.entry(kind).or_default() += changes;
+        }
+    }
+
+    fn unseen(&mut self, error: &impl Display) {
+        self.blind += 1;
+        self.failed.push(error.to_string());
+    }
+
     /// The first failure, and how many more there are.
     pub(super) fn failure(&self) -> Option<String> {
         match self.failed.as_slice() {

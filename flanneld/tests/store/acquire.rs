@@ -8,11 +8,11 @@ use ipam::PerFamily;
 use crate::etcd::Server;
 use crate::node::*;
 
-const V4: &str = r#"{"Network": "10.5.0.0/16", "SubnetMin": "10.5.1.0",
+const V4: &str = r#"{"Backend": {"Type": "vxlan"}, "Network": "10.5.0.0/16", "SubnetMin": "10.5.1.0",
     "SubnetMax": "10.5.200.0"}"#;
-const DUAL: &str = r#"{"Network": "10.5.0.0/16", "EnableIPv6": true,
+const DUAL: &str = r#"{"Backend": {"Type": "vxlan"}, "Network": "10.5.0.0/16", "EnableIPv6": true,
     "IPv6Network": "fd00:5::/48"}"#;
-const V6: &str = r#"{"EnableIPv4": false, "EnableIPv6": true,
+const V6: &str = r#"{"Backend": {"Type": "vxlan"}, "EnableIPv4": false, "EnableIPv6": true,
     "IPv6Network": "fd00:5::/48"}"#;
 
 async fn server(conf: &str) -> Server {
@@ -71,7 +71,11 @@ async fn previous_subnet() {
 async fn changed_network() {
     let server = server(V4).await;
     let old = Node::join(&server, "1.2.3.4").await.held_key();
-    server.configure(r#"{"Network": "10.9.0.0/16"}"#).await;
+    server
+        .configure(
+            r#"{"Backend": {"Type": "vxlan"}, "Network": "10.9.0.0/16"}"#,
+        )
+        .await;
     let node = Node::join(&server, "1.2.3.4").await;
     assert!(node.held_key().starts_with("10.9."), "{}", node.held_key());
     assert_ne!(node.held_key(), old);
@@ -117,7 +121,7 @@ async fn dual_stack_and_v6_only() {
 #[tokio::test]
 async fn race_for_every_subnet() {
     let server = server(
-        r#"{"Network": "10.5.0.0/16", "SubnetMin": "10.5.1.0",
+        r#"{"Backend": {"Type": "vxlan"}, "Network": "10.5.0.0/16", "SubnetMin": "10.5.1.0",
             "SubnetMax": "10.5.20.0"}"#,
     )
     .await;
@@ -151,7 +155,7 @@ async fn race_for_every_subnet() {
 #[tokio::test]
 async fn dual_stack_race_shares_no_subnet() {
     let server = server(
-        r#"{"Network": "10.5.0.0/16", "EnableIPv6": true,
+        r#"{"Backend": {"Type": "vxlan"}, "Network": "10.5.0.0/16", "EnableIPv6": true,
             "IPv6Network": "fd00:5::/60", "IPv6SubnetLen": 64}"#,
     )
     .await;
@@ -175,7 +179,7 @@ async fn dual_stack_race_shares_no_subnet() {
 #[tokio::test]
 async fn exhausted_range() {
     let server = server(
-        r#"{"Network": "10.5.0.0/16", "SubnetMin": "10.5.7.0",
+        r#"{"Backend": {"Type": "vxlan"}, "Network": "10.5.0.0/16", "SubnetMin": "10.5.7.0",
             "SubnetMax": "10.5.7.0"}"#,
     )
     .await;

@@ -9,7 +9,7 @@ use crate::etcd::{PREFIX, Server};
 use crate::node::*;
 use crate::proxy::Proxy;
 
-const CONF: &str = r#"{"Network": "10.5.0.0/16", "SubnetMin": "10.5.3.0"}"#;
+const CONF: &str = r#"{"Backend": {"Type": "vxlan"}, "Network": "10.5.0.0/16", "SubnetMin": "10.5.3.0"}"#;
 
 /// Q-49: a missing config is reported with what to do, and waited for; one
 /// that cannot be used likewise, with the field at fault.
@@ -27,9 +27,13 @@ async fn missing_then_bad_then_good() {
     tokio::time::sleep(Duration::from_millis(2500)).await;
     assert_eq!(log.lines("does not exist"), 1, "once, not each second");
 
-    server.configure(r#"{"Network": "10.5.0.0/99"}"#).await;
+    server
+        .configure(
+            r#"{"Backend": {"Type": "vxlan"}, "Network": "10.5.0.0/99"}"#,
+        )
+        .await;
     complains(&mut status, "10.5.0.0/99").await;
-    server.configure(r#"{"Network": "10.5.0.0/16", "SubnetLen": 5}"#).await;
+    server.configure(r#"{"Backend": {"Type": "vxlan"}, "Network": "10.5.0.0/16", "SubnetLen": 5}"#).await;
     complains(&mut status, "SubnetLen").await;
 
     server.configure(CONF).await;
@@ -46,7 +50,7 @@ async fn missing_then_bad_then_good() {
 async fn ignored_keys_are_named_once() {
     let log = Log::catch();
     let server = Server::start().await;
-    server.configure(r#"{"Network": "10.5.0.0/16", "SubnetLenn": 25}"#).await;
+    server.configure(r#"{"Backend": {"Type": "vxlan"}, "Network": "10.5.0.0/16", "SubnetLenn": 25}"#).await;
     let proxy = Proxy::start(server.port).await;
     let settings = settings(&[proxy.url()]);
     let mut node = Node::start_with(settings, "1.1.1.1", |_| {}).await;
@@ -58,7 +62,7 @@ async fn ignored_keys_are_named_once() {
     assert!(timeout(LIMIT, fine).await.is_ok());
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert_eq!(log.lines("SubnetLenn"), 1, "{}", log.text());
-    server.configure(r#"{"Network": "10.5.0.0/16", "SubnetLenn": 26}"#).await;
+    server.configure(r#"{"Backend": {"Type": "vxlan"}, "Network": "10.5.0.0/16", "SubnetLenn": 26}"#).await;
     let news = node.store.config.wait_for(Option::is_some);
     assert!(timeout(LIMIT, news).await.is_ok());
     assert_eq!(log.lines("SubnetLenn"), 2, "{}", log.text());
@@ -91,7 +95,7 @@ async fn a_start_without_the_store() {
 #[tokio::test]
 async fn latin_1() {
     let server = Server::start().await;
-    let conf = b"{\"Network\": \"10.5.0.0/16\", \"note\": \"f\xfcr PSK\"}";
+    let conf = b"{\"Network\": \"10.5.0.0/16\", \"Backend\": {\"Type\": \"vxlan\"}, \"note\": \"f\xfcr PSK\"}";
     server.configure(conf.as_slice()).await;
     let (etcd, _status) = Etcd::new(settings(&[server.url()])).unwrap();
     let config = timeout(LIMIT, etcd.config()).await.unwrap();

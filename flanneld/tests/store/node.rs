@@ -20,8 +20,7 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// A configuration of whose subnets no test's node gets one that a test writes
 /// for another (`10.5.1.0-24` and the like).
-pub(crate) const CONF: &str =
-    r#"{"Network": "10.5.0.0/16", "SubnetMin": "10.5.100.0"}"#;
+pub(crate) const CONF: &str = r#"{"Backend": {"Type": "vxlan"}, "Network": "10.5.0.0/16", "SubnetMin": "10.5.100.0"}"#;
 
 pub(crate) struct Node {
     pub(crate) store: Store,

@@ -14,6 +14,7 @@ mod harness;
 mod libcni;
 mod membership;
 mod names;
+mod node_faults;
 mod refusals;
 mod restart;
 mod rules;

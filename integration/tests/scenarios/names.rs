@@ -110,7 +110,11 @@ fn answer(question: &[u8], addresses: &[IpAddr]) -> Option<Vec<u8>> {
 }
 
 /// Gives `host` a file of its own at `path`, which must exist.
-fn own_file(host: &Host, path: &'static str, text: &str) -> Result<()> {
+pub(crate) fn own_file(
+    host: &Host,
+    path: &'static str,
+    text: &str,
+) -> Result<()> {
     let file = format!("/run/own{}", path.replace('/', "-"));
     host.write(&file, text)?;
     host.run(move || {

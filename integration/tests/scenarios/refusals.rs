@@ -130,47 +130,66 @@ fn what_this_version_has_not_is_not_pretended() -> Result<()> {
 }
 
 /// N-22: each backend that upstream has and this version has not, also the
-/// one that is meant when none is named.
+/// one that is meant when none is named, is waited out like any other
+/// configuration that cannot be used; so is a VNI that makes no device's name.
 #[test]
-fn other_backends_are_refused() -> Result<()> {
+fn a_network_configuration_for_others_is_waited_out() -> Result<()> {
     let mut cluster =
         Cluster::empty(Wiring::OneSegment, 1, Security::default())?;
-    let endpoint = format!("--etcd-endpoints={}", cluster.etcd.url());
+    cluster.start_one(0, &["--iface=eth0"])?;
     let psk = "0123456789abcdef".repeat(6);
-    for (name, backend) in [
-        ("udp", Value::Null),
-        ("udp", json!({ "Type": "udp" })),
-        ("host-gw", json!({ "Type": "host-gw" })),
-        ("ipip", json!({ "Type": "ipip" })),
-        ("wireguard", json!({ "Type": "wireguard" })),
-        ("ipsec", json!({ "Type": "ipsec", "PSK": psk })),
-        ("alloc", json!({ "Type": "alloc" })),
-        ("extension", json!({ "Type": "extension" })),
-        ("tencent-vpc", json!({ "Type": "tencent-vpc" })),
+    let absent = |name: &str| {
+        format!(
+            "Backend.Type is {name}, which this version does not have: set it \
+             to vxlan"
+        )
+    };
+    let long = |name: &str| format!("makes the device name {name}, which is");
+    for (backend, wrong) in [
+        (Value::Null, absent("udp")),
+        (json!({ "Type": "host-gw" }), absent("host-gw")),
+        (json!({ "Type": "udp" }), absent("udp")),
+        (json!({ "Type": "ipip" }), absent("ipip")),
+        (json!({ "Type": "wireguard" }), absent("wireguard")),
+        (json!({ "Type": "ipsec", "PSK": psk }), absent("ipsec")),
+        (json!({ "Type": "alloc" }), absent("alloc")),
+        (json!({ "Type": "extension" }), absent("extension")),
+        (json!({ "Type": "tencent-vpc" }), absent("tencent-vpc")),
+        (
+            json!({ "Type": "vxlan", "VNI": 12_345_678 }),
+            long("flannel.12345678"),
+        ),
+        (json!({ "Type": "vxlan", "VNI": 12_345 }), long("flannel-v6.12345")),
     ] {
-        let mut conf = json!({ "Network": "10.244.0.0/16" });
-        if !backend.is_null() {
-            conf["Backend"] = backend;
+        let mut conf = Stack::Dual.net_conf();
+        conf["Backend"] = backend;
+        if conf["Backend"].is_null() {
+            conf.as_object_mut().context("object")?.remove("Backend");
         }
         cluster.configure(&conf)?;
+        let texts = ["waiting for the network configuration: ", &wrong];
+        cluster.node_mut(0).wait_not_ready(&texts)?;
         let node = cluster.node(0);
-        let ended = run_to_end(&node.host, &[&endpoint], &[])?;
-        assert_eq!(ended.code, Some(1), "{name}: {}", ended.text);
-        let line = format!(
-            "the network configuration asks for backend {name}, which this \
-             version does not have: set Backend.Type to vxlan"
-        );
-        let said: Vec<_> =
-            ended.text.lines().filter(|l| l.contains("ERROR")).collect();
-        assert_eq!(said.len(), 1, "{name}: {}", ended.text);
-        assert!(said[0].ends_with(&line), "{name}: {said:?}");
-        let state = node.state()?;
-        assert_eq!((state.phase, state.reason), (Phase::Failed, line));
+        assert_eq!(node.state()?.phase, Phase::WaitingForConfig);
         assert_untouched(&node.host)?;
-        assert!(!ended.text.contains(&psk));
+        let log = node.log();
+        assert!(log.contains(&wrong), "{log}");
     }
-    assert_eq!(cluster.leases()?, []);
-    Ok(())
+    cluster.configure(&Stack::Dual.net_conf())?;
+    cluster.node_mut(0).wait_ready()?;
+    let log = cluster.node(0).log();
+    assert!(!log.contains(&psk) && !log.contains("ERROR"), "{log}");
+
+    // One that is in use stays in use.
+    let mut conf = Stack::Dual.net_conf();
+    conf["Backend"]["VNI"] = json!(12_345);
+    cluster.configure(&conf)?;
+    poll_until("the wrong one to be said", Duration::from_secs(10), || {
+        let reason = cluster.node(0).state()?.reason;
+        ensure!(reason.contains("; the one in use stays in use"), "{reason}");
+        Ok(())
+    })?;
+    cluster.node_mut(0).wait_ready()
 }
 
 /// E-1: the daemon stays, says what is wrong with which field and what would

@@ -364,9 +364,30 @@ fn whatever_happens_to_rules_is_repaired() -> Result<()> {
             })
             .with_context(|| format!("{kind:?}: {}", node.log()))?;
             let daemon = node.daemon.as_ref().context("no daemon")?;
-            daemon.wait_log("traffic rules: changes=", from, limit)?;
+            daemon.wait_log("repaired: ", from, limit)?;
         }
         cluster.assert_settled()?;
+        // Told like any other drift.
+        let label = match kind {
+            Kind::Nftables => "nftables",
+            Kind::IptablesNft | Kind::IptablesLegacy => "iptables",
+        };
+        let node = cluster.node(0);
+        let daemon = node.daemon.as_ref().context("no daemon")?;
+        let (_, metrics) = daemon.get(&node.host, "/metrics")?;
+        for cause in ["missing", "altered"] {
+            let series = format!(
+                "flannel_repairs_total{{kind=\"{label}\",cause=\"{cause}\"}} "
+            );
+            ensure!(metrics.contains(&series), "{series}:\n{metrics}");
+        }
+        let changes = format!("flannel_changes_total{{kind=\"{label}\"}} ");
+        ensure!(metrics.contains(&changes), "{metrics}");
+        let (_, events) = daemon.get(&node.host, "/events")?;
+        ensure!(
+            events.contains(r#""kind":"repair","text":"chain "#),
+            "{events}"
+        );
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::client::{Again, CALL_LIMIT, Client, kv};
+use crate::cli;
 use crate::store::StatusSender;
 
 /// Pause between two reads (C-65).
@@ -31,14 +32,26 @@ pub struct Config {
     warnings: Vec<Warning>,
 }
 
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Unusable {
+    /// It names the key, its value and what would be accepted.
+    #[error(transparent)]
+    Wrong(#[from] ConfigError),
+    /// What this version cannot do, and what to write instead.
+    #[error("{0}")]
+    Absent(String),
+}
+
 impl Config {
     /// Reads the configuration `text`, last changed at `revision`.
     ///
     /// # Errors
-    /// [`ConfigError`] names the key, its value and what would be accepted.
-    pub fn parse(text: String, revision: i64) -> Result<Self, ConfigError> {
+    /// [`Unusable`]
+    pub fn parse(text: String, revision: i64) -> Result<Self, Unusable> {
         let (netconf, warnings) = NetConf::parse(&text)?;
         let ranges = netconf.ranges()?;
+        cli::netconf(&netconf).map_err(Unusable::Absent)?;
         let text = Secret::new(text);
         Ok(Self { text, netconf, ranges, revision, warnings })
     }

@@ -117,6 +117,7 @@ fn two_flannels_on_a_host_leave_each_others_rules() -> Result<()> {
         let log = cluster.node(0).log();
         // Nothing of the first's was ever missing.
         assert_eq!(log.matches("traffic rules: changes").count(), 1, "{log}");
+        assert!(!log.contains("repaired: "), "{log}");
     }
     Ok(())
 }
@@ -168,6 +169,7 @@ fn upstream_and_ours_take_turns() -> Result<()> {
         if kind == Kind::IptablesNft {
             assert_eq!(kind.rules(&node.host)?, left);
             assert!(!node.log().contains("traffic rules: changes"));
+            assert!(!node.log().contains("repaired: "));
         }
         daemon(&mut cluster, 0)?.stop(Signal::SIGTERM)?;
         upstream(&mut cluster)?;

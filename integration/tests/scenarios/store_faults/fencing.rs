@@ -67,7 +67,13 @@ fn a_taken_lease_is_given_up_and_another_one_followed() -> Result<()> {
     .with_context(|| node.log())?;
     // The pods' bridge has the winner's subnet, as long as there are such
     // pods: said, and not torn down.
-    cluster.node_mut(0).wait_not_ready(&["degraded", "route to 10.244.2.0"])?;
+    cluster.node_mut(0).wait_ready()?;
+    poll_until("the reason", Duration::from_secs(10), || {
+        let reason = cluster.node(0).state()?.reason;
+        let said = "another route to 10.244.2.0";
+        ensure!(reason.contains(said), "{reason}");
+        Ok(())
+    })?;
     pod.del(&cluster.node(0).host)?;
     // BR-22: the bridge's address is the plugin's, and changed if allowed.
     let mut force = kube_flannel_conf();
