@@ -10,6 +10,7 @@
 //! runs iptables for them.
 #![forbid(unsafe_code)]
 
+mod bandwidth;
 mod bridge;
 mod cidr;
 mod exec;
@@ -21,6 +22,7 @@ mod hashed;
 mod hostlocal;
 mod install;
 mod loopback;
+mod mac;
 mod plugins;
 mod portmap;
 mod protocol;

@@ -1,7 +1,7 @@
 //! The plugins, by the names this binary answers to.
 
 use crate::protocol::{Answer, CniError, Plugin, Version};
-use crate::{firewall, flannel, loopback, portmap};
+use crate::{bandwidth, firewall, flannel, loopback, portmap};
 
 /// One line for each; `install` makes a file for each.
 const PLUGINS: &[&dyn Plugin] = &[
@@ -9,6 +9,7 @@ const PLUGINS: &[&dyn Plugin] = &[
     &loopback::Loopback,
     &portmap::Portmap,
     &firewall::Firewall,
+    &bandwidth::Bandwidth,
 ];
 
 /// The plugin called `name`.

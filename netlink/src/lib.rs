@@ -6,7 +6,7 @@
 //! |---|---|
 //! | [`Socket`] | route netlink: requests, windows of requests, dumps |
 //! | [`Request`], [`Error`] | one change; why it failed, in the kernel's words |
-//! | [`link`] | links: read, change, delete; [`vxlan`](link::vxlan), [`bridge`](link::bridge), [`veth`](link::veth) |
+//! | [`link`] | links: read, change, delete; [`vxlan`](link::vxlan), [`bridge`](link::bridge), [`veth`](link::veth), [`ifb`](link::ifb) |
 //! | [`addr`] | addresses on links |
 //! | [`route`] | routes and look-ups |
 //! | [`nexthop`] | nexthop objects |
@@ -15,6 +15,7 @@
 //! | [`nft`] | nf_tables: atomic batches, reading, notifications |
 //! | [`NetNs`] | network namespaces: open, compare, enter |
 //! | [`sysctl`] | settings under `/proc/sys` |
+//! | [`tc`] | limits on the rate of a link |
 //! | [`conntrack`] | connections that are tracked |
 //! | [`program`] | `iptables` and its kin, which alone know their tables |
 //!
@@ -50,6 +51,7 @@ mod request;
 pub mod route;
 mod socket;
 pub mod sysctl;
+pub mod tc;
 mod wire;
 
 pub use error::Error;

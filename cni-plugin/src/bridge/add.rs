@@ -11,9 +11,10 @@ use netlink::{NetNs, Socket, link};
 use super::conf::Conf;
 use super::ipam::Ipam;
 use super::pod::Pod;
-use super::util::{gone, mac_text};
+use super::util::gone;
 use super::{device, gateway, port};
 use crate::cidr::Cidr;
+use crate::mac;
 use crate::protocol::{Call, CniError, FailedAdd, log};
 use crate::result::{CniResult, Interface, Route};
 
@@ -158,7 +159,7 @@ fn gateways(result: &CniResult) -> Vec<Cidr> {
 fn interface(link: &LinkInfo, sandbox: &str) -> Interface {
     Interface {
         name: link.name.clone(),
-        mac: mac_text(link.mac),
+        mac: mac::text(link.mac),
         sandbox: sandbox.to_owned(),
         ..Interface::default()
     }

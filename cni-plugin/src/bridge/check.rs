@@ -6,10 +6,10 @@ use netlink::link::LinkInfo;
 use netlink::route::{self, RouteInfo, TABLE_MAIN};
 use netlink::{Dump, Socket, addr, link};
 
-use super::conf::{Conf, parse_mac};
+use super::conf::Conf;
 use super::ipam::Ipam;
 use super::pod;
-use super::util::mac_text;
+use crate::mac;
 use crate::protocol::{Call, CniError, code};
 use crate::result::{CniResult, Interface, Route};
 
@@ -255,14 +255,14 @@ fn find(socket: &mut Socket, name: &str) -> Result<LinkInfo, CniError> {
 fn check_mac(want: &Interface, link: &LinkInfo) -> Result<(), CniError> {
     let want = &want.mac;
     let same = want.is_empty()
-        || parse_mac(want).is_none_or(|mac| link.mac == Some(mac));
+        || mac::parse(want).is_none_or(|mac| link.mac == Some(mac));
     if same {
         return Ok(());
     }
     differs(format_args!(
         "interface {} has address {}, but prevResult says {want}",
         link.name,
-        mac_text(link.mac)
+        mac::text(link.mac)
     ))
 }
 

@@ -3,6 +3,7 @@
 use ipam::gojson::Object;
 
 use super::util::no_pattern;
+use crate::mac;
 use crate::protocol::{Args, CniError, code, interface_name_problem};
 use crate::result::Dns;
 
@@ -173,26 +174,12 @@ fn mac(conf: &Object<'_>, args: &Args) -> Result<Option<[u8; 6]>, CniError> {
     };
     // the kernel gives a link no address of a group, nor one of zeros
     let unicast = |mac: &[u8; 6]| mac[0] & 1 == 0 && *mac != [0; 6];
-    parse_mac(&text).filter(unicast).map(Some).ok_or_else(|| {
+    mac::parse(&text).filter(unicast).map(Some).ok_or_else(|| {
         CniError::config(format!(
             "mac is {text:?}, but must be the address of one host, such as \
              0a:58:0a:f4:01:02"
         ))
     })
-}
-
-/// Six bytes in hex with `:` or `-` between.
-pub(super) fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let separator = if text.contains('-') { '-' } else { ':' };
-    let mut out = [0; 6];
-    let mut parts = text.split(separator);
-    for (slot, part) in out.iter_mut().zip(&mut parts) {
-        if part.len() != 2 || part.starts_with('+') {
-            return None;
-        }
-        *slot = u8::from_str_radix(part, 16).ok()?;
-    }
-    parts.next().is_none().then_some(out).filter(|_| text.len() == 17)
 }
 
 /// `dns` counts as soon as any of its members is there, even an empty list
@@ -284,7 +271,7 @@ mod tests {
             "zz:00:00:00:00:00",
             "2:00:00:00:00:001",
         ] {
-            assert_eq!(parse_mac(bad), None, "{bad}");
+            assert_eq!(mac::parse(bad), None, "{bad}");
         }
     }
 

@@ -3,7 +3,6 @@
 use std::hash::{BuildHasher, RandomState};
 
 use netlink::addr::AddrSpec;
-use netlink::link::Mac;
 use netlink::{Error, sysctl};
 
 use crate::cidr::Cidr;
@@ -17,12 +16,6 @@ pub(super) fn address(index: u32, cidr: &Cidr, detect: bool) -> AddrSpec {
     let broadcast = network.map(|network| network.last());
     let nodad = cidr.ip.is_ipv6() && !detect;
     AddrSpec { index, ip: cidr.ip, len: cidr.len, nodad, broadcast }
-}
-
-/// `1e:db:69:3d:90:63`, or nothing.
-pub(super) fn mac_text(mac: Option<Mac>) -> String {
-    let Some(mac) = mac else { return String::new() };
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 /// The first failure of several requests.
@@ -100,7 +93,5 @@ mod tests {
     #[test]
     fn texts_and_numbers() {
         assert_ne!(random(), random());
-        assert_eq!(mac_text(Some([2, 0, 0, 0, 0, 255])), "02:00:00:00:00:ff");
-        assert_eq!(mac_text(None), "");
     }
 }

@@ -9,6 +9,7 @@
 )]
 
 mod attach;
+mod bandwidth;
 mod check;
 mod delegates;
 mod detach;

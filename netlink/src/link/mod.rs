@@ -18,6 +18,7 @@ use crate::wire::uapi::{
 
 pub mod bridge;
 mod decode;
+pub mod ifb;
 pub mod veth;
 pub mod vxlan;
 

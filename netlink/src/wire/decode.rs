@@ -132,6 +132,10 @@ pub(crate) fn u64_be_at(buf: &[u8], at: usize) -> Option<u64> {
     bytes_at(buf, at).map(u64::from_be_bytes)
 }
 
+pub(crate) fn u64_ne_at(buf: &[u8], at: usize) -> Option<u64> {
+    bytes_at(buf, at).map(u64::from_ne_bytes)
+}
+
 pub(crate) fn i32_at(buf: &[u8], at: usize) -> Option<i32> {
     bytes_at(buf, at).map(i32::from_ne_bytes)
 }

@@ -13,7 +13,7 @@ pub(crate) mod uapi;
 
 pub(crate) use decode::{
     Attrs, Malformed, Messages, RawMessage, i32_at, ip, mac, string, u8_at,
-    u16_at, u16_be_at, u32_at, u32_be_at, u64_be_at,
+    u16_at, u16_be_at, u32_at, u32_be_at, u64_be_at, u64_ne_at,
 };
 pub(crate) use encode::{HEADER, Message};
 

@@ -18,5 +18,6 @@ mod nft;
 mod ns;
 mod route;
 mod sysctl;
+mod tc;
 mod upstream;
 mod veth;

@@ -1,0 +1,191 @@
+//! Type `bandwidth`: limits what goes to the pod and what comes from it (BW
+//! ids), by a token bucket on the host's end of its cable, and one on a
+//! device of its own over which what it sends is led.
+
+mod conf;
+mod links;
+#[cfg(test)]
+mod tests;
+
+use netlink::link::LinkInfo;
+use netlink::tc::{self, Bucket};
+use netlink::{Dump, Socket, link};
+
+use crate::mac;
+use crate::protocol::{Call, CniError, Plugin, Version, code, gather, log};
+use crate::result::{CniResult, Interface};
+
+use conf::Limits;
+
+/// The plugin.
+#[derive(Debug)]
+pub(crate) struct Bandwidth;
+
+impl Plugin for Bandwidth {
+    fn name(&self) -> &'static str {
+        "bandwidth"
+    }
+
+    fn oldest(&self) -> Version {
+        Version::V030
+    }
+
+    fn add(&self, call: &Call) -> Result<CniResult, CniError> {
+        let limits = Limits::read(&call.conf()?)?;
+        let mut result = call.required_previous()?;
+        if limits.is_empty() {
+            return Ok(result);
+        }
+        call.deadline.enter("limiting the pod's rate")?;
+        let port = links::host_end(call, &result)?;
+        let mut socket = Socket::open().map_err(CniError::internal)?;
+        match set(call, &mut socket, &limits, &port) {
+            Ok(Some(ifb)) => result.interfaces.push(ifb),
+            Ok(None) => {}
+            Err(error) => {
+                if let Err(e) = undo(call, &mut socket, &port) {
+                    log(format_args!("bandwidth: undoing a failed ADD: {e}"));
+                }
+                return Err(error);
+            }
+        }
+        Ok(result)
+    }
+
+    /// What is on the cable goes with it.
+    fn del(&self, call: &Call) -> Result<(), CniError> {
+        call.deadline.enter("removing the pod's limit")?;
+        let mut socket = Socket::open().map_err(CniError::internal)?;
+        links::remove_ifb(call, &mut socket)
+    }
+
+    fn check(&self, call: &Call) -> Result<(), CniError> {
+        let limits = Limits::read(&call.conf()?)?;
+        let previous = call.required_previous()?;
+        if limits.is_empty() {
+            return Ok(());
+        }
+        let port = links::host_end(call, &previous)?;
+        let mut socket = Socket::open().map_err(CniError::internal)?;
+        if let Some(bucket) = &limits.to_pod {
+            check_bucket(&mut socket, &port, bucket)?;
+        }
+        let Some(bucket) = &limits.from_pod else { return Ok(()) };
+        let Some(ifb) = links::ifb(call, &mut socket)? else {
+            return differs(format!(
+                "the device over which what {} takes in is led is missing",
+                port.name
+            ));
+        };
+        check_bucket(&mut socket, &ifb, bucket)?;
+        let on_port = qdiscs(&mut socket, &port)?;
+        match on_port.iter().any(|q| q.kind == "ingress") {
+            true => Ok(()),
+            false => differs(format!("{} has no ingress", port.name)),
+        }
+    }
+
+    fn gc(&self, call: &Call) -> Result<(), CniError> {
+        let valid = call.valid_attachments()?;
+        call.deadline.enter("removing the limits of pods that are gone")?;
+        let mut socket = Socket::open().map_err(CniError::internal)?;
+        let stale = links::stale(call, &mut socket, &valid)?;
+        let removed = stale.iter().map(|ifb| link::delete(ifb.index));
+        let removed: Vec<_> = removed.collect();
+        gather(socket.batch(&removed).into_iter().map(|r| match r {
+            Err(e) if e.is_not_found() => Ok(()),
+            other => other.map_err(CniError::internal),
+        }))
+    }
+
+    /// What limits may be missing in a kernel is seen only by making one.
+    fn status(&self, call: &Call) -> Result<(), CniError> {
+        Limits::read(&call.conf()?)?;
+        Socket::open()
+            .map(drop)
+            .map_err(|e| CniError::new(code::NOT_AVAILABLE, e.to_string()))
+    }
+}
+
+/// Sets the limits; returns the device that one of them needs.
+fn set(
+    call: &Call,
+    socket: &mut Socket,
+    limits: &Limits,
+    port: &LinkInfo,
+) -> Result<Option<Interface>, CniError> {
+    if let Some(bucket) = &limits.to_pod {
+        socket.request(&tc::limit(port.index, bucket)).map_err(unsupported)?;
+    }
+    let Some(bucket) = &limits.from_pod else { return Ok(None) };
+    let ifb = links::add_ifb(call, socket, port)?;
+    // in place of what an ADD before this one may have left
+    socket
+        .request(&tc::limit(ifb.index, bucket))
+        .and_then(|()| {
+            let _ = socket.request(&tc::delete_ingress(port.index));
+            socket.request(&tc::add_ingress(port.index))
+        })
+        .and_then(|()| socket.request(&tc::redirect(port.index, ifb.index)))
+        .map_err(unsupported)?;
+    Ok(Some(Interface {
+        name: ifb.name,
+        mac: mac::text(ifb.mac),
+        ..Interface::default()
+    }))
+}
+
+fn undo(
+    call: &Call,
+    socket: &mut Socket,
+    port: &LinkInfo,
+) -> Result<(), CniError> {
+    // what was not made cannot be removed, and need not
+    let _ = socket.request(&tc::unlimit(port.index));
+    let _ = socket.request(&tc::delete_ingress(port.index));
+    links::remove_ifb(call, socket)
+}
+
+/// The kernel's refusal, with what it lacks where that is the reason.
+fn unsupported(e: netlink::Error) -> CniError {
+    use netlink::Errno;
+    let missing = [Errno::EOPNOTSUPP, Errno::ENOENT];
+    let error = CniError::internal(&e);
+    match e.errno().is_some_and(|errno| missing.contains(&errno)) {
+        true => error.details(
+            "the kernel may lack one of ifb, sch_tbf, sch_ingress, cls_u32, \
+             act_mirred",
+        ),
+        false => error,
+    }
+}
+
+fn check_bucket(
+    socket: &mut Socket,
+    link: &LinkInfo,
+    want: &Bucket,
+) -> Result<(), CniError> {
+    let all = qdiscs(socket, link)?;
+    match all.iter().find_map(|q| q.bucket) {
+        None => differs(format!("{} has no limit", link.name)),
+        Some(is) if want.is(&is) => Ok(()),
+        Some(is) => differs(format!(
+            "{} is limited to {} B/s with {} B waiting at most, but should \
+             be to {} B/s with bursts of {} B and {} B",
+            link.name, is.rate, is.limit, want.rate, want.burst, want.limit
+        )),
+    }
+}
+
+fn qdiscs(
+    socket: &mut Socket,
+    link: &LinkInfo,
+) -> Result<Vec<tc::QdiscInfo>, CniError> {
+    tc::list(socket, link.index)
+        .and_then(Dump::complete)
+        .map_err(CniError::internal)
+}
+
+fn differs<T>(msg: String) -> Result<T, CniError> {
+    Err(CniError::new(code::DIFFERS, msg))
+}

@@ -1,0 +1,235 @@
+//! `bandwidth`: limits as the Go plugin sets them, but for its defects
+//! (CT-35).
+
+use netlink::{Dump, link, tc};
+use serde_json::{Value, json};
+
+use crate::node::{Call, Node, Stack, on_a_node, run};
+
+/// The call that follows the pod's ADD in the list.
+fn bandwidth(pod: &Call, result: &Value, limits: Value) -> Call {
+    let mut conf = json!({
+        "name": pod.conf["name"],
+        "cniVersion": result["cniVersion"],
+        "type": "bandwidth",
+        "prevResult": result,
+    });
+    for (key, value) in limits.as_object().unwrap() {
+        conf[key] = value.clone();
+    }
+    Call { name: "bandwidth", conf, ..pod.clone() }
+}
+
+/// 8 Mbit/s and 16 Mbit at once, both ways (BW-7).
+fn both_ways() -> Value {
+    json!({
+        "ingressRate": 8_000_000, "ingressBurst": 16_000_000,
+        "egressRate": 8_000_000, "egressBurst": 16_000_000,
+    })
+}
+
+fn ifbs(node: &Node) -> Vec<String> {
+    let filter = link::Filter { kind: Some("ifb"), master: None };
+    let all = link::list(&mut node.socket(), filter);
+    let all = all.and_then(Dump::complete).unwrap();
+    all.into_iter().map(|link| link.name).collect()
+}
+
+fn tc_show(what: &str, dev: &str) -> String {
+    run("tc", &[what, "show", "dev", dev])
+}
+
+/// For each version that has chains.
+#[test]
+fn both_limits() {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
+            let pod = node.pod("dummy").version(version);
+            let result = pod.add();
+            let mut call = bandwidth(&pod, &result, both_ways());
+            call.conf["name"] = "cni-plugin-bandwidth-test".into();
+            let out = call.add();
+            let ifb = "bwpa8eda89404b7";
+            assert_eq!(ifbs(node), [ifb], "BW-7");
+            let last = out["interfaces"].as_array().unwrap().last().unwrap();
+            assert_eq!(last["name"], ifb);
+            assert_eq!(last["mac"].as_str().unwrap().len(), 17);
+            assert_eq!(out["ips"], result["ips"]);
+            let veth = node.veths().remove(0);
+            for dev in [&*veth, ifb] {
+                let shown = tc_show("qdisc", dev);
+                let want = "tbf 1: root refcnt";
+                assert!(shown.contains(want), "{shown}");
+                let want = "rate 8Mbit burst 2000000b lat 25ms";
+                assert!(shown.contains(want), "{shown}");
+            }
+            let filter =
+                run("tc", &["filter", "show", "dev", &veth, "parent", "ffff:"]);
+            assert_eq!(filter.matches("mirred").count(), 1, "{filter}");
+            assert!(filter.contains(ifb), "{filter}");
+            // again is no error and changes nothing
+            assert_eq!(call.add(), out);
+            assert_eq!(ifbs(node), [ifb]);
+            let later = call.after(&out);
+            if !version.starts_with("0.3") {
+                let answer = later.call("CHECK");
+                assert!(answer.ok, "{version}: {answer:?}");
+                run("tc", &["qdisc", "del", "dev", ifb, "root"]);
+                let (code, msg) = later.call("CHECK").error();
+                assert_eq!(code, 100);
+                assert_eq!(msg, format!("{ifb} has no limit"));
+            }
+            assert!(pod.pings("10.244.1.1") && pod.pings("fd00:244:0:1::1"));
+            // by owner, without the pod
+            let mut blind = later;
+            blind.netns = String::new();
+            blind.conf.as_object_mut().unwrap().remove("prevResult");
+            blind.del();
+            blind.del();
+            assert_eq!(ifbs(node), [""; 0]);
+            pod.del();
+            node.remove_netns("dummy");
+        }
+        let old = bandwidth(&node.pod("o"), &json!({}), both_ways());
+        assert_eq!(old.version("0.2.0").call("ADD").error().0, 1, "BW-8");
+    });
+}
+
+#[test]
+fn one_limit_or_none() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pod = node.pod("a");
+        let result = pod.add();
+        let veth = node.veths().remove(0);
+        assert_eq!(bandwidth(&pod, &result, json!({})).add(), result, "BW-2");
+        let towards = json!({ "ingressRate": 8000, "ingressBurst": 80000 });
+        let call = bandwidth(&pod, &result, towards);
+        assert_eq!(call.add(), result, "no device");
+        assert_eq!(ifbs(node), [""; 0]);
+        assert!(tc_show("qdisc", &veth).contains("tbf 1: root"));
+        assert!(call.call("CHECK").ok);
+        run("tc", &["qdisc", "del", "dev", &veth, "root"]);
+        let from = json!({ "runtimeConfig": { "bandWidth":
+            { "EgressRate": 8000, "EgressBurst": 80000 } } });
+        let call = bandwidth(&pod, &result, from);
+        let out = call.add();
+        assert!(!tc_show("qdisc", &veth).contains("tbf"));
+        assert_eq!(ifbs(node).len(), 1);
+        assert!(call.after(&out).call("CHECK").ok);
+        call.del();
+        // CW-15: without limits and prevResult
+        let mut call = bandwidth(&pod, &result, json!({}));
+        call.conf.as_object_mut().unwrap().remove("prevResult");
+        assert_eq!(call.call("ADD").error().0, 7);
+        assert!(call.call("STATUS").error().0 == 1, "1.0.0 has none");
+        assert!(call.version("1.1.0").call("STATUS").ok);
+    });
+}
+
+/// CW-15: the burst that containerd sends is kept whole.
+#[test]
+fn a_burst_of_more_than_32_bits_of_ticks() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pod = node.pod("a");
+        let result = pod.add();
+        let call = bandwidth(
+            &pod,
+            &result,
+            json!({ "ingressRate": 1_000_000, "ingressBurst": 4_294_967_295_u64 }),
+        );
+        call.add();
+        assert!(call.call("CHECK").ok);
+        let mut socket = node.socket();
+        let veth = link::by_name(&mut socket, &node.veths()[0]).unwrap();
+        let all = tc::list(&mut socket, veth.index).unwrap().items;
+        let is = all[0].bucket.unwrap();
+        assert_eq!(is.rate, 125_000);
+        // upstream's has 21474835 bytes there
+        let whole =
+            tc::Bucket { rate: 125_000, burst: 536_870_911, limit: is.limit };
+        let wrapped = tc::Bucket { burst: 21_474_835, ..whole };
+        assert!(whole.is(&is) && !wrapped.is(&is), "{is:?}");
+    });
+}
+
+#[test]
+fn links_it_cannot_find() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pod = node.pod("a");
+        let result = pod.add();
+        let error = |result: &Value| {
+            bandwidth(&pod, result, both_ways()).call("ADD").error()
+        };
+        let mut none = result.clone();
+        none["interfaces"] = json!([]);
+        assert_eq!(error(&none), (7, "no interfaces provided".into()));
+        let mut other = result.clone();
+        other["interfaces"][1]["name"] = "veth0".into();
+        let (code, msg) = error(&other);
+        assert_eq!(code, 7);
+        let want = "no veth peer of container interface found in host ns";
+        assert!(msg.starts_with(want), "{msg}");
+        let mut lo = pod.clone();
+        lo.ifname = "lo".into();
+        let (_, msg) = bandwidth(&lo, &result, both_ways()).call("ADD").error();
+        let want = "container interface lo has no veth peer";
+        assert!(msg.starts_with(want), "{msg}");
+        assert_eq!(ifbs(node), [""; 0]);
+    });
+}
+
+/// S-64, CW-15: several pods and networks, two interfaces of one container.
+#[test]
+fn gc_and_several_interfaces() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let calls: Vec<Call> = [("a", "eth0"), ("a", "eth1"), ("b", "eth0")]
+            .into_iter()
+            .map(|(id, ifname)| {
+                let pod = match ifname {
+                    "eth1" => {
+                        Call { ifname: ifname.to_owned(), ..node_call(id) }
+                    }
+                    _ => node.pod(id),
+                };
+                let pod = pod
+                    .version("1.1.0")
+                    .delegate("isDefaultGateway", false.into());
+                let call = bandwidth(&pod, &pod.add(), both_ways());
+                call.add();
+                call
+            })
+            .collect();
+        assert_eq!(ifbs(node).len(), 3);
+        let other =
+            node_call("b").version("1.1.0").with("name", "other".into());
+        let result = &calls[2].conf["prevResult"];
+        bandwidth(&other, result, both_ways()).add();
+        assert_eq!(calls[0].call("GC").error().0, 7, "R-17");
+        let answer = calls[0].clone().valid(&[&calls[1]]).call("GC");
+        assert!(answer.ok, "{answer:?}");
+        let left = ifbs(node);
+        assert_eq!(left.len(), 2, "eth1's and the other network's: {left:?}");
+        assert!(calls[1].call("CHECK").ok);
+        calls[0].del();
+        assert_eq!(ifbs(node).len(), 2, "eth1 keeps its own");
+        calls[1].del();
+        assert_eq!(ifbs(node).len(), 1);
+    });
+}
+
+/// A call for a namespace that is there.
+fn node_call(id: &str) -> Call {
+    Call {
+        name: "flannel",
+        id: id.to_owned(),
+        netns: format!("/run/netns/{id}"),
+        ifname: "eth0".to_owned(),
+        conf: crate::node::kube_flannel("1.0.0"),
+        env: Vec::new(),
+    }
+}
