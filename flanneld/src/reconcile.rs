@@ -120,7 +120,9 @@ pub struct Passed {
     /// The same by kind.
     pub kinds: BTreeMap<Kind, u64>,
     /// From the first event that the pass was for to its end. Only of a
-    /// complete pass: an event that one leaves undone waits for the next.
+    /// complete pass that changed something: an event that one leaves undone
+    /// waits for the next, and one that there is nothing to do for, such as
+    /// the echo of an own change, waits for quiet.
     pub since_event: Option<Duration>,
     /// Objects looked at; `None` for all there are.
     pub looked: Option<usize>,
@@ -340,7 +342,9 @@ impl Reconciler {
             Err(_) => (false, false, false),
         };
         if complete {
-            if let Ok(passed) = &mut result {
+            if let Ok(passed) = &mut result
+                && passed.changed > 0
+            {
                 passed.since_event = since.map(|at| now - at);
             }
             self.retry = None;

@@ -102,6 +102,9 @@ impl Node {
             sleep_until(due.into()).await;
             let passed = self.reconciler.pass().await.expect("a pass");
             assert_eq!(passed.failed, [""; 0]);
+            // Nothing was brought into the kernel.
+            let echo = passed.changed == 0;
+            assert!(!echo || passed.since_event.is_none());
             mended.extend(passed.mended.into_iter().map(|m| m.text));
         }
     }
