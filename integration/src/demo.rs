@@ -2,6 +2,7 @@
 //! through the CNI binary, and their traffic across nodes.
 
 use anyhow::{Result, ensure};
+use ipam::Family;
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, SUBNET_ENV};
@@ -46,16 +47,22 @@ impl Stack {
         }
     }
 
+    /// Its families.
+    #[must_use]
+    pub const fn families(self) -> &'static [Family] {
+        match self {
+            Self::V4 => &[Family::V4],
+            Self::V6 => &[Family::V6],
+            Self::Dual => &Family::ALL,
+        }
+    }
+
     /// The addresses of `pod` in these families.
     ///
     /// # Errors
     /// When one is missing.
     pub fn addresses(self, pod: &Pod) -> Result<Vec<String>> {
-        Ok(match self {
-            Self::V4 => vec![pod.v4()?],
-            Self::V6 => vec![pod.v6()?],
-            Self::Dual => vec![pod.v4()?, pod.v6()?],
-        })
+        self.families().iter().map(|family| pod.address(*family)).collect()
     }
 }
 

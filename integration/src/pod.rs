@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result, bail};
+use ipam::Family;
 use serde_json::{Value, json};
 
 use crate::daemon::binary;
@@ -152,11 +153,15 @@ impl Pod {
         node.remove_netns(&self.id)
     }
 
-    /// Its address that holds `mark` (`.` for IPv4, `:` for IPv6).
+    /// Its address of that family.
     ///
     /// # Errors
     /// When it has none.
-    fn address(&self, mark: char) -> Result<String> {
+    pub fn address(&self, family: Family) -> Result<String> {
+        let mark = match family {
+            Family::V4 => '.',
+            Family::V6 => ':',
+        };
         self.result
             .get("ips")
             .and_then(Value::as_array)
@@ -175,7 +180,7 @@ impl Pod {
     /// # Errors
     /// When it has none.
     pub fn v4(&self) -> Result<String> {
-        self.address('.')
+        self.address(Family::V4)
     }
 
     /// Its IPv6 address.
@@ -183,7 +188,7 @@ impl Pod {
     /// # Errors
     /// When it has none.
     pub fn v6(&self) -> Result<String> {
-        self.address(':')
+        self.address(Family::V6)
     }
 
     /// Runs a program inside.

@@ -6,195 +6,208 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use ipam::Family;
-use netlink::fdb::{self, FdbSpec};
-use netlink::neigh::{self, NeighSpec};
-use netlink::nexthop::{self, NexthopSpec};
-use netlink::route::{self, RouteSpec};
-use netlink::{Socket, link};
+use ipam::lease::SubnetKey;
+use ipam::{Family, PerFamily, Subnet};
+use netlink::link;
 
 use super::gate::Gate;
+use super::hand::{self, Counts, Tunnels};
 use super::report::{Report, median};
-use super::start::device;
-use super::store::{Fake, Store};
+use super::store::{End, Fake, Store, hex};
 use super::{command, net_conf};
 use crate::cluster::{Cluster, Node};
 use crate::daemon::binary;
+use crate::demo::Stack;
 use crate::peers::Peers;
+use crate::poll::poll_until;
 use crate::underlay::Wiring;
+
+/// How many peers, and how often each is started.
+struct Size {
+    stack: Stack,
+    count: u32,
+    rounds: usize,
+    slow_rounds: usize,
+}
+
+const SIZES: [Size; 3] = [
+    Size { stack: Stack::V4, count: 1_000, rounds: 9, slow_rounds: 5 },
+    Size { stack: Stack::Dual, count: 1_000, rounds: 9, slow_rounds: 3 },
+    Size { stack: Stack::V4, count: 5_000, rounds: 7, slow_rounds: 3 },
+];
 
 pub(super) fn run(
     peers: Option<&Peers>,
     report: &mut Report<'_>,
 ) -> Result<()> {
-    for (count, rounds, slow_rounds) in [(1_000, 9, 5), (5_000, 7, 3)] {
-        sized(peers, report, count, rounds, slow_rounds)?;
-    }
-    Ok(())
+    SIZES.iter().try_for_each(|size| size.run(peers, report))
 }
 
-fn sized(
-    peers: Option<&Peers>,
-    report: &mut Report<'_>,
-    count: u32,
-    rounds: usize,
-    slow_rounds: usize,
-) -> Result<()> {
-    let cluster = Cluster::new(Wiring::OneSegment, 1, &net_conf())?;
-    let (node, url) = (cluster.node(0), cluster.etcd.url());
-    let fakes = Fake::first(count)?;
-    let mut store = Store::connect(cluster.underlay.middle(), &url)?;
-    store.put(&fakes)?;
-    let from_node = &mut Store::connect(&node.host, &url)?;
+// === impl Size ===
 
-    let program = binary("flanneld")?;
-    let version = [program.display().to_string(), "--version".to_owned()];
-    let ours = command(&program, &url);
-    let upstream = peers.map(|p| command(&p.flanneld(), &url));
-    let target = settled_prefixes(node, &ours, count)?;
-    let (mut a, mut b, mut floors, mut ip) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for round in 0..rounds {
-        fresh(node, &mut store)?;
-        a.push(time(node, &ours, target, count)?);
-        fresh(node, &mut store)?;
-        let exec = Gate::new(&node.host, &version)?.time_to_end()?;
-        floors.push(exec + floor(node, from_node, &fakes)?);
-        if round >= slow_rounds {
-            continue;
-        }
-        fresh(node, &mut store)?;
-        ip.push(exec + ip_batch(node, from_node, &fakes)?);
-        if let Some(upstream) = &upstream {
+impl Size {
+    fn run(
+        &self,
+        peers: Option<&Peers>,
+        report: &mut Report<'_>,
+    ) -> Result<()> {
+        let Self { stack, count, .. } = *self;
+        let cluster = Cluster::new(Wiring::OneSegment, 1, &net_conf(stack))?;
+        let (node, url) = (cluster.node(0), cluster.etcd.url());
+        let fakes = Fake::first(stack, count)?;
+        let mut store = Store::connect(cluster.underlay.middle(), &url)?;
+        store.put(&fakes)?;
+        let from_node = &mut Store::connect(&node.host, &url)?;
+
+        let program = binary("flanneld")?;
+        let version = [program.display().to_string(), "--version".to_owned()];
+        let ours = command(&program, &url);
+        let upstream = peers.map(|p| command(&p.flanneld(), &url));
+        let target = self.settled(node, &ours)?;
+        let (mut a, mut b, mut floors, mut ip) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for round in 0..self.rounds {
             fresh(node, &mut store)?;
-            b.push(time(node, upstream, target, count)?);
+            a.push(self.time(node, &ours, target)?);
+            fresh(node, &mut store)?;
+            let exec = Gate::new(&node.host, &version)?.time_to_end()?;
+            floors.push(exec + self.floor(node, from_node, &fakes)?);
+            if round >= self.slow_rounds {
+                continue;
+            }
+            if stack == Stack::V4 {
+                fresh(node, &mut store)?;
+                ip.push(exec + ip_batch(node, from_node, &fakes)?);
+            }
+            if let Some(upstream) = &upstream {
+                fresh(node, &mut store)?;
+                b.push(self.time(node, upstream, target)?);
+            }
         }
+        let kind = if stack == Stack::Dual { "dual-stack " } else { "" };
+        let what = format!("{count} {kind}peers from cold");
+        if upstream.is_some() {
+            report.row(&what, median(&a), median(&b), "upstream");
+        }
+        let note = "floor: exec, read the leases, batches";
+        report.row(&what, median(&a), median(&floors), note);
+        if stack == Stack::V4 {
+            let note = "the same with `ip -batch`, `bridge -batch`";
+            report.row(&what, median(&a), median(&ip), note);
+        }
+        report.alone("  each peer of them", median(&a) / count);
+        Ok(())
     }
-    let what = format!("{count} peers from cold");
-    if upstream.is_some() {
-        report.row(&what, median(&a), median(&b), "upstream");
+
+    /// How many prefixes the kernel's tables have when all peers are in.
+    fn settled(
+        &self,
+        node: &Node,
+        words: &[String],
+    ) -> Result<PerFamily<usize>> {
+        let (stack, count) = (self.stack, self.count as usize);
+        let gate = Gate::new(&node.host, words)?;
+        let all = move || complete(stack, count).is_ok();
+        let (_, _running) = gate.time_until(&node.host, "all objects", all)?;
+        let mut target = PerFamily::default();
+        for family in stack.families() {
+            let family = *family;
+            let there = node.host.run(move || prefixes(family))?;
+            target.set(family, Some(there));
+        }
+        Ok(target)
     }
-    let note = "floor: exec, read the leases, batches";
-    report.row(&what, median(&a), median(&floors), note);
-    let note = "the same with `ip -batch`, `bridge -batch`";
-    report.row(&what, median(&a), median(&ip), note);
-    report.alone("  each peer of them", median(&a) / count);
-    Ok(())
+
+    /// From exec to the last peer's route; the daemon ends afterwards.
+    fn time(
+        &self,
+        node: &Node,
+        words: &[String],
+        target: PerFamily<usize>,
+    ) -> Result<Duration> {
+        let (stack, count) = (self.stack, self.count as usize);
+        let gate = Gate::new(&node.host, words)?;
+        let all = move || {
+            let enough = |f: &Family| {
+                prefixes(*f).is_ok_and(|n| Some(&n) >= target.get(*f))
+            };
+            stack.families().iter().all(enough)
+        };
+        let (took, _running) = gate.time_until(&node.host, "peers", all)?;
+        // The route is the last of a peer's objects: the others must be there.
+        let limit = Duration::from_secs(1);
+        node.host.run(move || {
+            poll_until("all objects", limit, || complete(stack, count))
+        })?;
+        Ok(took)
+    }
+
+    /// Reads the leases, then sends what was prepared for them.
+    fn floor(
+        &self,
+        node: &Node,
+        store: &mut Store,
+        fakes: &[Fake],
+    ) -> Result<Duration> {
+        let mut socket = hand::socket(&node.host)?;
+        let parent = link::by_name(&mut socket, "eth0")?.index;
+        let mut tunnels = Tunnels::default();
+        for family in self.stack.families() {
+            let device = hand::device(*family, &node.uplink, parent, None)?;
+            socket.request(&device)?;
+            let link = link::by_name(&mut socket, hand::name(*family))?;
+            tunnels.set(*family, Some(link.index));
+        }
+        let requests = hand::peers(&tunnels, fakes);
+        let start = Instant::now();
+        ensure!(store.read_all()? >= fakes.len(), "leases are missing");
+        let sent = socket.batch(&requests);
+        let took = start.elapsed();
+        sent.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(took)
+    }
 }
 
 /// As if no daemon had ever run, but with the others' leases.
 fn fresh(node: &Node, store: &mut Store) -> Result<()> {
-    if let Ok(own) = node.env("FLANNEL_SUBNET") {
-        let own: ipam::Subnet = own.parse()?;
-        let key = format!("/coreos.com/network/subnets/{}-24", own.base());
-        store.delete(&key)?;
+    let mut own = PerFamily::default();
+    for subnet in node.subnets().unwrap_or_default() {
+        let subnet: Subnet = subnet.parse()?;
+        own.set(subnet.family(), Some(subnet));
     }
-    node.host.cmd(&[
-        "sh",
-        "-c",
-        "ip link del flannel.1 2>/dev/null; ip nexthop flush 2>/dev/null; \
-         rm -rf /run/flannel /var/lib/flannel",
-    ])?;
-    Ok(())
+    if !own.is_empty() {
+        store.delete(SubnetKey::new(own)?)?;
+    }
+    hand::wipe(node)
 }
 
-/// How many prefixes the kernel's table has when all peers are in.
-fn settled_prefixes(
-    node: &Node,
-    words: &[String],
-    count: u32,
-) -> Result<usize> {
-    let gate = Gate::new(&node.host, words)?;
-    let all = move || routes().is_ok_and(|n| n == count as usize);
-    let (_, _running) = gate.time_until(&node.host, "all routes", all)?;
-    node.host.run(prefixes)
-}
-
-fn time(
-    node: &Node,
-    words: &[String],
-    target: usize,
-    count: u32,
-) -> Result<Duration> {
-    let gate = Gate::new(&node.host, words)?;
-    let all = move || prefixes().is_ok_and(|n| n >= target);
-    let (took, _running) = gate.time_until(&node.host, "all peers", all)?;
-    // The route is the last of a peer's objects: the others must be there.
-    node.host.run(move || complete(count as usize))?;
-    Ok(took)
-}
-
-/// Prefixes in the calling thread's IPv4 table: a look that costs little.
-fn prefixes() -> Result<usize> {
-    let text = read_to_string("/proc/thread-self/net/fib_triestat")?;
-    let line = text.lines().find(|l| l.contains("Prefixes:"));
-    let word = line.and_then(|l| l.split_whitespace().nth(1));
-    Ok(word.context("no prefixes in fib_triestat")?.parse()?)
-}
-
-/// Routes over `flannel.1`.
-fn routes() -> Result<usize> {
-    let mut socket = Socket::open()?;
-    let filter = route::Filter {
-        family: Family::V4,
-        table: Some(route::TABLE_MAIN),
-        oif: Some(link::by_name(&mut socket, "flannel.1")?.index),
-        protocol: None,
+/// Prefixes in the calling thread's tables: a look that costs little.
+fn prefixes(family: Family) -> Result<usize> {
+    let file = match family {
+        Family::V4 => "fib_triestat",
+        Family::V6 => "rt6_stats",
     };
-    Ok(route::list(&mut socket, filter)?.complete()?.len())
+    let text = read_to_string(format!("/proc/thread-self/net/{file}"))?;
+    let number = match family {
+        Family::V4 => {
+            let (_, rest) = text.split_once("Prefixes:").context(file)?;
+            rest.split_whitespace().next().map(str::parse)
+        }
+        // The fourth is the count of entries.
+        Family::V6 => {
+            let word = text.split_whitespace().nth(3);
+            word.map(|w| usize::from_str_radix(w, 16))
+        }
+    };
+    Ok(number.context(file)??)
 }
 
-fn complete(count: usize) -> Result<()> {
-    let mut socket = Socket::open()?;
-    let index = link::by_name(&mut socket, "flannel.1")?.index;
-    let neighs = neigh::list(&mut socket, Family::V4, Some(index))?;
-    let fdb = fdb::list(&mut socket, index)?.complete()?;
-    let (neighs, fdb) = (
-        neighs.complete()?.iter().filter(|n| n.permanent()).count(),
-        fdb.iter().filter(|e| e.dst.is_some()).count(),
-    );
-    let routes = routes()?;
-    ensure!(
-        [neighs, fdb, routes] == [count; 3],
-        "{neighs} neighbours, {fdb} forwarding entries and {routes} routes \
-         instead of {count} of each"
-    );
-    Ok(())
-}
-
-/// Reads the leases, then sends what was prepared for them.
-fn floor(node: &Node, store: &mut Store, fakes: &[Fake]) -> Result<Duration> {
-    let (mut socket, index) = node.host.run(|| -> Result<_> {
-        let mut socket = Socket::open()?;
-        let parent = link::by_name(&mut socket, "eth0")?.index;
-        socket.request(&link::vxlan::add(&device(parent)))?;
-        let index = link::by_name(&mut socket, "flannel.1")?.index;
-        Ok((socket, index))
-    })?;
-    let mut requests = Vec::new();
-    for (id, fake) in (1..).zip(fakes) {
-        let base = fake.subnet.base();
-        let (mac, dst) = (fake.mac, fake.public.into());
-        requests.push(fdb::set(&FdbSpec { index, mac, dst }));
-        requests.push(neigh::set(&NeighSpec { index, ip: base, mac }));
-        requests.push(nexthop::add(&NexthopSpec {
-            id,
-            oif: index,
-            gateway: base,
-            onlink: true,
-            protocol: route::PROTOCOL_BOOT,
-        }));
-        requests.push(route::add(&RouteSpec {
-            nexthop: Some(id),
-            ..RouteSpec::to(fake.subnet)
-        }));
+/// Whether all objects of so many peers are there.
+fn complete(stack: Stack, count: usize) -> Result<()> {
+    for family in stack.families() {
+        Counts::read(*family)?.context("no device")?.ensure(count)?;
     }
-    let start = Instant::now();
-    ensure!(store.read_all()? >= fakes.len(), "leases are missing");
-    let answers = socket.batch(&requests);
-    let took = start.elapsed();
-    answers.into_iter().collect::<Result<Vec<_>, _>>()?;
-    Ok(took)
+    Ok(())
 }
 
 /// The same by iproute2, with plain routes.
@@ -208,15 +221,13 @@ fn ip_batch(
     )?;
     node.host.ip("link set flannel.1 up")?;
     let (mut ip, mut bridge) = (String::new(), String::new());
-    for fake in fakes {
-        let [a, b, c, d, e, f] = fake.mac;
-        let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
-        let (subnet, base) = (fake.subnet, fake.subnet.base());
+    for End { subnet, public, mac } in fakes.iter().filter_map(|f| f.0.v4) {
+        let (base, mac) = (subnet.base(), hex(mac));
         ip += &format!(
             "neigh add {base} lladdr {mac} dev flannel.1\n\
              route add {subnet} via {base} dev flannel.1 onlink\n"
         );
-        bridge += &format!("fdb add {mac} dev flannel.1 dst {}\n", fake.public);
+        bridge += &format!("fdb add {mac} dev flannel.1 dst {public}\n");
     }
     node.host.write("/run/ip.batch", &ip)?;
     node.host.write("/run/bridge.batch", &bridge)?;

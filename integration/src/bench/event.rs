@@ -1,18 +1,17 @@
 //! One more node in a quiet cluster: from the put of its lease to its route,
 //! the last of its objects, in the kernel.
 
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use ipam::Subnet;
-use netlink::NetNs;
-use netlink::monitor::{Event, Group, Monitor, Object};
+use anyhow::{Context, Result, ensure};
+use netlink::monitor::Group;
 
-use super::report::{Report, median};
+use super::report::{Quantity, Report, median};
 use super::store::{Fake, Store};
+use super::watch::{Mark, Watch};
 use super::{FLAGS, Who, net_conf};
 use crate::cluster::Cluster;
+use crate::demo::Stack;
 use crate::peers::Peers;
 use crate::underlay::Wiring;
 
@@ -26,7 +25,7 @@ struct Quiet {
     who: Who,
     cluster: Cluster,
     store: Store,
-    routes: Receiver<(Instant, Subnet)>,
+    routes: Watch,
 }
 
 pub(super) fn run(
@@ -39,9 +38,11 @@ pub(super) fn run(
     }
     let (mut ours, mut upstream, mut puts) =
         (Vec::new(), Vec::new(), Vec::new());
+    let before = ours_of(&all)?.own_clock()?;
     for round in 0..=ROUNDS {
         for quiet in &mut all {
-            let (put, took) = quiet.time(&Fake::number(100 + round)?)?;
+            let (put, took) =
+                quiet.time(&Fake::number(Stack::V4, 100 + round)?)?;
             if round == 0 {
                 continue;
             }
@@ -57,41 +58,33 @@ pub(super) fn run(
         report.row(what, median(&ours), median(&upstream), "upstream");
     }
     report.row(what, median(&ours), median(&puts), "the put until answered");
+    let after = ours_of(&all)?.own_clock()?;
+    let (count, sum) = (after.0 - before.0, after.1 - before.1);
+    ensure!(count > f64::from(ROUNDS), "{count} events of {ROUNDS}");
+    let what = "  watch message to last answer, on average";
+    report.alone(what, Quantity::Time(sum / count));
     Ok(())
+}
+
+fn ours_of(all: &[Quiet]) -> Result<&Quiet> {
+    all.iter().find(|q| q.who == Who::Ours).context("none is ours")
 }
 
 // === impl Quiet ===
 
 impl Quiet {
     fn start(who: Who, peers: Option<&Peers>) -> Result<Self> {
-        let mut cluster = Cluster::new(Wiring::OneSegment, 1, &net_conf())?;
+        let mut cluster =
+            Cluster::new(Wiring::OneSegment, 1, &net_conf(Stack::V4))?;
         let mut store =
             Store::connect(cluster.underlay.middle(), &cluster.etcd.url())?;
-        store.put(&Fake::first(1)?)?;
+        store.put(&Fake::first(Stack::V4, 1)?)?;
         match (who, peers) {
             (Who::Upstream, Some(peers)) => peers.start(&mut cluster, 0)?,
             _ => cluster.start_one(0, &FLAGS)?,
         }
         cluster.node_mut(0).wait_ready()?;
-        let namespace = NetNs::open(cluster.node(0).host.netns())?;
-        let mut monitor = Monitor::open_in(&namespace, &[Group::Routes])?;
-        let (seen, routes) = channel();
-        std::thread::spawn(move || {
-            while let Ok(Some(event)) =
-                monitor.next(Some(Duration::from_secs(60)))
-            {
-                let now = Instant::now();
-                if let Event::Object {
-                    object: Object::Route(route),
-                    deleted: false,
-                    ..
-                } = event
-                    && seen.send((now, route.dst)).is_err()
-                {
-                    return;
-                }
-            }
-        });
+        let routes = Watch::start(&cluster.node(0).host, &[Group::Routes])?;
         Ok(Self { who, cluster, store, routes })
     }
 
@@ -99,16 +92,25 @@ impl Quiet {
     fn time(&mut self, fake: &Fake) -> Result<(Duration, Duration)> {
         std::thread::sleep(QUIET);
         let (start, put) = self.store.put_one(fake)?;
-        let limit = Duration::from_secs(5);
-        loop {
-            let Ok((at, dst)) = self.routes.recv_timeout(limit) else {
-                let daemon = self.cluster.node(0).daemon.as_ref();
-                let log = daemon.context("daemon")?.log();
-                bail!("no route to {} came; the log:\n{log}", fake.subnet);
-            };
-            if dst == fake.subnet {
-                return Ok((put, at.duration_since(start)));
-            }
-        }
+        let subnet = fake.0.v4.context("no IPv4")?.subnet;
+        let route = self.routes.all(vec![Mark::Route(subnet)]);
+        let at = route.with_context(|| {
+            format!("route to {subnet}:\n{}", self.cluster.node(0).log())
+        })?;
+        Ok((put, at.duration_since(start)))
+    }
+
+    /// How many events the daemon itself has timed so far, and how long they
+    /// took in all, from the watch message to the last acknowledgement.
+    fn own_clock(&self) -> Result<(f64, f64)> {
+        let node = self.cluster.node(0);
+        let daemon = node.daemon.as_ref().context("daemon")?;
+        let (_, text) = daemon.get(&node.host, "/metrics")?;
+        let value = |what: &str| -> Result<f64> {
+            let name = format!("flannel_event_to_kernel_seconds_{what} ");
+            let line = text.lines().find_map(|l| l.strip_prefix(&name));
+            Ok(line.with_context(|| format!("no {name}"))?.parse()?)
+        };
+        Ok((value("count")?, value("sum")?))
     }
 }

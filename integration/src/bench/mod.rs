@@ -2,25 +2,32 @@
 //! in the same run. Ratios lead: absolute times move with the machine and its
 //! neighbours. docs/benchmarks.md says what each row is.
 
+mod check;
 mod cni;
 mod cold;
+mod drift;
 mod event;
 mod gate;
+mod hand;
+mod join;
 mod memory;
 mod path;
 mod report;
 mod start;
 mod store;
+mod watch;
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use crate::demo::Stack;
 use crate::peers::Peers;
 use report::Report;
 
 /// The rows' names, in their order.
-pub const ROWS: [&str; 6] = ["start", "cold", "event", "cni", "path", "memory"];
+pub const ROWS: [&str; 8] =
+    ["start", "cold", "event", "drift", "join", "cni", "path", "memory"];
 
 /// Takes the measurements whose names are in `rows` (all, when empty) and
 /// gives each finished row to `say`.
@@ -44,6 +51,12 @@ pub fn run(rows: &[String], say: &mut dyn FnMut(&str)) -> Result<()> {
     if wanted("event") {
         event::run(peers, &mut report)?;
     }
+    if wanted("drift") {
+        drift::run(&mut report)?;
+    }
+    if wanted("join") {
+        join::run(peers, &mut report)?;
+    }
     // These daemons must be a minute old before they are looked at.
     let memory = if wanted("memory") {
         Some(memory::Memory::start(peers)?)
@@ -62,13 +75,15 @@ pub fn run(rows: &[String], say: &mut dyn FnMut(&str)) -> Result<()> {
     Ok(())
 }
 
-/// The net-conf of all rows: IPv4, so that every peer can take part, with
-/// room for thousands of nodes.
-fn net_conf() -> serde_json::Value {
-    serde_json::json!({
-        "Network": "10.0.0.0/8",
-        "Backend": { "Type": "vxlan" },
-    })
+/// The net-conf of all rows: IPv4, so that every peer can take part, or both
+/// families; with room for thousands of nodes.
+fn net_conf(stack: Stack) -> serde_json::Value {
+    let mut conf = stack.net_conf();
+    conf["Network"] = "10.0.0.0/8".into();
+    if stack == Stack::Dual {
+        conf["IPv6Network"] = "fd10::/48".into();
+    }
+    conf
 }
 
 /// Who runs a daemon.

@@ -1,83 +1,99 @@
 //! Traffic between pods of two nodes: the tunnel our daemon made, beside one
 //! made by hand with `ip`. The packets' way is the kernel's in both.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::mpsc::channel;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use anyhow::{Result, bail};
+use ipam::Family;
 
 use super::report::{Quantity, Report, median};
 use super::{FLAGS, net_conf};
 use crate::cluster::Cluster;
+use crate::demo::Stack;
 use crate::host::Host;
 use crate::pod::Pod;
 use crate::underlay::{Underlay, Wiring};
 
-const PORT: u16 = 5005;
-const ROUNDS: usize = 15;
-const BYTES: usize = 256 << 20;
-const PINGS: usize = 2_000;
-const LIMIT: Option<Duration> = Some(Duration::from_secs(10));
+mod ends;
 
-/// A pod's namespace on a node, and its address.
-struct End<'a> {
-    host: &'a Host,
-    netns: String,
-    ip: String,
+use ends::End;
+
+const ROUNDS: usize = 11;
+
+/// Of one way in one family: bytes and packets a second, round trips.
+#[derive(Default)]
+struct Samples {
+    bytes: Vec<f64>,
+    packets: Vec<f64>,
+    times: Vec<Duration>,
 }
 
 pub(super) fn run(report: &mut Report<'_>) -> Result<()> {
-    let mut cluster = Cluster::new(Wiring::OneSegment, 2, &net_conf())?;
+    let mut cluster =
+        Cluster::new(Wiring::OneSegment, 2, &net_conf(Stack::Dual))?;
     cluster.start(&FLAGS)?;
     let pods = [0, 1].map(|n| Pod::add(&cluster.node(n).host, "pod"));
     let pods = pods.into_iter().collect::<Result<Vec<_>>>()?;
-    let ours: Vec<_> = cluster
-        .nodes
-        .iter()
-        .zip(&pods)
-        .map(|(node, pod)| {
-            let (host, netns) = (&node.host, pod.netns.clone());
-            Ok(End { host, netns, ip: pod.v4()? })
-        })
-        .collect::<Result<_>>()?;
-
     let underlay = Underlay::new(Wiring::OneSegment)?;
     let hosts = [by_hand(&underlay, 1)?, by_hand(&underlay, 2)?];
-    let hand: Vec<_> = (1..)
-        .zip(&hosts)
-        .map(|(n, host)| End {
-            host,
-            netns: "/run/netns/pod".to_owned(),
-            ip: format!("10.1.{n}.2"),
-        })
-        .collect();
-    ensure!(ours.len() == 2 && hand.len() == 2, "two ends each");
+    for family in Family::ALL {
+        let mut ours = Vec::new();
+        for (node, pod) in cluster.nodes.iter().zip(&pods) {
+            let (host, netns) = (&node.host, pod.netns.clone());
+            ours.push(End { host, netns, ip: pod.address(family)?.parse()? });
+        }
+        let mut hand = Vec::new();
+        for (n, host) in (1..).zip(&hosts) {
+            let netns = "/run/netns/pod".to_owned();
+            let ip = inside(family, n, 2).parse()?;
+            hand.push(End { host, netns, ip });
+        }
+        compare(family, &ours, &hand, report)?;
+    }
+    Ok(())
+}
 
-    let (mut rates, mut times) = ([vec![], vec![]], [vec![], vec![]]);
+fn compare(
+    family: Family,
+    ours: &[End<'_>],
+    hand: &[End<'_>],
+    report: &mut Report<'_>,
+) -> Result<()> {
+    let mut all = [Samples::default(), Samples::default()];
     for round in 0..=ROUNDS {
-        for (n, ends) in [&ours, &hand].into_iter().enumerate() {
-            let transfer = transfer(&ends[0], &ends[1])?;
-            let rtt = round_trip(&ends[0], &ends[1])?;
+        for (ends, samples) in [ours, hand].into_iter().zip(&mut all) {
+            let [from, to] = ends else { bail!("two ends each") };
+            let bytes = ends::transfer(from, to)?;
+            let packets = ends::packets(from, to)?;
+            let time = ends::round_trip(from, to)?;
             // The first round warms up.
             if round > 0 {
-                rates[n].push(transfer);
-                times[n].push(rtt);
+                samples.bytes.push(bytes);
+                samples.packets.push(packets);
+                samples.times.push(time);
             }
         }
     }
     let whose = "a vxlan made by hand";
-    #[expect(clippy::cast_precision_loss, reason = "exact up to 2^52")]
-    let [a, b] =
-        rates.map(|r| Quantity::Rate(BYTES as f64 / median(&r).as_secs_f64()));
-    report.row("pod to pod, TCP, bytes a second", a, b, whose);
-    let [a, b] = times.map(|t| median(&t));
-    report.row("pod to pod, UDP round trip, one core", a, b, whose);
+    let [a, b] = &all;
+    let mut row = |what: &str, a: Quantity, b: Quantity| {
+        report.row(&format!("{family}: pod to pod, {what}"), a, b, whose);
+    };
+    let bytes = |s: &Samples| Quantity::Rate(median(&s.bytes));
+    row("TCP, bytes a second", bytes(a), bytes(b));
+    let packets = |s: &Samples| Quantity::Packets(median(&s.packets));
+    row("UDP, 18 bytes each", packets(a), packets(b));
+    let time = |s: &Samples| median(&s.times).into();
+    row("UDP round trip, one core", time(a), time(b));
     Ok(())
+}
+
+/// Pod or gateway `host` of node `n`.
+fn inside(family: Family, n: u8, host: u8) -> String {
+    match family {
+        Family::V4 => format!("10.1.{n}.{host}"),
+        Family::V6 => format!("fd10:0:0:{n}::{host}"),
+    }
 }
 
 /// Node `n` of two with a pod, as the daemon and the plugin make them.
@@ -85,123 +101,51 @@ fn by_hand(underlay: &Underlay, n: u8) -> Result<Host> {
     let (host, other) = (Host::new(&format!("hand{n}"))?, 3 - n);
     let uplink = underlay.attach(&host, n)?;
     host.sysctl("net/ipv4/ip_forward", "1")?;
-    for words in [
-        format!(
-            "link add vx0 address 02:00:00:00:00:0{n} mtu 1450 type vxlan \
-             id 1 local {} dev eth0 dstport 8472 nolearning",
-            uplink.v4
-        ),
-        format!("addr add 10.1.{n}.0/32 dev vx0"),
-        "link set vx0 up".to_owned(),
-        format!(
-            "neigh add 10.1.{other}.0 lladdr 02:00:00:00:00:0{other} dev vx0"
-        ),
-        format!(
-            "route add 10.1.{other}.0/24 via 10.1.{other}.0 dev vx0 onlink"
-        ),
-        "link add cni0 mtu 1450 type bridge".to_owned(),
-        format!("addr add 10.1.{n}.1/24 dev cni0"),
-        "link set cni0 up".to_owned(),
-        "netns add pod".to_owned(),
-        "link add veth0 mtu 1450 type veth peer name eth0 mtu 1450 netns pod"
-            .to_owned(),
-        "link set veth0 master cni0 up".to_owned(),
-        format!("-n pod addr add 10.1.{n}.2/24 dev eth0"),
-        "-n pod link set eth0 up".to_owned(),
-        format!("-n pod route add default via 10.1.{n}.1"),
-    ] {
-        host.ip(&words)?;
-    }
+    host.sysctl("net/ipv6/conf/all/forwarding", "1")?;
+    host.ip("link add cni0 mtu 1430 type bridge")?;
+    host.ip("link set cni0 up")?;
+    host.ip("netns add pod")?;
+    let ends = "veth0 mtu 1430 type veth peer name eth0 mtu 1430 netns pod";
+    host.ip(&format!("link add {ends}"))?;
+    host.ip("link set veth0 master cni0 up")?;
+    host.ip("-n pod link set eth0 up")?;
     // As kube-flannel's list asks for it.
     host.cmd(&["bridge", "link", "set", "dev", "veth0", "hairpin", "on"])?;
-    let fdb = format!(
-        "bridge fdb add 02:00:00:00:00:0{other} dev vx0 dst 192.168.77.{other}"
-    );
-    host.cmd(&fdb.split(' ').collect::<Vec<_>>())?;
+    for family in Family::ALL {
+        let (uplink, device, net, len) = match family {
+            Family::V4 => (&uplink.v4, "vx4", 24, 32),
+            Family::V6 => (&uplink.v6, "vx6", 64, 128),
+        };
+        let mac = |n: u8| format!("02:00:00:00:{:02x}:0{n}", family.bits());
+        let (own, peer) = (inside(family, n, 0), inside(family, other, 0));
+        let gateway = inside(family, n, 1);
+        let nodad = if family == Family::V6 { "nodad" } else { "" };
+        for words in [
+            format!(
+                "link add {device} address {} mtu 1430 type vxlan id 1 \
+                 local {uplink} dev eth0 dstport 8472 nolearning",
+                mac(n)
+            ),
+            format!("addr add {own}/{len} dev {device} {nodad}"),
+            format!("link set {device} up"),
+            format!("neigh add {peer} lladdr {} dev {device}", mac(other)),
+            format!("route add {peer}/{net} via {peer} dev {device} onlink"),
+            format!("addr add {gateway}/{net} dev cni0 {nodad}"),
+            format!(
+                "-n pod addr add {}/{net} dev eth0 {nodad}",
+                inside(family, n, 2)
+            ),
+            format!("-n pod route add default via {gateway}"),
+        ] {
+            host.ip(&words)?;
+        }
+        let peer = match family {
+            Family::V4 => format!("192.168.77.{other}"),
+            Family::V6 => format!("fd77::{other}"),
+        };
+        let fdb =
+            format!("bridge fdb add {} dev {device} dst {peer}", mac(other));
+        host.cmd(&fdb.split(' ').collect::<Vec<_>>())?;
+    }
     Ok(host)
-}
-
-/// The time from the first of [`BYTES`] to the last, at the receiver.
-fn transfer(from: &End<'_>, to: &End<'_>) -> Result<Duration> {
-    let target: SocketAddr = (to.ip.parse::<std::net::IpAddr>()?, PORT).into();
-    let (ready, bound) = channel();
-    let server = to.host.spawn_in(&to.netns, move || {
-        let listener = TcpListener::bind(target)?;
-        let _ = ready.send(());
-        let (mut stream, _) = listener.accept()?;
-        stream.set_read_timeout(LIMIT)?;
-        let mut buffer = vec![0; 256 << 10];
-        let (mut seen, mut start) = (0, None);
-        loop {
-            let n = stream.read(&mut buffer)?;
-            let start = *start.get_or_insert_with(Instant::now);
-            seen += n;
-            if n == 0 || seen == BYTES {
-                return std::io::Result::Ok((seen, start.elapsed()));
-            }
-        }
-    })?;
-    bound.recv().context("the server ended")?;
-    let client = from.host.spawn_in(&from.netns, move || {
-        let mut stream =
-            TcpStream::connect_timeout(&target, Duration::from_secs(10))?;
-        stream.set_write_timeout(LIMIT)?;
-        let buffer = vec![7; 128 << 10];
-        for _ in 0..BYTES / buffer.len() {
-            stream.write_all(&buffer)?;
-        }
-        std::io::Result::Ok(())
-    })?;
-    joined(client)??;
-    let (seen, took) = joined(server)??;
-    ensure!(seen == BYTES, "{seen} of {BYTES} bytes arrived");
-    Ok(took)
-}
-
-/// The median time of small UDP packets there and back, both ends on one core:
-/// waking another one costs more than the way itself.
-fn round_trip(from: &End<'_>, to: &End<'_>) -> Result<Duration> {
-    let target: SocketAddr = (to.ip.parse::<std::net::IpAddr>()?, PORT).into();
-    let (ready, bound) = channel();
-    let server = to.host.spawn_in(&to.netns, move || -> Result<()> {
-        pin()?;
-        let socket = UdpSocket::bind(target)?;
-        socket.set_read_timeout(LIMIT)?;
-        let _ = ready.send(());
-        let mut word = [0; 8];
-        for _ in 0..PINGS {
-            let (n, back) = socket.recv_from(&mut word)?;
-            socket.send_to(&word[..n], back)?;
-        }
-        Ok(())
-    })?;
-    bound.recv().context("the server ended")?;
-    let client = from.host.spawn_in(&from.netns, move || -> Result<_> {
-        pin()?;
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.set_read_timeout(LIMIT)?;
-        socket.connect(target)?;
-        let (mut word, mut all) = ([0; 8], Vec::with_capacity(PINGS));
-        for _ in 0..PINGS {
-            let start = Instant::now();
-            socket.send(&word)?;
-            socket.recv(&mut word)?;
-            all.push(start.elapsed());
-        }
-        all.sort();
-        all.get(PINGS / 2).copied().context("no answer")
-    })?;
-    let took = joined(client)??;
-    joined(server)??;
-    Ok(took)
-}
-
-fn pin() -> Result<()> {
-    let mut cpus = CpuSet::new();
-    cpus.set(0)?;
-    Ok(sched_setaffinity(Pid::from_raw(0), &cpus)?)
-}
-
-fn joined<T>(thread: JoinHandle<T>) -> Result<T> {
-    thread.join().map_err(|_| anyhow!("a thread panicked"))
 }

@@ -1,5 +1,6 @@
 //! The table, and what it takes to fill it.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ pub(super) enum Quantity {
     Memory(f64),
     /// Bytes a second.
     Rate(f64),
+    /// Packets a second.
+    Packets(f64),
     /// Things.
     Count(f64),
 }
@@ -26,9 +29,9 @@ pub(super) struct Report<'a> {
 ///
 /// # Panics
 /// When there are none.
-pub(super) fn median(samples: &[Duration]) -> Duration {
+pub(super) fn median<T: Copy + PartialOrd>(samples: &[T]) -> T {
     let mut sorted = samples.to_vec();
-    sorted.sort();
+    sorted.sort_by(|a, b| a.partial_cmp(b).unwrap_or(Ordering::Equal));
     sorted[(sorted.len() - 1) / 2]
 }
 
@@ -40,6 +43,7 @@ impl Quantity {
             Self::Time(n)
             | Self::Memory(n)
             | Self::Rate(n)
+            | Self::Packets(n)
             | Self::Count(n) => n,
         }
     }
@@ -59,6 +63,7 @@ impl fmt::Display for Quantity {
             Self::Time(s) => write!(f, "{:.1} µs", s * 1e6),
             Self::Memory(k) => write!(f, "{:.1} MiB", k / 1024.0),
             Self::Rate(b) => write!(f, "{:.2} GB/s", b / 1e9),
+            Self::Packets(p) => write!(f, "{:.0} k/s", p / 1e3),
             Self::Count(n) => write!(f, "{n:.0}"),
         }
     }

@@ -4,16 +4,18 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use ipam::Family;
 use netlink::addr::{self, AddrSpec};
-use netlink::link::vxlan::VxlanSpec;
-use netlink::{Socket, link};
+use netlink::link;
 
 use super::gate::Gate;
+use super::hand;
 use super::report::{Report, median};
 use super::store::{Fake, Store};
 use super::{Who, command, net_conf};
 use crate::cluster::{Cluster, Node, SUBNET_ENV};
 use crate::daemon::binary;
+use crate::demo::Stack;
 use crate::peers::Peers;
 use crate::underlay::Wiring;
 
@@ -35,13 +37,23 @@ pub(super) fn run(
     peers: Option<&Peers>,
     report: &mut Report<'_>,
 ) -> Result<()> {
-    let cluster = Cluster::new(Wiring::OneSegment, 1, &net_conf())?;
+    of(Stack::V4, ROUNDS, peers, report)?;
+    of(Stack::Dual, ROUNDS / 2, peers, report)
+}
+
+fn of(
+    stack: Stack,
+    rounds: usize,
+    peers: Option<&Peers>,
+    report: &mut Report<'_>,
+) -> Result<()> {
+    let cluster = Cluster::new(Wiring::OneSegment, 1, &net_conf(stack))?;
     let (node, url) = (cluster.node(0), cluster.etcd.url());
     let mut store = Store::connect(cluster.underlay.middle(), &url)?;
     let mut s = Samples::default();
     let ours = binary("flanneld")?;
     // The first round warms up.
-    for round in 0..=ROUNDS {
+    for round in 0..=rounds {
         let mut programs = vec![(Who::Ours, ours.clone())];
         programs.extend(peers.map(|p| (Who::Upstream, p.flanneld())));
         for (who, program) in programs {
@@ -58,41 +70,36 @@ pub(super) fn run(
         let version = [ours.display().to_string(), "--version".to_owned()];
         s.exec.push(Gate::new(&node.host, &version)?.time_to_end()?);
         fresh(node, &mut store)?;
-        s.floor.push(floor(node, &mut store)?);
+        s.floor.push(floor(node, &mut store, stack)?);
         s.etcdctl.push(etcdctl(&cluster)?);
         if round == 0 {
             s = Samples::default();
         }
     }
     let exec = median(&s.exec);
-    let (first, again) =
-        ("start to subnet.env, a new node", "start to subnet.env, a restart");
+    let kind = if stack == Stack::Dual { ", dual-stack" } else { "" };
+    let first = format!("start to subnet.env, a new node{kind}");
+    let again = format!("start to subnet.env, a restart{kind}");
     if peers.is_some() {
-        report.row(first, median(&s.ours), median(&s.upstream), "upstream");
+        report.row(&first, median(&s.ours), median(&s.upstream), "upstream");
     }
     let note = "floor: exec, two store writes, the device";
-    report.row(first, median(&s.ours), exec + median(&s.floor), note);
+    report.row(&first, median(&s.ours), exec + median(&s.floor), note);
     let note = "one `etcdctl get`";
-    report.row(first, median(&s.ours), median(&s.etcdctl), note);
+    report.row(&first, median(&s.ours), median(&s.etcdctl), note);
     if peers.is_some() {
         let upstream = median(&s.upstream_again);
-        report.row(again, median(&s.ours_again), upstream, "upstream");
+        report.row(&again, median(&s.ours_again), upstream, "upstream");
     }
     let note = "the same binary with --version";
-    report.row(again, median(&s.ours_again), exec, note);
+    report.row(&again, median(&s.ours_again), exec, note);
     Ok(())
 }
 
 /// As if no daemon had ever run.
 fn fresh(node: &Node, store: &mut Store) -> Result<()> {
     store.clear()?;
-    node.host.cmd(&[
-        "sh",
-        "-c",
-        "ip link del flannel.1 2>/dev/null; ip nexthop flush 2>/dev/null; \
-         rm -rf /run/flannel /var/lib/flannel",
-    ])?;
-    Ok(())
+    hand::wipe(node)
 }
 
 /// From exec to a readable file; the daemon ends afterwards.
@@ -104,49 +111,32 @@ fn time(node: &Node, words: &[String]) -> Result<Duration> {
     Ok(took)
 }
 
-/// What the store and the kernel take by themselves: an etcd lease, a key, a
-/// device that is up and has its address.
-fn floor(node: &Node, store: &mut Store) -> Result<Duration> {
-    let (mut socket, parent) = node.host.run(|| -> Result<_> {
-        let mut socket = Socket::open()?;
-        let parent = link::by_name(&mut socket, "eth0")?.index;
-        Ok((socket, parent))
-    })?;
-    let fake = Fake::number(0)?;
+/// What the store and the kernel take by themselves: an etcd lease, a key,
+/// devices that are up and have their addresses.
+fn floor(node: &Node, store: &mut Store, stack: Stack) -> Result<Duration> {
+    let mut socket = hand::socket(&node.host)?;
+    let parent = link::by_name(&mut socket, "eth0")?.index;
+    let fake = Fake::number(stack, 0)?;
     let start = Instant::now();
     store.read_all()?;
     store.grant()?;
     store.put_one(&fake)?;
-    socket.request(&link::vxlan::add(&device(parent)))?;
-    let index = link::by_name(&mut socket, "flannel.1")?.index;
-    let own = AddrSpec {
-        index,
-        ip: fake.subnet.base(),
-        len: 32,
-        nodad: false,
-        broadcast: None,
-    };
-    socket.request(&addr::add(&own))?;
-    let took = start.elapsed();
-    node.host.ip("link del flannel.1")?;
-    Ok(took)
-}
-
-/// A tunnel device as both daemons make it, up.
-pub(super) fn device(parent: u32) -> VxlanSpec {
-    VxlanSpec {
-        name: "flannel.1".to_owned(),
-        vni: 1,
-        parent: Some(parent),
-        local: None,
-        port: None,
-        learning: false,
-        gbp: false,
-        mac: None,
-        mtu: Some(1450),
-        txqlen: None,
-        up: true,
+    for (family, end) in fake.0.iter() {
+        let device = hand::device(family, &node.uplink, parent, None)?;
+        socket.request(&device)?;
+        let index = link::by_name(&mut socket, hand::name(family))?.index;
+        let own = AddrSpec {
+            index,
+            ip: end.subnet.base(),
+            len: family.bits(),
+            nodad: family == Family::V6,
+            broadcast: None,
+        };
+        socket.request(&addr::add(&own))?;
     }
+    let took = start.elapsed();
+    hand::wipe(node)?;
+    Ok(took)
 }
 
 fn etcdctl(cluster: &Cluster) -> Result<Duration> {

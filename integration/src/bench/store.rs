@@ -1,14 +1,18 @@
 //! The store, for loading and for floors: `etcdctl` takes longer to start
 //! than what is measured here.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use etcd_client::{Client, DeleteOptions, GetOptions, PutOptions, Txn, TxnOp};
+use ipam::lease::{BackendData, LeaseAttrs, SubnetKey};
+use ipam::{Family, PerFamily, Subnet};
 use netlink::link::Mac;
+use serde_json::json;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::demo::Stack;
 use crate::host::Host;
 
 const SUBNETS: &str = "/coreos.com/network/subnets/";
@@ -23,11 +27,15 @@ pub(super) struct Store {
     lease: i64,
 }
 
-/// The lease of a node that does not exist.
+/// A node that does not exist.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Fake {
-    pub(super) subnet: ipam::Subnet,
-    pub(super) public: Ipv4Addr,
+pub(super) struct Fake(pub(super) PerFamily<End>);
+
+/// What it has of one family.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    pub(super) subnet: Subnet,
+    pub(super) public: IpAddr,
     pub(super) mac: Mac,
 }
 
@@ -52,12 +60,26 @@ impl Store {
     /// Puts these leases, as nodes would leave them.
     pub(super) fn put(&mut self, fakes: &[Fake]) -> Result<()> {
         let options = PutOptions::new().with_lease(self.lease);
-        let put =
-            |f: &Fake| TxnOp::put(f.key(), f.value(), Some(options.clone()));
-        for some in fakes.chunks(TXN_OPS) {
-            let ops: Vec<_> = some.iter().map(put).collect();
+        self.write(fakes, |(key, value)| {
+            TxnOp::put(key, value, Some(options.clone()))
+        })
+    }
+
+    /// Deletes them.
+    pub(super) fn remove(&mut self, fakes: &[Fake]) -> Result<()> {
+        self.write(fakes, |(key, _)| TxnOp::delete(key, None))
+    }
+
+    fn write(
+        &mut self,
+        fakes: &[Fake],
+        op: impl Fn((String, String)) -> TxnOp,
+    ) -> Result<()> {
+        let leases = fakes.iter().map(Fake::lease);
+        let ops: Vec<_> = leases.map(|l| l.map(&op)).collect::<Result<_>>()?;
+        for some in ops.chunks(TXN_OPS) {
             self.runtime
-                .block_on(self.client.txn(Txn::new().and_then(ops)))
+                .block_on(self.client.txn(Txn::new().and_then(some)))
                 .context("writing leases")?;
         }
         Ok(())
@@ -70,12 +92,9 @@ impl Store {
         fake: &Fake,
     ) -> Result<(Instant, Duration)> {
         let options = PutOptions::new().with_lease(self.lease);
+        let (key, value) = fake.lease()?;
         let start = Instant::now();
-        self.runtime.block_on(self.client.put(
-            fake.key(),
-            fake.value(),
-            Some(options),
-        ))?;
+        self.runtime.block_on(self.client.put(key, value, Some(options)))?;
         Ok((start, start.elapsed()))
     }
 
@@ -94,7 +113,8 @@ impl Store {
     }
 
     /// Deletes this lease.
-    pub(super) fn delete(&mut self, key: &str) -> Result<()> {
+    pub(super) fn delete(&mut self, key: SubnetKey) -> Result<()> {
+        let key = format!("{SUBNETS}{key}");
         self.runtime.block_on(self.client.delete(key, None))?;
         Ok(())
     }
@@ -110,34 +130,63 @@ impl Store {
 // === impl Fake ===
 
 impl Fake {
-    /// Number `n` below 50,000: `10.1.0.0/24` is the first.
-    pub(super) fn number(n: u32) -> Result<Self> {
-        let [_, b, c, d] = n.to_be_bytes();
-        let [_, _, hi, lo] = (n + 0x100).to_be_bytes();
-        let base = Ipv4Addr::new(10, hi, lo, 0);
-        Ok(Self {
-            subnet: ipam::Subnet::new(base.into(), 24)?,
-            public: Ipv4Addr::new(172, 16 + (b & 7), c, d),
-            mac: [2, 0, 0, b, c, d],
-        })
+    /// Number `n` below 50,000: `10.1.0.0/24` and `fd10:0:0:100::/64` are the
+    /// first.
+    pub(super) fn number(stack: Stack, n: u32) -> Result<Self> {
+        let mut ends = PerFamily::default();
+        for family in stack.families() {
+            ends.set(*family, Some(End::number(*family, n)?));
+        }
+        Ok(Self(ends))
     }
 
     /// The first `count`.
-    pub(super) fn first(count: u32) -> Result<Vec<Self>> {
-        (0..count).map(Self::number).collect()
+    pub(super) fn first(stack: Stack, count: u32) -> Result<Vec<Self>> {
+        (0..count).map(|n| Self::number(stack, n)).collect()
     }
 
-    /// Where its lease is in the store (E-2).
-    pub(super) fn key(&self) -> String {
-        format!("{SUBNETS}{}-24", self.subnet.base())
+    /// Key and value of its lease (E-2, E-10).
+    fn lease(&self) -> Result<(String, String)> {
+        let key = SubnetKey::new(self.0.map(|_, end| end.subnet))?;
+        let mut attrs = LeaseAttrs {
+            public: self.0.map(|_, end| end.public),
+            backend_type: "vxlan".to_owned(),
+            data: PerFamily::default(),
+        };
+        for (family, end) in self.0.iter() {
+            let mac = hex(end.mac);
+            let data = BackendData::new(&json!({ "VNI": 1, "VtepMAC": mac }))?;
+            attrs.data.set(family, Some(data));
+        }
+        Ok((format!("{SUBNETS}{key}"), attrs.encode()))
     }
+}
 
-    /// The lease (E-10).
-    fn value(&self) -> String {
-        let [a, b, c, d, e, f] = self.mac;
-        format!(
-            r#"{{"PublicIP":"{}","PublicIPv6":null,"BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}"}}}}"#,
-            self.public
-        )
+// === impl End ===
+
+impl End {
+    fn number(family: Family, n: u32) -> Result<Self> {
+        let [_, b, c, d] = n.to_be_bytes();
+        let [_, _, hi, lo] = (n + 0x100).to_be_bytes();
+        let place = u16::from_be_bytes([hi, lo]);
+        let (base, len, public) = match family {
+            Family::V4 => (
+                Ipv4Addr::new(10, hi, lo, 0).into(),
+                24,
+                Ipv4Addr::new(172, 16 + (b & 7), c, d).into(),
+            ),
+            Family::V6 => (
+                Ipv6Addr::new(0xfd10, 0, 0, place, 0, 0, 0, 0).into(),
+                64,
+                Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 1, place).into(),
+            ),
+        };
+        let mac = [2, 0, family.bits(), b, c, d];
+        Ok(Self { subnet: Subnet::new(base, len)?, public, mac })
     }
+}
+
+/// An Ethernet address as text.
+pub(super) fn hex(mac: Mac) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
