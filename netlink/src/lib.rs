@@ -13,6 +13,7 @@
 //! | [`neigh`], [`fdb`] | neighbour entries, forwarding entries of vxlan devices |
 //! | [`monitor`] | notifications, with overruns told |
 //! | [`nft`] | nf_tables: atomic batches, reading, notifications |
+//! | [`nsid`] | the numbers by which links tell where their other end is |
 //! | [`NetNs`] | network namespaces: open, compare, enter |
 //! | [`sysctl`] | settings under `/proc/sys` |
 //! | [`tc`] | limits on the rate of a link |
@@ -44,6 +45,7 @@ pub mod neigh;
 mod netns;
 pub mod nexthop;
 pub mod nft;
+pub mod nsid;
 #[cfg(test)]
 mod packet_tests;
 pub mod program;

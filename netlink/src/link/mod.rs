@@ -171,6 +171,21 @@ pub const fn set(index: u32) -> Set {
     Set { index, flags: 0, changed: 0, message: Vec::new(), namespace: None }
 }
 
+/// Changes to the link of that name: for one that is created in the same
+/// window, whose index nobody knows yet. Its name cannot be changed.
+pub fn set_named(name: &str) -> Set {
+    set(0).with(IFLA_IFNAME, Value::Text(name.to_owned()))
+}
+
+/// [`set_port`] for a port known by its name.
+#[must_use]
+pub fn set_port_named(name: &str, hairpin: bool, isolated: bool) -> Request {
+    let mut message = Message::new(RTM_NEWLINK, 0, &ifinfo(0, 0, 0));
+    message.str(IFLA_IFNAME, name);
+    port_flags(&mut message, hairpin, isolated);
+    Request::new(format!("set port flags of link {name}"), message)
+}
+
 /// Sets the flags of a bridge port: `hairpin` lets frames leave by the port
 /// they came in by, `isolated` keeps them from other isolated ports. The link
 /// must be a port already.
@@ -179,6 +194,11 @@ pub fn set_port(index: u32, hairpin: bool, isolated: bool) -> Request {
     // RTM_NEWLINK without CREATE: RTM_SETLINK would be accepted and ignored
     // (rust-ecosystem.md A.3, trap 2).
     let mut message = Message::new(RTM_NEWLINK, 0, &ifinfo(index, 0, 0));
+    port_flags(&mut message, hairpin, isolated);
+    Request::new(format!("set port flags of link {index}"), message)
+}
+
+fn port_flags(message: &mut Message, hairpin: bool, isolated: bool) {
     message.nest(IFLA_LINKINFO, |m| {
         m.str(IFLA_INFO_SLAVE_KIND, "bridge");
         m.nest(IFLA_INFO_SLAVE_DATA, |m| {
@@ -186,7 +206,6 @@ pub fn set_port(index: u32, hairpin: bool, isolated: bool) -> Request {
             m.u8(IFLA_BRPORT_ISOLATED, isolated.into());
         });
     });
-    Request::new(format!("set port flags of link {index}"), message)
 }
 
 /// Deletes the link with that index.
@@ -302,8 +321,13 @@ impl Set {
         if let Some(namespace) = &self.namespace {
             message.u32(IFLA_NET_NS_FD, namespace.fd_number());
         }
-        Request::new(format!("change link with index {}", self.index), message)
-            .holding(self.namespace.as_ref())
+        let object = match self.message.first() {
+            Some((IFLA_IFNAME, Value::Text(name))) if self.index == 0 => {
+                format!("change link {name}")
+            }
+            _ => format!("change link with index {}", self.index),
+        };
+        Request::new(object, message).holding(self.namespace.as_ref())
     }
 
     fn with(mut self, attr: u16, value: Value) -> Self {

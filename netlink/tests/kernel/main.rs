@@ -16,6 +16,7 @@ mod netns;
 mod nexthop;
 mod nft;
 mod ns;
+mod nsid;
 mod route;
 mod sysctl;
 mod tc;
