@@ -6,7 +6,8 @@
 //! `<dataDir>/.flannel-<network>`, is ours: host-local reads every file below
 //! the network's folder (HL-29), so nothing of ours should be in there, and
 //! no network can have a name with a leading dot (S-9). It holds the
-//! temporary file, the index's notes and its stamp.
+//! temporary file, the index's notes, its stamp and which addresses were
+//! given back a moment ago.
 //!
 //! A file cannot have names on two file systems. Where the network's folder
 //! is on another one than what it is in (a tmpfs, so that a restart of the
@@ -19,10 +20,19 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::time::{ClockId, clock_gettime};
+
 use super::lock;
 
 const TEMP: &str = "temp";
 const STAMP: &str = "stamp";
+/// What the side folder's name begins with.
+const SIDE: &str = ".flannel-";
+/// Longest file name of Linux's file systems, in bytes.
+pub(super) const NAME_MAX: usize = 255;
+// FNV-1a, 64 bits
+const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x100_0000_01b3;
 
 /// A file operation that failed: what was tried, on which path, and why.
 #[derive(Debug, thiserror::Error)]
@@ -93,16 +103,23 @@ pub(super) trait Disk {
     /// Removes a note, if there is one.
     fn note_remove(&mut self, key: &str) -> Result<(), DiskError>;
 
-    /// The stamp's text.
+    /// The stamp's text, and what is behind it.
     fn stamp(&self) -> Result<Option<String>, DiskError>;
     /// Writes over the stamp in place. The text is of the same length each
     /// time, and written by one call.
     fn stamp_write(&mut self, text: &str) -> Result<(), DiskError>;
+    /// Writes over the stamp and all that is behind it. Cut short, it leaves
+    /// a part of what was behind.
+    fn stamp_replace(&mut self, text: &str) -> Result<(), DiskError>;
 
     /// Identifies the time since the machine was started, if that is known.
     fn boot_id(&self) -> Option<String>;
     /// The wall clock.
     fn now(&self) -> SystemTime;
+    /// Time since the machine was started, sleep included.
+    fn uptime(&self) -> Duration;
+    /// When a file was last written to, by the wall clock.
+    fn written(&self, name: &str) -> Result<Option<SystemTime>, DiskError>;
 }
 
 /// The real folders, locked.
@@ -160,7 +177,7 @@ impl Folder {
         let around =
             dev(fs::metadata(data_dir)).map_err(on("stat", data_dir))?;
         let side = match inside == around {
-            true => data_dir.join(format!(".flannel-{network}")),
+            true => data_dir.join(side_name(network)),
             false => path.join(".flannel"),
         };
         Ok(Opened::Locked(Self {
@@ -341,6 +358,15 @@ impl Disk for Folder {
         written.map_err(on("write", &path))
     }
 
+    fn stamp_replace(&mut self, text: &str) -> Result<(), DiskError> {
+        let path = self.side.join(STAMP);
+        let written = self.in_side(|| open_over(&path)).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.set_len(text.len() as u64)
+        });
+        written.map_err(on("write", &path))
+    }
+
     fn boot_id(&self) -> Option<String> {
         let id = read_file(Path::new("/proc/sys/kernel/random/boot_id"));
         let id = String::from_utf8(id.ok()?).ok()?;
@@ -349,6 +375,19 @@ impl Disk for Folder {
 
     fn now(&self) -> SystemTime {
         SystemTime::now()
+    }
+
+    fn uptime(&self) -> Duration {
+        // a kernel without this clock counts as just started
+        clock_gettime(ClockId::CLOCK_BOOTTIME)
+            .map(Duration::from)
+            .unwrap_or_default()
+    }
+
+    fn written(&self, name: &str) -> Result<Option<SystemTime>, DiskError> {
+        let path = self.network.join(name);
+        let time = fs::symlink_metadata(&path).and_then(|m| m.modified());
+        present(time).map_err(on("stat", &path))
     }
 }
 
@@ -395,6 +434,24 @@ fn open_over(path: &Path) -> io::Result<File> {
         .truncate(false)
         .mode(0o600)
         .open(path)
+}
+
+/// The side folder's name: a network's own name may be as long as a file's
+/// name can be. The mark is in no network's name (S-9), so that no two
+/// networks share a folder.
+fn side_name(network: &str) -> String {
+    let name = format!("{SIDE}{network}");
+    if name.len() <= NAME_MAX {
+        return name;
+    }
+    let mut hash = FNV_BASIS;
+    for byte in network.bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME);
+    }
+    let mark = format!("~{hash:016x}");
+    // S-9: ASCII
+    let cut = name.get(..NAME_MAX - mark.len()).unwrap_or(SIDE);
+    format!("{cut}{mark}")
 }
 
 fn make_dir(path: &Path, mode: u32) -> io::Result<()> {

@@ -27,7 +27,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use super::disk::{Disk, DiskError, Stat, since_epoch};
+use super::cooling::Cooling;
+use super::disk::{Disk, DiskError, NAME_MAX, Stat, since_epoch};
 use super::{Attachment, Held};
 
 /// Raised when the notes' meaning changes.
@@ -35,8 +36,6 @@ const VERSION: u32 = 1;
 /// How far back the marker lies: more than any tick, and more than the
 /// granularity of any file system (2 s).
 const BEHIND: Duration = Duration::from_secs(10);
-/// Longest file name of Linux's file systems, in bytes.
-const NAME_MAX: usize = 255;
 /// The stamp's length in bytes: more than its longest text.
 const STAMP_LEN: usize = 160;
 
@@ -45,10 +44,11 @@ const STAMP_LEN: usize = 160;
 pub(super) struct Index {
     boot_id: Option<String>,
     fresh: bool,
+    cooling: Cooling,
 }
 
 /// The folder's reservations by (trimmed) content.
-type Scan = BTreeMap<String, Vec<IpAddr>>;
+pub(super) type Scan = BTreeMap<String, Vec<IpAddr>>;
 
 /// The address a reservation file's name stands for; `None` for any other
 /// file. Only the canonical text reserves an address (HL-25).
@@ -67,12 +67,44 @@ pub(super) fn addr_name(ip: IpAddr) -> String {
 impl Index {
     /// Judges the notes against the folder as it is now.
     pub(super) fn open(disk: &impl Disk) -> Self {
-        let mut index = Self { boot_id: disk.boot_id(), fresh: false };
-        index.fresh = match (disk.stamp(), disk.stat()) {
-            (Ok(Some(stamp)), Ok(stat)) => index.stamp(&stat) == Some(stamp),
-            _ => false,
+        let mut index = Self {
+            boot_id: disk.boot_id(),
+            fresh: false,
+            cooling: Cooling::default(),
         };
+        if let (Ok(Some(text)), Ok(stat)) = (disk.stamp(), disk.stat()) {
+            let (stamp, behind) =
+                text.split_at_checked(STAMP_LEN + 1).unwrap_or((&text, ""));
+            index.fresh = index.stamp(&stat).as_deref() == Some(stamp);
+            let boot_id = index.boot_id.as_deref().unwrap_or_default();
+            index.cooling = Cooling::parse(behind, boot_id, disk.uptime());
+        }
         index
+    }
+
+    /// Whether the notes are known to be right.
+    pub(super) const fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// The addresses that were given back a moment ago.
+    pub(super) const fn cooling(&self) -> &Cooling {
+        &self.cooling
+    }
+
+    /// Remembers that `ips` are free from now on. Failing to has no
+    /// consequence but that they may be given again at once.
+    pub(super) fn cool(&mut self, disk: &mut impl Disk, ips: &[IpAddr]) {
+        let Some(boot_id) = self.boot_id.clone() else { return };
+        self.cooling.add(ips, disk.uptime());
+        // sealed just before: what is there fits
+        let stamp = disk.stamp().ok().flatten().unwrap_or_default();
+        let stamp = match stamp.split_at_checked(STAMP_LEN + 1) {
+            Some((stamp, _)) => stamp.to_owned(),
+            None => format!("{:STAMP_LEN$}\n", ""),
+        };
+        let text = stamp + &self.cooling.render(&boot_id);
+        let _ = disk.stamp_replace(&text);
     }
 
     /// What `attachment` holds.
@@ -89,14 +121,24 @@ impl Index {
         {
             return Ok(Held { exact, legacy });
         }
-        let mut scan = scan(disk)?;
+        let mut scan = self.refresh(disk)?;
+        let exact = scan.remove(&content).unwrap_or_default();
+        Ok(Held { exact, legacy: scan.remove(id).unwrap_or_default() })
+    }
+
+    /// Reads the folder, and puts the notes right unless they are known to
+    /// be.
+    pub(super) fn refresh(
+        &mut self,
+        disk: &mut impl Disk,
+    ) -> Result<Scan, DiskError> {
+        let scan = scan(disk)?;
         if !self.fresh {
             // Failing to write notes costs time later, nothing else.
             self.fresh = rebuild(disk, &scan).is_ok();
             self.seal(disk);
         }
-        let exact = scan.remove(&content).unwrap_or_default();
-        Ok(Held { exact, legacy: scan.remove(id).unwrap_or_default() })
+        Ok(scan)
     }
 
     /// Notes that reservations with `content` are those of `after` now, no
@@ -223,7 +265,7 @@ fn rebuild(disk: &mut impl Disk, scan: &Scan) -> Result<(), DiskError> {
 
 /// A reservation's content without surrounding white space (HL-28); `None`
 /// for an absent or empty file and one that is not text.
-fn content_of(
+pub(super) fn content_of(
     disk: &impl Disk,
     name: &str,
 ) -> Result<Option<String>, DiskError> {

@@ -12,6 +12,8 @@
 //! * Look-ups cost the same at any number of reservations (HL-45): see
 //!   `index`.
 //! * Releasing needs no range configuration (HL-38).
+//! * An address that was given back rests for 30 s while others are free
+//!   (P17), unless it is asked for.
 //! * Of several requested addresses in one set the first is taken (HL-35).
 //! * Only files directly in the folder that are named by an address are
 //!   reservations; host-local also releases others by content (HL-29).
@@ -26,6 +28,7 @@ use std::time::{Duration, Instant};
 use disk::{Folder, Opened};
 use store::Store;
 
+mod cooling;
 mod disk;
 mod index;
 mod lock;
@@ -77,6 +80,19 @@ pub struct Count {
     pub total: u128,
     /// How many of them are taken, by whomever.
     pub taken: u128,
+}
+
+/// One address that is taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// The address.
+    pub ip: IpAddr,
+    /// Whose it is; `None` when the file is empty or no text, as a crash of
+    /// Go's host-local leaves it (HL-42).
+    pub attachment: Option<Attachment>,
+    /// Since when, by the wall clock and whichever way that was set: good for
+    /// telling what was taken a moment ago, and for nothing else.
+    pub age: Duration,
 }
 
 /// Why the pool did not do what it was asked to.
@@ -257,6 +273,23 @@ impl Pool {
         Ok(self.store.find(attachment)?)
     }
 
+    /// All addresses that are taken.
+    ///
+    /// # Errors
+    /// [`PoolError::Disk`].
+    pub fn reservations(&self) -> Result<Vec<Reservation>, PoolError> {
+        Ok(self.store.reservations()?)
+    }
+
+    /// Gives back `ips`, whosoever they are: the caller knows that nobody
+    /// uses them.
+    ///
+    /// # Errors
+    /// [`PoolError::Disk`]; all other addresses have been given back.
+    pub fn reclaim(&mut self, ips: &[IpAddr]) -> Result<(), PoolError> {
+        Ok(self.store.reclaim(ips)?)
+    }
+
     /// How full each of `sets` is.
     ///
     /// # Errors
@@ -277,6 +310,24 @@ impl Attachment {
             container_id: container_id.trim().to_owned(),
             ifname: ifname.to_owned(),
         }
+    }
+
+    /// The container.
+    #[must_use]
+    pub fn container_id(&self) -> &str {
+        &self.container_id
+    }
+
+    /// The interface; empty in reservations that old versions made (HL-28).
+    #[must_use]
+    pub fn ifname(&self) -> &str {
+        &self.ifname
+    }
+
+    /// The owner that a reservation file's text names (HL-25, HL-28).
+    fn read(content: &str) -> Self {
+        let (id, ifname) = content.split_once("\r\n").unwrap_or((content, ""));
+        Self::new(id, ifname)
     }
 
     /// What its reservation files contain (HL-25).

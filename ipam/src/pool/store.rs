@@ -6,7 +6,10 @@ use std::net::IpAddr;
 use super::disk::{Disk, DiskError};
 use super::index::{Index, addr_name, name_addr};
 use super::range::{Range, RangeSet};
-use super::{AllocateError, Allocated, Attachment, Count, Held, PoolError};
+use super::{
+    AllocateError, Allocated, Attachment, Count, Held, PoolError, Reservation,
+    index,
+};
 
 /// After that many taken addresses in a row the folder is listed once,
 /// instead of asking for each (HL-46). Listing thousands of files takes as
@@ -63,7 +66,12 @@ impl<D: Disk> Store<D> {
         &mut self,
         attachment: &Attachment,
     ) -> Result<Vec<IpAddr>, DiskError> {
+        let certain = self.index.is_fresh();
         let held = self.index.held(&mut self.disk, attachment)?;
+        if !certain || (held.exact.is_empty() && held.legacy.is_empty()) {
+            // what a killed allocation may have left: rubbish
+            let _ = self.disk.temp_remove();
+        }
         let content = match held.exact.is_empty() {
             true => attachment.container_id.clone(),
             false => attachment.content(),
@@ -82,7 +90,47 @@ impl<D: Disk> Store<D> {
         }
         self.index.put(&mut self.disk, &content, &ips, &left);
         self.index.seal(&mut self.disk);
+        let free: Vec<IpAddr> =
+            ips.iter().copied().filter(|ip| !left.contains(ip)).collect();
+        self.index.cool(&mut self.disk, &free);
         failed.map_or(Ok(ips), Err)
+    }
+
+    pub(super) fn reservations(&self) -> Result<Vec<Reservation>, DiskError> {
+        let now = self.disk.now();
+        let mut out = Vec::new();
+        for entry in self.disk.list()? {
+            let Some(ip) = name_addr(&entry.name).filter(|_| entry.regular)
+            else {
+                continue;
+            };
+            let content = index::content_of(&self.disk, &entry.name)?;
+            let Some(written) = self.disk.written(&entry.name)? else {
+                continue;
+            };
+            let age = now
+                .duration_since(written)
+                .unwrap_or_else(|ahead| ahead.duration());
+            let attachment = content.map(|text| Attachment::read(&text));
+            out.push(Reservation { ip, attachment, age });
+        }
+        Ok(out)
+    }
+
+    /// Removes the reservations of `ips`, whoever they are.
+    pub(super) fn reclaim(&mut self, ips: &[IpAddr]) -> Result<(), DiskError> {
+        let mut failed = None;
+        // what a killed allocation may have left: rubbish
+        let _ = self.disk.temp_remove();
+        for ip in ips {
+            if let Err(e) = self.disk.remove(&addr_name(*ip)) {
+                failed.get_or_insert(e);
+            }
+        }
+        // rare, so it may well read the folder
+        self.index.spoil();
+        let noted = self.index.refresh(&mut self.disk).map(drop);
+        failed.map_or(noted, Err)
     }
 
     pub(super) fn find(
@@ -172,10 +220,22 @@ impl<D: Disk> Store<D> {
             .and_then(|text| text.parse::<IpAddr>().ok())
             .map(|ip| ip.to_canonical());
         let mut taken = BTreeSet::new();
+        let mut resting = Vec::new();
         for (asked, (range, ip)) in set.turn(last).enumerate() {
             if asked == QUESTIONS {
                 taken = self.taken()?;
             }
+            if let Some(since) = self.index.cooling().since(ip) {
+                resting.push((since, range, ip));
+                continue;
+            }
+            if !taken.contains(&ip) && self.disk.temp_link(&addr_name(ip))? {
+                return Ok(Ok((range, ip)));
+            }
+        }
+        // nothing else is free: whichever has rested longest
+        resting.sort_by_key(|(since, ..)| *since);
+        for (_, range, ip) in resting {
             if !taken.contains(&ip) && self.disk.temp_link(&addr_name(ip))? {
                 return Ok(Ok((range, ip)));
             }

@@ -176,6 +176,10 @@ impl Mem {
         self.0.borrow_mut().now += Duration::from_millis(4);
     }
 
+    pub(super) fn pass(&self, time: Duration) {
+        self.0.borrow_mut().now += time;
+    }
+
     pub(super) fn reboot(&self) {
         self.0.borrow_mut().state.boot += 1;
     }
@@ -390,10 +394,26 @@ impl Disk for Mem {
 
     fn stamp_write(&mut self, text: &str) -> Result<(), DiskError> {
         self.change("stamp_write", |w| {
-            let before = w.state.stamp.replace(text.to_owned());
-            let len = before.map_or(text.len(), |b| b.len());
-            assert_eq!(len, text.len(), "a shorter stamp leaves a rest");
+            let before = w.state.stamp.take().unwrap_or_default();
+            let behind = before.get(text.len()..).unwrap_or_default();
+            assert!(before.is_empty() || before.len() >= text.len());
+            w.state.stamp = Some(text.to_owned() + behind);
         })
+    }
+
+    fn stamp_replace(&mut self, text: &str) -> Result<(), DiskError> {
+        self.change("stamp_replace", |w| {
+            w.state.stamp = Some(text.to_owned());
+        })
+    }
+
+    fn uptime(&self) -> Duration {
+        let now = self.now().duration_since(SystemTime::UNIX_EPOCH);
+        now.unwrap_or_default()
+    }
+
+    fn written(&self, name: &str) -> Result<Option<SystemTime>, DiskError> {
+        self.ask(|w| w.state.network.get(name).map(|_| w.now))
     }
 
     fn boot_id(&self) -> Option<String> {

@@ -3,13 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::super::disk::Disk;
 use super::super::store::Store;
 use super::super::{Allocated, RangeSet};
 use super::mem::{Clock, Mem};
 use super::{eth0, range};
+
+const REST: Duration = Duration::from_secs(30);
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -24,12 +28,14 @@ enum Op {
     /// An allocation that is killed after one of its steps.
     Killed(u8, u8),
     Tick,
+    Rest,
     Reboot,
 }
 
-/// What must be in the folder, but for the lock.
+/// What must be in the folder, but for the lock, and when each address was
+/// released.
 #[derive(Clone, Debug, Default)]
-struct Model(BTreeMap<String, String>);
+struct Model(BTreeMap<String, String>, BTreeMap<IpAddr, Duration>);
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
@@ -43,6 +49,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<u8>().prop_map(Op::ForeignTurn),
         2 => (0..6u8, any::<u8>()).prop_map(|(who, at)| Op::Killed(who, at)),
         1 => Just(Op::Tick),
+        1 => Just(Op::Rest),
         1 => Just(Op::Reboot),
     ]
 }
@@ -109,6 +116,7 @@ impl Model {
         &mut self,
         who: u8,
         request: Option<IpAddr>,
+        now: Duration,
     ) -> Option<Vec<IpAddr>> {
         let mut after = self.clone();
         let mut got = vec![];
@@ -130,7 +138,13 @@ impl Model {
                         .and_then(|last| all.iter().position(|i| *i == last))
                         .map_or(0, |at| at + 1);
                     let order = all[start..].iter().chain(&all[..start]);
-                    order.copied().find(|ip| after.free(*ip))
+                    let free = order.copied().filter(|ip| after.free(*ip));
+                    let rest = |ip: &IpAddr| match self.1.get(ip) {
+                        Some(at) if now - *at < REST => *at,
+                        _ => Duration::ZERO,
+                    };
+                    // of equal ones the first in turn
+                    free.min_by_key(rest)
                 }
             }?;
             after.0.insert(ip.to_string(), exact(who));
@@ -172,7 +186,7 @@ fn run(clock: Clock, ops: &[Op]) {
                 let req = req.map(|at| super::ip(&any_addr(at)));
                 let made =
                     store.allocate(&eth0(&id(*who)), &sets(), req.as_slice());
-                let expected = model.allocate(*who, req);
+                let expected = model.allocate(*who, req, mem.uptime());
                 assert_eq!(made.ok().map(|m| got(&m)), expected);
             }
             Op::Release(who) => {
@@ -180,6 +194,7 @@ fn run(clock: Clock, ops: &[Op]) {
                 let expected = model.releasable(*who);
                 for ip in &expected {
                     model.0.remove(&ip.to_string());
+                    model.1.insert(*ip, mem.uptime());
                 }
                 assert_eq!(sorted(released), expected);
             }
@@ -228,7 +243,11 @@ fn run(clock: Clock, ops: &[Op]) {
                 model.0 = left;
             }
             Op::Tick => mem.tick(),
-            Op::Reboot => mem.reboot(),
+            Op::Rest => mem.pass(REST / 2),
+            Op::Reboot => {
+                mem.reboot();
+                model.1.clear();
+            }
         }
         assert_eq!(&folder(&mem), &model.0, "after {:?}", op);
     }
