@@ -2,10 +2,11 @@
 //! `/readyz`, `state.json`, systemd, the log.
 
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use ipam::daemon_state::Phase;
 
+use crate::clock::since_boot;
 use crate::files::StateFile;
 use crate::health::Readiness;
 use crate::notify;
@@ -36,6 +37,13 @@ impl Reporter {
         let mut out = Self { readiness, file, said, told_ready, recent };
         out.say(Phase::Starting, "it has just started");
         out
+    }
+
+    /// Until when the node has its subnet, on the clock of
+    /// [`since_boot`]; written with what is said next.
+    pub fn lease_ends(&mut self, ends: Option<Duration>) {
+        let left = ends.map(|at| at.saturating_sub(since_boot()));
+        self.file.set_lease_end(left.map(|left| SystemTime::now() + left));
     }
 
     /// The daemon is in `phase`, for `reason`; what was said already is not

@@ -28,6 +28,11 @@ pub struct DaemonState {
     pub boot_id: String,
     /// The subnet.env that this daemon writes.
     pub subnet_file: String,
+    /// Until when the node has its subnet unless the lease is renewed, by
+    /// the wall clock in seconds since 1970. Absent when it has none, or one
+    /// that does not end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_ends: Option<u64>,
 }
 
 /// How far flanneld is.
@@ -82,6 +87,7 @@ impl DaemonState {
             since,
             boot_id: boot_id.into(),
             subnet_file: subnet_file.into(),
+            lease_ends: None,
         }
     }
 

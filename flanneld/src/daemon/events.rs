@@ -251,6 +251,7 @@ impl Loop<'_> {
         self.saved.lost = Some(why.clone());
         self.save();
         self.health.ends = None;
+        self.reporter.lease_ends(None);
         self.health.held = false;
         self.health.lease = Some(why);
     }
@@ -269,6 +270,7 @@ impl Loop<'_> {
                 let end = |at| if at > now { at } else { now + UNKNOWN_END };
                 let ends = held.expires.map(|at| (held.lease.key, end(at)));
                 self.health.ends = ends;
+                self.reporter.lease_ends(ends.map(|(_, at)| at));
                 self.health.from_disk = false;
                 self.health.held = true;
                 self.recover(held.lease.key);

@@ -11,6 +11,9 @@ use super::atomic;
 /// Where the kernel tells one start of the machine from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// How far two readings of the same end may be apart, in seconds.
+const CLOCK_NOISE: u64 = 2;
+
 /// The state file beside one subnet file.
 #[derive(Debug)]
 pub struct StateFile {
@@ -19,6 +22,7 @@ pub struct StateFile {
     boot_id: String,
     /// What was said last, and whether the file says so.
     last: Option<DaemonState>,
+    lease_ends: Option<u64>,
     written: bool,
     complained: bool,
 }
@@ -30,25 +34,31 @@ impl StateFile {
     #[must_use]
     pub fn new(subnet_file: &Path) -> Self {
         let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default();
-        Self {
+        let mut out = Self {
             path: DaemonState::beside(subnet_file),
             subnet_file: subnet_file.display().to_string(),
             boot_id: boot_id.trim().to_owned(),
             last: None,
+            lease_ends: None,
             written: false,
             complained: false,
-        }
+        };
+        // until the store says otherwise, what the last run knew
+        out.lease_ends = out.read().and_then(|state| state.lease_ends);
+        out
+    }
+
+    /// What the file says of this boot.
+    fn read(&self) -> Option<DaemonState> {
+        let text = fs::read_to_string(&self.path).ok()?;
+        let state = DaemonState::parse(&text).ok()?;
+        (state.boot_id == self.boot_id).then_some(state)
     }
 
     /// Whether the file says, of this boot, that the lease is lost.
     #[must_use]
     pub fn says_lost(&self) -> bool {
-        fs::read_to_string(&self.path)
-            .ok()
-            .and_then(|text| DaemonState::parse(&text).ok())
-            .is_some_and(|state| {
-                state.phase == Phase::LeaseLost && state.boot_id == self.boot_id
-            })
+        self.read().is_some_and(|state| state.phase == Phase::LeaseLost)
     }
 
     /// Writes what was written last again, if the file is gone. Best effort:
@@ -65,6 +75,22 @@ impl StateFile {
         }
     }
 
+    /// Until when the node has its subnet; see
+    /// [`DaemonState::lease_ends`]. Written with what is [set](Self::set)
+    /// next.
+    pub fn set_lease_end(&mut self, at: Option<SystemTime>) {
+        let seconds = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let seconds = seconds.map(|d| d.as_secs());
+        // worked out anew each time, from a clock that ticks differently
+        let same = match (self.lease_ends, seconds) {
+            (Some(old), Some(new)) => old.abs_diff(new) <= CLOCK_NOISE,
+            (old, new) => old == new,
+        };
+        if !same {
+            self.lease_ends = seconds;
+        }
+    }
+
     /// Says that the daemon is in `phase`, for `reason` (see
     /// [`DaemonState::reason`]). Does nothing when the file says so already.
     /// A failure is said once, not again until a write has worked, and has
@@ -74,20 +100,22 @@ impl StateFile {
             Some(last)
                 if self.written
                     && last.phase == phase
-                    && last.reason == reason =>
+                    && last.reason == reason
+                    && last.lease_ends == self.lease_ends =>
             {
                 return;
             }
             Some(last) if last.phase == phase => last.since,
             _ => now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         };
-        let state = DaemonState::new(
+        let mut state = DaemonState::new(
             phase,
             reason,
             began,
             self.boot_id.as_str(),
             self.subnet_file.as_str(),
         );
+        state.lease_ends = self.lease_ends;
         let Ok(text) = state.render() else { return };
         self.last = Some(state);
         let result = atomic::write(&self.path, text.as_bytes(), 0o644);
