@@ -10,6 +10,7 @@
 //! runs iptables for them.
 #![forbid(unsafe_code)]
 
+mod alive;
 mod bandwidth;
 mod bridge;
 mod cidr;
@@ -23,6 +24,7 @@ mod hostlocal;
 mod install;
 mod loopback;
 mod mac;
+mod owner;
 mod plugins;
 mod portmap;
 mod protocol;

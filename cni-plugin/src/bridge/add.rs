@@ -60,9 +60,10 @@ fn attach(
     made: &mut Made,
 ) -> Result<CniResult, CniError> {
     let ifname = &call.env.ifname;
+    call.deadline.enter("setting up the bridge")?;
     let bridge = device::ensure(socket, conf)?;
-    let port = port::add(socket, conf, &bridge, netns, ifname, &mut made.port)?;
-    port::mark(socket, conf, &port, call)?;
+    call.deadline.enter("making the pod's link")?;
+    let port = port::add(socket, conf, &bridge, netns, call, &mut made.port)?;
     made.addresses = ipam.keeps_after_failure();
     let given = ipam.add(call)?;
     made.addresses = true;
@@ -71,6 +72,7 @@ fn attach(
             "IPAM plugin returned missing IP config",
         ));
     }
+    call.deadline.enter("giving the bridge its addresses")?;
     let mut result = complete(conf, given);
     let gateways = match conf.gateway {
         true => gateways(&result),
@@ -79,6 +81,7 @@ fn attach(
     if conf.gateway {
         gateway::ensure(socket, conf, &bridge, &gateways)?;
     }
+    call.deadline.enter("configuring the pod's interface")?;
     let mut pod = Pod::configure(netns, conf, ifname, &result)?;
     let port = port::wait_forwarding(socket, &port)?;
     if port::forwards(&port) {
@@ -177,7 +180,7 @@ impl Made {
             gone(socket.request(&link::delete_by_name(name)))
         });
         let undone = unlinked.map_err(CniError::internal).and_then(|()| {
-            if self.addresses { ipam.del(call) } else { Ok(()) }
+            if self.addresses { ipam.del(call).map(drop) } else { Ok(()) }
         });
         if let Err(e) = &undone {
             log(format_args!("undoing a failed ADD: {e}"));

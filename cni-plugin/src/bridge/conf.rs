@@ -148,7 +148,7 @@ fn refuse_unbuilt(conf: &Object<'_>) -> Result<(), CniError> {
 ///
 /// # Errors
 /// Code 7 when it cannot name a link.
-fn bridge_name(conf: &Object<'_>) -> Result<String, CniError> {
+pub(super) fn bridge_name(conf: &Object<'_>) -> Result<String, CniError> {
     let name = conf.string("bridge")?.filter(|name| !name.is_empty());
     let name = name.unwrap_or_else(|| BRIDGE.to_owned());
     if let Some(problem) = interface_name_problem(&name) {

@@ -1,11 +1,13 @@
 //! Where addresses come from: host-local in this process, anything else
 //! executed.
 
+use std::net::IpAddr;
+
 use ipam::gojson::Object;
 
 use crate::exec;
 use crate::hostlocal::{self, HostLocal};
-use crate::protocol::{Call, CniError};
+use crate::protocol::{Call, CniError, ValidAttachments};
 use crate::result::CniResult;
 
 /// The address manager of a configuration.
@@ -72,11 +74,25 @@ impl<'a> Ipam<'a> {
         }
     }
 
-    /// Gives them back.
-    pub(super) fn del(&self, call: &Call) -> Result<(), CniError> {
+    /// Gives them back; which these were, as far as that is known.
+    pub(super) fn del(&self, call: &Call) -> Result<Vec<IpAddr>, CniError> {
         match self {
             Self::HostLocal { pool, .. } => pool.release(call),
-            Self::Plugin { kind, text } => exec::other(call, "DEL", kind, text),
+            Self::Plugin { kind, text } => {
+                exec::other(call, "DEL", kind, text).map(|()| Vec::new())
+            }
+        }
+    }
+
+    /// Gives back those of attachments that are not in `valid`.
+    pub(super) fn gc(
+        &self,
+        call: &Call,
+        valid: &ValidAttachments,
+    ) -> Result<(), CniError> {
+        match self {
+            Self::HostLocal { pool, .. } => pool.gc(call, valid),
+            Self::Plugin { kind, text } => exec::other(call, "GC", kind, text),
         }
     }
 
@@ -97,7 +113,7 @@ impl<'a> Ipam<'a> {
     /// Whether it can give addresses.
     pub(super) fn status(&self, call: &Call) -> Result<(), CniError> {
         match self {
-            Self::HostLocal { .. } => Ok(()),
+            Self::HostLocal { pool, conf } => pool.status(conf, call),
             Self::Plugin { kind, text } => {
                 exec::other(call, "STATUS", kind, text)
             }

@@ -16,13 +16,17 @@ mod pod;
 mod port;
 mod util;
 
-use ::ipam::gojson::Object;
-use netlink::{NetNs, Socket, link};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
-use self::conf::{Conf, ipam_kind};
+use ::ipam::gojson::Object;
+use netlink::{Request, Socket, link, neigh};
+
+use self::conf::{Conf, bridge_name, ipam_kind};
 use self::ipam::Ipam;
 use self::util::gone;
-use crate::protocol::{Args, Call, CniError, code};
+use crate::owner::{self, Owner};
+use crate::protocol::{Args, Call, CniError, ValidAttachments, code};
 
 pub(crate) use self::add::add;
 pub(crate) use self::check::check;
@@ -36,14 +40,38 @@ pub(crate) use self::check::check;
 /// reserved. Otherwise what hindered the release of the address.
 pub(crate) fn del(call: &Call, text: &str) -> Result<(), CniError> {
     let conf = Object::parse(text)?;
-    if let Some(netns) = call.living_netns()? {
-        del_link(&netns, &call.env.ifname)?;
-    }
-    match ipam_kind(&conf)?.as_str() {
+    call.deadline.enter("removing the pod's link")?;
+    let mut socket = Socket::open().map_err(not_removed)?;
+    remove_link(call, &mut socket)?;
+    let kind = ipam_kind(&conf)?;
+    if kind.is_empty() {
         // then ADD never got that far
-        "" => Ok(()),
-        kind => Ipam::of(call, &conf, text, kind).del(call),
+        return Ok(());
     }
+    let released = Ipam::of(call, &conf, text, &kind).del(call)?;
+    forget_neighbours(&mut socket, &conf, &released);
+    Ok(())
+}
+
+/// Removes what belongs to none of the attachments in `valid` (S-64), by the
+/// configuration `text`.
+///
+/// # Errors
+/// What could not be removed; everything else has been.
+pub(crate) fn gc(
+    call: &Call,
+    text: &str,
+    valid: &ValidAttachments,
+) -> Result<(), CniError> {
+    let conf = Object::parse(text)?;
+    let links = remove_invalid_links(call, valid);
+    let kind = ipam_kind(&conf)?;
+    if kind.is_empty() {
+        return links;
+    }
+    // addresses last: those of a link that is still there are kept
+    let addresses = Ipam::of(call, &conf, text, &kind).gc(call, valid);
+    links.and(addresses)
 }
 
 /// Whether ADD could be served with the configuration `text`.
@@ -65,17 +93,73 @@ pub(crate) fn judge(call: &Call, text: &str) -> Result<(), CniError> {
     Conf::read(&Object::parse(text)?, &call.args()?).map(drop)
 }
 
-/// Removes the pod's interface, and with it the host's end.
-fn del_link(netns: &NetNs, ifname: &str) -> Result<(), CniError> {
-    let removed = Socket::open_in(netns).and_then(|mut socket| {
-        gone(socket.request(&link::delete_by_name(ifname)))
-    });
-    removed.map_err(|e| {
-        CniError::new(
-            code::TRY_AGAIN,
-            format!(
-                "{e}: {ifname} is still there, so its address stays reserved"
-            ),
-        )
-    })
+/// Removes the pair: by the host's end, which tells whose it is; one that
+/// another plugin made, by the pod's.
+fn remove_link(call: &Call, socket: &mut Socket) -> Result<(), CniError> {
+    let netns = call.living_netns()?;
+    let own = owner::link_of(socket, Owner::of(call)).map_err(not_removed)?;
+    if let Some(link) = own {
+        return gone(socket.request(&link::delete(link.index)))
+            .map_err(not_removed);
+    }
+    let Some(netns) = netns else { return Ok(()) };
+    Socket::open_in(&netns)
+        .and_then(|mut socket| {
+            let delete = link::delete_by_name(&call.env.ifname);
+            gone(socket.request(&delete))
+        })
+        .map_err(not_removed)
+}
+
+fn not_removed(e: netlink::Error) -> CniError {
+    CniError::new(
+        code::TRY_AGAIN,
+        format!(
+            "{e}: the link may still be there, so its address stays reserved"
+        ),
+    )
+}
+
+/// Removes this network's links that are no valid attachment's.
+fn remove_invalid_links(
+    call: &Call,
+    valid: &ValidAttachments,
+) -> Result<(), CniError> {
+    call.deadline.enter("removing links nobody uses")?;
+    let mut socket = Socket::open().map_err(CniError::internal)?;
+    let links =
+        owner::links_of(&mut socket, &call.name).map_err(CniError::internal)?;
+    let network = &call.name;
+    let kept: BTreeSet<String> = valid
+        .iter()
+        .map(|(container_id, ifname)| {
+            Owner { network, container_id, ifname }.alias()
+        })
+        .collect();
+    let requests: Vec<Request> = links
+        .iter()
+        .filter(|(alias, _)| !kept.contains(alias))
+        .map(|(_, link)| link::delete(link.index))
+        .collect();
+    let failed = socket.batch(&requests).into_iter().map(gone);
+    failed.collect::<Result<(), _>>().map_err(CniError::internal)
+}
+
+/// Forgets the link-layer addresses of pods that are gone: another pod may
+/// get their addresses (P17). Nothing depends on it, as the next pod
+/// announces itself.
+fn forget_neighbours(
+    socket: &mut Socket,
+    conf: &Object<'_>,
+    released: &[IpAddr],
+) {
+    if released.is_empty() {
+        return;
+    }
+    let Ok(bridge) = bridge_name(conf) else { return };
+    let Ok(bridge) = link::by_name(socket, &bridge) else { return };
+    let requests: Vec<Request> =
+        released.iter().map(|ip| neigh::delete(bridge.index, *ip)).collect();
+    // most have no entry
+    drop(socket.batch(&requests));
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use ipam::daemon_state::{DaemonState, Phase};
 
@@ -10,68 +11,114 @@ use crate::protocol::{CniError, code};
 /// Where the kernel tells one start of the machine from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Refuses while flanneld says that this node has lost its subnet: another
-/// node may have it, and hand out the same addresses. What runs keeps its own.
+/// Refuses while flanneld says that this node has lost its subnet, or said
+/// until when it has it and that time is over: another node may have it, and
+/// hand out the same addresses. What runs keeps its own.
 ///
 /// # Errors
 /// "Try again later", with flanneld's own words.
 pub(super) fn check_lease(subnet_file: &Path) -> Result<(), CniError> {
-    let Ok(text) = fs::read_to_string(DaemonState::beside(subnet_file)) else {
-        return Ok(());
-    };
-    let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default();
-    match DaemonState::parse(&text) {
-        Ok(state) => refuse_lost(&state, boot_id.trim(), subnet_file),
-        Err(_) => Ok(()),
+    match State::read(subnet_file) {
+        Some(state) => state.refuse_lost(subnet_file, now()),
+        None => Ok(()),
     }
 }
 
-fn refuse_lost(
-    state: &DaemonState,
-    boot_id: &str,
-    file: &Path,
-) -> Result<(), CniError> {
-    let here =
-        state.boot_id == boot_id && Path::new(&state.subnet_file) == file;
-    if here && state.phase == Phase::LeaseLost {
-        return Err(CniError::new(
+/// Whether flanneld does its part: for STATUS. One that is starting, stopping
+/// or waiting has left everything working that its last run made.
+///
+/// # Errors
+/// Code 51: pods may not be reachable from other nodes.
+pub(super) fn check_serving(subnet_file: &Path) -> Result<(), CniError> {
+    let Some(state) = State::read(subnet_file) else { return Ok(()) };
+    let limited = |e| CniError { code: code::LIMITED, ..e };
+    state.refuse_lost(subnet_file, now()).map_err(limited)?;
+    match state.is_of(subnet_file) && state.said.phase == Phase::Failed {
+        false => Ok(()),
+        true => Err(CniError::new(
+            code::LIMITED,
+            format!(
+                "other nodes may not be reachable.{}",
+                state.sentence(subnet_file)
+            ),
+        )),
+    }
+}
+
+/// What flanneld said last, and the present start of the machine.
+struct State {
+    said: DaemonState,
+    boot_id: String,
+}
+
+impl State {
+    /// `None` when there is no such file, as with upstream's daemon.
+    fn read(subnet_file: &Path) -> Option<Self> {
+        let text = fs::read_to_string(DaemonState::beside(subnet_file)).ok()?;
+        let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        let said = DaemonState::parse(&text).ok()?;
+        Some(Self { said, boot_id: boot_id.trim().to_owned() })
+    }
+
+    /// Whether it is about this subnet file and this start of the machine.
+    fn is_of(&self, file: &Path) -> bool {
+        self.said.boot_id == self.boot_id
+            && Path::new(&self.said.subnet_file) == file
+    }
+
+    /// `now` in seconds since 1970.
+    fn refuse_lost(&self, file: &Path, now: u64) -> Result<(), CniError> {
+        if !self.is_of(file) {
+            return Ok(());
+        }
+        let expired = self.said.lease_ends.is_some_and(|end| end <= now);
+        let why = match (self.said.phase, expired) {
+            (Phase::LeaseLost, _) => "",
+            (_, true) => " Its lease was not renewed in time.",
+            (_, false) => return Ok(()),
+        };
+        Err(CniError::new(
             code::TRY_AGAIN,
             format!(
-                "this node has no subnet to take addresses from.{}",
-                sentence(state, boot_id, file)
+                "this node has no subnet to take addresses from.{why}{}",
+                self.sentence(file)
             ),
-        ));
+        ))
     }
-    Ok(())
+}
+
+/// The wall clock, in seconds since 1970.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
 }
 
 /// A sentence for the end of a message, with a space in front; empty when
 /// there is no such file, as with upstream's daemon.
 pub(super) fn says(subnet_file: &Path) -> String {
-    let Ok(text) = fs::read_to_string(DaemonState::beside(subnet_file)) else {
-        return String::new();
-    };
-    let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default();
-    match DaemonState::parse(&text) {
-        Ok(state) => sentence(&state, boot_id.trim(), subnet_file),
-        Err(_) => String::new(),
-    }
+    State::read(subnet_file)
+        .map(|state| state.sentence(subnet_file))
+        .unwrap_or_default()
 }
 
-fn sentence(state: &DaemonState, boot_id: &str, file: &Path) -> String {
-    if !boot_id.is_empty() && state.boot_id != boot_id {
-        return " flanneld has not run since this machine started.".to_owned();
+impl State {
+    fn sentence(&self, file: &Path) -> String {
+        let Self { said, boot_id } = self;
+        if !boot_id.is_empty() && said.boot_id != *boot_id {
+            return " flanneld has not run since this machine started."
+                .to_owned();
+        }
+        let mut out = format!(" flanneld says: {}", said.phase);
+        if !said.reason.is_empty() {
+            out.push_str(": ");
+            out.push_str(&said.reason);
+        }
+        if Path::new(&said.subnet_file) != file {
+            out.push_str("; it writes ");
+            out.push_str(&said.subnet_file);
+        }
+        out
     }
-    let mut out = format!(" flanneld says: {}", state.phase);
-    if !state.reason.is_empty() {
-        out.push_str(": ");
-        out.push_str(&state.reason);
-    }
-    if Path::new(&state.subnet_file) != file {
-        out.push_str("; it writes ");
-        out.push_str(&state.subnet_file);
-    }
-    out
 }
 
 #[cfg(test)]
@@ -105,15 +152,24 @@ mod tests {
             let why = "lease 10.5.1.0-24 is lost: it was deleted";
             DaemonState::new(phase, why, 1, "b", shown.clone())
         };
-        let error = refuse_lost(&state(Phase::LeaseLost), "b", file);
-        let error = error.unwrap_err();
+        let refuse_lost = |said, boot_id: &str, file| {
+            State { said, boot_id: boot_id.into() }.refuse_lost(file, 100)
+        };
+        let lost = state(Phase::LeaseLost);
+        let error = refuse_lost(lost.clone(), "b", file).unwrap_err();
         assert_eq!(error.code, code::TRY_AGAIN);
         assert!(error.to_string().contains("it was deleted"), "{error}");
-        let lost = state(Phase::LeaseLost);
-        assert!(refuse_lost(&lost, "other", file).is_ok());
-        assert!(refuse_lost(&lost, "b", Path::new("/x.env")).is_ok());
+        assert!(refuse_lost(lost.clone(), "other", file).is_ok());
+        assert!(refuse_lost(lost, "b", Path::new("/x.env")).is_ok());
         for phase in [Phase::Ready, Phase::WaitingForStore, Phase::Stopping] {
-            assert!(refuse_lost(&state(phase), "b", file).is_ok());
+            let mut one = state(phase);
+            assert!(refuse_lost(one.clone(), "b", file).is_ok());
+            one.lease_ends = Some(101);
+            assert!(refuse_lost(one.clone(), "b", file).is_ok());
+            one.lease_ends = Some(100);
+            let error = refuse_lost(one, "b", file).unwrap_err();
+            assert_eq!(error.code, code::TRY_AGAIN);
+            assert!(error.to_string().contains("not renewed"), "{error}");
         }
     }
 
@@ -127,14 +183,18 @@ mod tests {
             "b",
             "/run/flannel/subnet.env",
         );
+        let sentence = |boot_id: &str, file| {
+            State { said: state.clone(), boot_id: boot_id.into() }
+                .sentence(file)
+        };
         assert_eq!(
-            sentence(&state, "b", file),
+            sentence("b", file),
             " flanneld says: waiting for the store: etcd at 10.0.0.1:2379 \
              refuses connections"
         );
-        assert!(sentence(&state, "other", file).contains("has not run since"));
+        assert!(sentence("other", file).contains("has not run since"));
         assert!(
-            sentence(&state, "b", Path::new("/x"))
+            sentence("b", Path::new("/x"))
                 .ends_with("; it writes /run/flannel/subnet.env")
         );
     }

@@ -8,7 +8,7 @@ use ipam::subnet_env::PluginEnv;
 use super::conf::{Conf, read_map};
 use super::gomap::GoMap;
 use crate::cidr::Cidr;
-use crate::protocol::{CniError, code};
+use crate::protocol::{CniError, ValidAttachments, code};
 use crate::result::Route;
 
 /// A delegate: its type and configuration.
@@ -88,6 +88,23 @@ impl Delegate {
             map.set_json(key, json).map_err(written)?;
         }
         map.render().map_err(written)
+    }
+
+    /// The configuration for GC, with the lists that `call` has.
+    ///
+    /// # Errors
+    /// As [`Delegate::with`].
+    pub(super) fn for_gc(&self, call: &Object<'_>) -> Result<String, CniError> {
+        let lists: Vec<(&str, String)> = ValidAttachments::KEYS
+            .iter()
+            .filter_map(|key| Some((*key, call.value(key)?.compact())))
+            .collect();
+        let mut values: Vec<(&str, &str)> =
+            lists.iter().map(|(key, json)| (*key, json.as_str())).collect();
+        if self.is_native() {
+            values.push(("ipMasq", "false"));
+        }
+        self.with(&values)
     }
 
     /// The configuration for our own bridge: without masquerading where it

@@ -111,25 +111,37 @@ impl Plugin for Flannel {
         exec::other(call, "CHECK", &delegate.kind, &text)
     }
 
-    /// Not built: attachments are removed by DEL only. Success would tell
-    /// the runtime that nothing is left over.
-    fn gc(&self, _call: &Call) -> Result<(), CniError> {
-        Err(CniError::new(
-            code::UNSUPPORTED,
-            "CNI_COMMAND GC is not supported by this build of flannel: \
-             attachments are removed by DEL; set \"disableGC\": true in the \
-             network configuration list",
-        ))
+    /// The delegate's leftovers, then the files that ADD left for DELs that
+    /// never came. Without subnet.env our own delegates still know enough.
+    fn gc(&self, call: &Call) -> Result<(), CniError> {
+        let valid = call.valid_attachments()?;
+        let conf = Conf::read(call)?;
+        let env = read_env(&conf.subnet_file);
+        let rough = Delegate::derive(&conf, &call.name, None)?;
+        let delegate = match &env {
+            Ok(env) => Delegate::derive(&conf, &call.name, Some(env))?,
+            Err(_) if rough.is_native() => rough,
+            Err(e) => return Err(e.clone()),
+        };
+        let text = delegate.for_gc(&call.conf()?)?;
+        let delegated = match delegate.is_native() {
+            true => bridge::gc(call, &text, &valid),
+            false => {
+                refuse_self(&delegate)?;
+                exec::other(call, "GC", &delegate.kind, &text)
+            }
+        };
+        // a delegate's DEL may still need them
+        delegated?;
+        scratch::sweep(&conf.data_dir, &call.name, &valid)
     }
 
     fn status(&self, call: &Call) -> Result<(), CniError> {
         let conf = Conf::read(call)?;
         conf.check_delegate()?;
         let env = read_env(&conf.subnet_file)
-            .and_then(|env| {
-                daemon::check_lease(&conf.subnet_file).map(|()| env)
-            })
             .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })?;
+        daemon::check_serving(&conf.subnet_file)?;
         let delegate = Delegate::derive(&conf, &call.name, Some(&env))?;
         if delegate.is_native() {
             return bridge::status(call, &delegate.native()?);

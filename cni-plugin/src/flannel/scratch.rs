@@ -6,6 +6,7 @@
 //! interface, so two attachments of one container share it (W-41): it counts
 //! only while it names the network in question.
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -13,7 +14,8 @@ use std::path::{Path, PathBuf};
 
 use ipam::gojson::Object;
 
-use crate::protocol::{Call, CniError, Env, code, log};
+use crate::owner::short;
+use crate::protocol::{Call, CniError, Env, ValidAttachments, code, log};
 
 /// One container's file.
 #[derive(Debug)]
@@ -44,12 +46,11 @@ impl Scratch {
     /// The file of the call's container in `folder`.
     pub(super) fn new(folder: &Path, call: &Call) -> Self {
         let Env { container_id, ifname, .. } = &call.env;
-        // no container id starts with a dot; one of 255 bytes is a file name
-        let cut = container_id.get(..200).unwrap_or(container_id);
+        let temporary = temporary(&call.name, container_id, ifname);
         Self {
             folder: folder.to_owned(),
             path: folder.join(container_id),
-            temporary: folder.join(format!(".{cut}.{ifname}")),
+            temporary: folder.join(temporary),
         }
     }
 
@@ -150,6 +151,66 @@ impl Scratch {
             format!("cannot {doing} {}: {e}", self.path.display()),
         )
     }
+}
+
+/// The name of an attachment's temporary file. No container id starts with a
+/// dot, and one of 255 bytes is a file name.
+fn temporary(network: &str, container_id: &str, ifname: &str) -> String {
+    let container = short(container_id, 120);
+    format!("{}{container}.{ifname}", temporary_prefix(network))
+}
+
+fn temporary_prefix(network: &str) -> String {
+    format!(".{}.", short(network, 100))
+}
+
+/// Removes what ADD left in `folder` for attachments of `network` that are
+/// not in `valid`.
+///
+/// # Errors
+/// Code 5: what could not be removed; everything else has been.
+pub(super) fn sweep(
+    folder: &Path,
+    network: &str,
+    valid: &ValidAttachments,
+) -> Result<(), CniError> {
+    let failed = |doing: &str, path: &Path, e: &io::Error| {
+        let msg = format!("cannot {doing} {}: {e}", path.display());
+        CniError::new(code::IO, msg)
+    };
+    let entries = match fs::read_dir(folder) {
+        Err(e) if is_absent(&e) => return Ok(()),
+        other => other.map_err(|e| failed("read", folder, &e))?,
+    };
+    let prefix = temporary_prefix(network);
+    let kept: BTreeSet<String> =
+        valid.iter().map(|(id, name)| temporary(network, id, name)).collect();
+    let mut result = Ok(());
+    for entry in entries.flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let path = entry.path();
+        let stale = match name.starts_with('.') {
+            true => name.starts_with(&prefix) && !kept.contains(&name),
+            false => !valid.has_container(&name) && names(&path, network),
+        };
+        if !stale {
+            continue;
+        }
+        match fs::remove_file(&path) {
+            Err(e) if !is_absent(&e) => {
+                result = result.and(Err(failed("remove", &path, &e)));
+            }
+            _ => {}
+        }
+    }
+    result
+}
+
+/// Whether the file at `path` is a configuration of `network`.
+fn names(path: &Path, network: &str) -> bool {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let name = Object::parse(&text).and_then(|conf| conf.string("name"));
+    name.is_ok_and(|name| name.as_deref() == Some(network))
 }
 
 /// A name that is too long for a file has none.

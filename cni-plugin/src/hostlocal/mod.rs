@@ -2,10 +2,12 @@
 //! files are [`ipam::pool`]'s; this is its configuration and its result.
 
 mod conf;
+mod heal;
 mod resolvconf;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipam::gojson::Object;
@@ -75,11 +77,16 @@ impl HostLocal {
         let conf = Conf::read(conf, call)?;
         call.deadline.enter("reserving an address")?;
         let deadline = call.deadline.at();
-        let taken = Pool::open(&self.data_dir, &self.network, deadline)
-            .and_then(|mut pool| {
-                pool.allocate(&self.attachment, &conf.sets, &conf.requested)
-            })
+        let mut pool = Pool::open(&self.data_dir, &self.network, deadline)
             .map_err(|e| failed(&e))?;
+        let take = |pool: &mut Pool| {
+            pool.allocate(&self.attachment, &conf.sets, &conf.requested)
+        };
+        let taken = match take(&mut pool) {
+            Err(e) if is_taken(&e) && self.heal(&mut pool) => take(&mut pool),
+            other => other,
+        }
+        .map_err(|e| failed(&e))?;
         Ok(CniResult {
             interfaces: Vec::new(),
             ips: taken.iter().map(ip_config).collect(),
@@ -88,20 +95,18 @@ impl HostLocal {
         })
     }
 
-    /// Gives the attachment's addresses back; none is no error.
+    /// Gives the attachment's addresses back and returns them; none is no
+    /// error.
     ///
     /// # Errors
     /// Code 5 or 11; it may be called again.
-    pub(crate) fn release(&self, call: &Call) -> Result<(), CniError> {
+    pub(crate) fn release(&self, call: &Call) -> Result<Vec<IpAddr>, CniError> {
         call.deadline.enter("releasing the address")?;
-        let deadline = call.deadline.at();
-        let pool = Pool::open_existing(&self.data_dir, &self.network, deadline)
-            .map_err(|e| failed(&e))?;
-        match pool {
+        match self.existing(call)? {
             Some(mut pool) => {
-                pool.release(&self.attachment).map(drop).map_err(|e| failed(&e))
+                pool.release(&self.attachment).map_err(|e| failed(&e))
             }
-            None => Ok(()),
+            None => Ok(Vec::new()),
         }
     }
 
@@ -116,10 +121,7 @@ impl HostLocal {
         previous: &CniResult,
     ) -> Result<(), CniError> {
         call.deadline.enter("looking for the reservation")?;
-        let deadline = call.deadline.at();
-        let pool = Pool::open_existing(&self.data_dir, &self.network, deadline)
-            .map_err(|e| failed(&e))?;
-        let held = match pool {
+        let held = match self.existing(call)? {
             Some(mut pool) => {
                 pool.find(&self.attachment).map_err(|e| failed(&e))?
             }
@@ -156,6 +158,17 @@ fn ip_config(from: &Allocated) -> IpConfig {
         address: Cidr { ip: from.ip, len: from.prefix_len },
         gateway: Some(from.gateway),
     }
+}
+
+/// Whether an address was wanted that is another's.
+const fn is_taken(e: &PoolError) -> bool {
+    matches!(
+        e,
+        PoolError::Allocate {
+            source: AllocateError::Exhausted(_) | AllocateError::Taken { .. },
+            ..
+        }
+    )
 }
 
 fn failed(e: &PoolError) -> CniError {

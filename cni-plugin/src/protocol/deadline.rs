@@ -8,6 +8,8 @@ use super::{CniError, code};
 
 /// How long a verb may take unless `timeoutSeconds` says otherwise.
 const LIMIT: Duration = Duration::from_secs(20);
+/// How much earlier than asked for a wait may end.
+const ROUNDING: Duration = Duration::from_millis(50);
 /// The longest that `timeoutSeconds` may say, in seconds.
 const MAX_SECONDS: i64 = 3600;
 
@@ -31,6 +33,9 @@ pub(super) fn limit(seconds: i64) -> Result<Duration, CniError> {
 /// up: when one was slow, the verb ends after it.
 #[derive(Clone, Debug)]
 pub(crate) struct Deadline {
+    /// When the verb's time is up.
+    end: Instant,
+    /// When waiting ends: later, once something is being undone.
     at: Cell<Instant>,
     limit: Duration,
     phase: Cell<&'static str>,
@@ -41,11 +46,8 @@ pub(crate) struct Deadline {
 impl Deadline {
     /// Ends `limit` from now.
     pub(crate) fn after(limit: Duration) -> Self {
-        Self {
-            at: Cell::new(Instant::now() + limit),
-            limit,
-            phase: Cell::new("starting"),
-        }
+        let end = Instant::now() + limit;
+        Self { end, at: Cell::new(end), limit, phase: Cell::new("starting") }
     }
 
     /// When it ends.
@@ -59,7 +61,8 @@ impl Deadline {
     /// Code 11 when the time is up, with the step that was under way.
     pub(crate) fn enter(&self, phase: &'static str) -> Result<(), CniError> {
         let spent = self.check();
-        if spent.is_ok() {
+        // while something is undone, what failed remains what is named
+        if spent.is_ok() && self.at() == self.end {
             self.phase.set(phase);
         }
         spent
@@ -92,7 +95,9 @@ impl Deadline {
     /// `error`, with what was under way when it came after the time was up.
     pub(super) fn explain(&self, error: CniError) -> CniError {
         let own = self.error();
-        if self.check().is_ok() || error.msg == own.msg {
+        // who waited until the deadline may have returned a moment before
+        let over = Instant::now() + ROUNDING >= self.end;
+        if !over || error.msg == own.msg {
             return error;
         }
         CniError { details: error.msg, ..own }
@@ -123,7 +128,9 @@ mod tests {
         assert_eq!(error.msg, "gave up after 0ns while starting");
         over.grant(Duration::from_secs(100));
         over.enter("undoing").unwrap();
-        assert_eq!(over.explain(CniError::config("x")).msg, "x");
+        assert_eq!(over.explain(CniError::config("x")).details, "x");
+        let early = Deadline::default();
+        assert_eq!(early.explain(CniError::config("x")).msg, "x");
         let other = Deadline::after(Duration::ZERO);
         let error = other.explain(CniError::internal("no answer"));
         assert_eq!((error.code, error.details.as_str()), (11, "no answer"));

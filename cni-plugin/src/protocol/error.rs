@@ -34,6 +34,8 @@ pub(crate) mod code {
     pub(crate) const TRY_AGAIN: u32 = 11;
     /// STATUS: the plugin cannot serve ADD.
     pub(crate) const NOT_AVAILABLE: u32 = 50;
+    /// STATUS: nor may what is attached be reached from everywhere.
+    pub(crate) const LIMITED: u32 = 51;
     /// CHECK: the attachment is not what ADD made.
     pub(crate) const DIFFERS: u32 = 100;
     /// A plugin that is to be executed is not in CNI_PATH.

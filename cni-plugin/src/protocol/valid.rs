@@ -6,9 +6,6 @@ use ipam::gojson::Object;
 
 use super::{CniError, code};
 
-/// The list's key, and the one it had by mistake in the first library.
-const KEYS: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
-
 /// What GC must leave alone in this network.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ValidAttachments {
@@ -19,20 +16,24 @@ pub(crate) struct ValidAttachments {
 // === impl ValidAttachments ===
 
 impl ValidAttachments {
+    /// The list's key, and the one it had by mistake in the first library.
+    pub(crate) const KEYS: [&str; 2] =
+        ["cni.dev/valid-attachments", "cni.dev/attachments"];
+
     /// Reads the list of a GC call.
     ///
     /// # Errors
     /// Code 7 without one: no list is not an empty list. `cnitool gc` sends
     /// none (R-17), and everything would be removed under living pods.
     pub(crate) fn read(conf: &Object<'_>) -> Result<Self, CniError> {
-        let list = KEYS
+        let list = Self::KEYS
             .iter()
             .find_map(|key| conf.value(key).filter(|v| !v.is_null()));
         let Some(list) = list else {
             return Err(CniError::config(format!(
                 "GC without a list of valid attachments: nothing is removed; \
                  the runtime must give {:?}, an empty list if there are none",
-                KEYS[0]
+                Self::KEYS[0]
             )));
         };
         let mut out = Self::default();

@@ -4,7 +4,7 @@ use std::fs;
 
 use netlink::Socket;
 
-use crate::node::{Call, Node, Stack, on_a_node};
+use crate::node::{Call, Node, Stack, on_a_node, run};
 
 fn attached(node: &Node, id: &str) -> Call {
     node.flanneld(Stack::Dual);
@@ -119,11 +119,11 @@ fn with_a_kept_configuration_half_written() {
         let a = attached(node, "a");
         let b = attached(node, "b");
         fs::remove_file("/var/lib/cni/flannel/a").unwrap();
-        for half in [".a.eth0", ".b.eth0"] {
+        for half in [".cbr0.a.eth0", ".cbr0.b.eth0"] {
             fs::write(format!("/var/lib/cni/flannel/{half}"), "{").unwrap();
         }
         a.del();
-        assert_eq!(node.scratch(), [".b.eth0", "b"]);
+        assert_eq!(node.scratch(), [".cbr0.b.eth0", "b"]);
         b.del();
         node.assert_clean();
     });
@@ -162,6 +162,26 @@ fn touches_only_its_own() {
     });
 }
 
+/// Links say whose they are: DEL needs neither the namespace's path nor, in
+/// it, the interface's name (P15).
+#[test]
+fn with_the_way_to_the_namespace_lost() {
+    for netns in ["", "/run/netns/gone"] {
+        on_a_node(|node| {
+            let mut pod = attached(node, "a");
+            let b = attached(node, "b");
+            run("ip", &["-n", "a", "link", "set", "eth0", "down"]);
+            run("ip", &["-n", "a", "link", "set", "eth0", "name", "moved"]);
+            pod.netns = netns.into();
+            pod.del();
+            assert_eq!(node.veths().len(), 1, "{netns:?}: b's");
+            assert_eq!(node.reserved().len(), 2);
+            b.del();
+            node.assert_clean();
+        });
+    }
+}
+
 /// A link that cannot be removed keeps its address: code 11.
 #[test]
 fn while_the_link_resists() {
@@ -171,7 +191,7 @@ fn while_the_link_resists() {
         pod.ifname = "lo".into();
         let (code, msg) = pod.call("DEL").error();
         assert_eq!(code, 11);
-        assert!(msg.contains("lo is still there"), "{msg}");
+        assert!(msg.contains("its address stays reserved"), "{msg}");
         assert!(!msg.contains("not found"));
         assert_eq!(node.scratch(), ["a"]);
         assert_eq!(node.reserved().len(), 2);

@@ -94,7 +94,7 @@ fn a_second_add_is_refused() {
         let (_, msg) = pod.call("ADD").error();
         assert!(
             msg.starts_with("container veth name (\"eth0\") peer provided")
-                && msg.ends_with("already exists"),
+                && msg.contains("already exists"),
             "{msg}"
         );
         assert_eq!(node.veths().len(), 1);
@@ -119,7 +119,7 @@ fn a_second_add_elsewhere_leaves_the_first_its_addresses() {
         reserved.sort();
         let first = std::mem::replace(&mut pod.netns, node.pod("b").netns);
         let (_, msg) = pod.call("ADD").error();
-        assert!(msg.contains("duplicate allocation is not allowed"), "{msg}");
+        assert!(msg.contains("already exists"), "{msg}");
         assert_eq!(node.reserved(), reserved);
         assert_eq!(node.veths().len(), 1);
         pod.netns = first;

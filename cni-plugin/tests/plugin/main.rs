@@ -16,6 +16,8 @@ mod detach;
 mod failures;
 mod firewall;
 mod fixed;
+mod heal;
+mod killed;
 mod loopback;
 mod neighbours;
 mod node;

@@ -134,6 +134,19 @@ impl Node {
         }
     }
 
+    /// As [`Node::flanneld`], with addresses that no other test on this
+    /// machine uses meanwhile: what decides whether an address is in use
+    /// looks into all namespaces. Returns the first two numbers of them.
+    pub(crate) fn flanneld_alone(&self, len: u8) -> String {
+        let id = nix::unistd::gettid().as_raw();
+        let net = format!("10.{}.{}", 128 + (id >> 8) % 100, id % 256);
+        self.subnet_env(&format!(
+            "FLANNEL_NETWORK=10.0.0.0/8\nFLANNEL_SUBNET={net}.1/{len}\n\
+             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+        ));
+        net
+    }
+
     pub(crate) fn netns(&self, name: &str) {
         run("ip", &["netns", "add", name]);
     }
@@ -245,8 +258,14 @@ impl Call {
     pub(crate) fn call(&self, verb: &str) -> Answer {
         let text = self.conf.to_string();
         let mut command = Command::new(env!("CARGO_BIN_EXE_flannel"));
+        command.arg0(self.name);
+        self.environment(&mut command, verb);
+        Answer::of(&feed(&mut command, text.as_bytes()))
+    }
+
+    /// The variables of a call.
+    pub(crate) fn environment(&self, command: &mut Command, verb: &str) {
         command
-            .arg0(self.name)
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .env("CNI_COMMAND", verb)
@@ -255,7 +274,6 @@ impl Call {
             .env("CNI_IFNAME", &self.ifname)
             .env("CNI_PATH", "/run/plugins")
             .envs(self.env.iter().map(|(k, v)| (k, v)));
-        Answer::of(&feed(&mut command, text.as_bytes()))
     }
 
     /// The same with the list of attachments that GC must leave alone.

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use std::os::unix::process::CommandExt;
 
-use crate::node::{Answer, Stack, feed, on_a_node};
+use crate::node::{Answer, feed};
 
 fn bare(name: &str, vars: &[(&str, &str)], stdin: &str) -> Answer {
     let mut command = Command::new(env!("CARGO_BIN_EXE_flannel"));
@@ -64,21 +64,6 @@ fn errors_are_laid_out_as_go_does() {
          \"missing network name\"\n}"
     );
     assert_eq!(answer.stderr, "");
-}
-
-/// Never a silent success for what is not built.
-#[test]
-fn gc_says_that_it_is_not_built() {
-    on_a_node(|node| {
-        node.flanneld(Stack::V4);
-        let pod = node.pod("a");
-        let (code, msg) = pod.clone().version("1.1.0").call("GC").error();
-        assert_eq!(code, 2);
-        assert!(msg.contains("CNI_COMMAND GC is not supported"), "{msg}");
-        let (code, msg) = pod.call("GC").error();
-        assert_eq!(code, 1);
-        assert_eq!(msg, "config version does not allow GC");
-    });
 }
 
 /// P02: one file is enough to make a folder of plugins.

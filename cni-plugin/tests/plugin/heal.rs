@@ -1,0 +1,299 @@
+//! GC, STATUS, and addresses that come back by themselves (P15).
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+
+use crate::node::{Call, Node, on_a_node, plain, run};
+
+const POOL: &str = "/var/lib/cni/networks/cbr0";
+
+/// A pod with the newest protocol, of a pool of `2^(32-len) - 3` addresses.
+fn pod(node: &Node, id: &str) -> Call {
+    node.pod(id).version("1.1.0")
+}
+
+/// Go's host-local left a reservation, some time ago.
+fn left_over(ip: &str, content: &str) {
+    let path = format!("{POOL}/{ip}");
+    fs::write(&path, content).unwrap();
+    let long_ago = SystemTime::now() - Duration::from_secs(1000);
+    fs::File::open(&path).unwrap().set_modified(long_ago).unwrap();
+}
+
+fn code(call: &Call, verb: &str) -> (u64, String) {
+    call.call(verb).error()
+}
+
+/// S-64: links, addresses and files of what is not valid go, the rest stays.
+#[test]
+fn gc_removes_what_is_not_valid() {
+    on_a_node(|node| {
+        let net = node.flanneld_alone(24);
+        let (a, b) = (pod(node, "a"), pod(node, "b"));
+        let kept = plain(&a.add());
+        b.add();
+        left_over(&format!("{net}.9"), "go\r\neth0");
+        left_over(&format!("{net}.10"), "");
+        fs::write("/var/lib/cni/flannel/.cbr0.c.eth0", "{").unwrap();
+        fs::write("/var/lib/cni/flannel/other", r#"{"name":"n2"}"#).unwrap();
+        let gc = a.clone().valid(&[&a]).call("GC");
+        assert!(gc.ok, "{gc:?}");
+        assert_eq!(gc.stdout, "");
+        assert_eq!(node.reserved(), kept);
+        assert_eq!(node.veths().len(), 1);
+        assert_eq!(node.scratch(), ["a", "other"]);
+        assert!(a.pings(&format!("{net}.1")));
+        b.del();
+        b.add();
+        for pod in [a, b] {
+            pod.del();
+        }
+        fs::remove_file("/var/lib/cni/flannel/other").unwrap();
+        node.assert_clean();
+    });
+}
+
+/// R-17, and what Go's plugins made: an address in use is nobody else's,
+/// whatever the list says.
+#[test]
+fn gc_does_not_take_what_is_in_use() {
+    on_a_node(|node| {
+        let net = node.flanneld_alone(24);
+        let a = pod(node, "a");
+        assert_eq!(code(&a, "GC").0, 7, "no list");
+        a.add();
+        assert_eq!(code(&a, "GC").0, 7);
+        let ip = format!("{net}.77");
+        left_over(&ip, "go\r\neth0");
+        node.netns("go");
+        let cidr = format!("{ip}/24");
+        run("ip", &["-n", "go", "address", "add", &cidr, "dev", "lo"]);
+        let (code, msg) = code(&a.clone().valid(&[&a]), "GC");
+        assert_eq!(code, 11);
+        assert!(msg.contains(&ip), "{msg}");
+        assert_eq!(node.reserved().len(), 2);
+        node.remove_netns("go");
+        assert!(a.clone().valid(&[&a]).call("GC").ok);
+        assert_eq!(node.reserved().len(), 1);
+    });
+}
+
+#[test]
+fn gc_of_a_version_that_has_none() {
+    on_a_node(|node| {
+        node.flanneld_alone(24);
+        let (code, msg) = code(&node.pod("a"), "GC");
+        assert_eq!(
+            (code, msg.as_str()),
+            (1, "config version does not allow GC")
+        );
+    });
+}
+
+/// After a restart of the machine: reservations without pods.
+#[test]
+fn add_finds_addresses_that_nobody_released() {
+    on_a_node(|node| {
+        let net = node.flanneld_alone(29);
+        let a = pod(node, "a");
+        let first = plain(&a.add());
+        for (n, content) in
+            [(3, "x\r\neth0"), (4, "y"), (5, ""), (6, "z\r\neth0")]
+        {
+            let ip = format!("{net}.{n}");
+            if !first.contains(&ip) {
+                left_over(&ip, content);
+            }
+        }
+        left_over(&format!("{net}.2"), "a\r\neth0");
+        let b = pod(node, "b");
+        b.add();
+        assert_eq!(node.reserved().len(), 2, "only a's and b's");
+        assert!(a.pings(&format!("{net}.1")) && b.pings(&format!("{net}.1")));
+    });
+}
+
+/// A pod of Go's plugins that has no address yet, or is in a namespace that
+/// cannot be found: nobody knows which addresses it will have.
+#[test]
+fn nothing_comes_back_while_a_port_is_unknown() {
+    on_a_node(|node| {
+        let net = node.flanneld_alone(29);
+        pod(node, "a").add();
+        for n in 2..=6 {
+            let ip = format!("{net}.{n}");
+            if !node.reserved().contains(&ip) {
+                left_over(&ip, "go\r\neth0");
+            }
+        }
+        node.netns("go");
+        let veth = "link add go0 type veth peer name eth0 netns go";
+        run("ip", &veth.split(' ').collect::<Vec<_>>());
+        run("ip", &["link", "set", "go0", "master", "cni0"]);
+        let b = pod(node, "b");
+        let answer = b.call("ADD");
+        assert_eq!(answer.error().0, 11);
+        assert!(answer.stderr.contains("port go0"), "{answer:?}");
+        assert_eq!(code(&b, "STATUS").0, 50);
+        let cidr = format!("{net}.6/29");
+        run("ip", &["-n", "go", "address", "add", &cidr, "dev", "eth0"]);
+        b.add();
+        assert!(node.reserved().contains(&format!("{net}.6")), "in use");
+        assert_eq!(node.reserved().len(), 3);
+    });
+}
+
+#[test]
+fn what_was_reserved_a_moment_ago_is_not_taken_back() {
+    on_a_node(|node| {
+        let net = node.flanneld_alone(29);
+        pod(node, "a").add();
+        for n in 2..=6 {
+            let ip = format!("{net}.{n}");
+            if !node.reserved().contains(&ip) {
+                fs::write(format!("{POOL}/{ip}"), "go\r\neth0").unwrap();
+            }
+        }
+        let b = pod(node, "b");
+        assert_eq!(code(&b, "ADD").0, 11);
+        assert_eq!(node.reserved().len(), 5);
+    });
+}
+
+/// S-63: code 50 with the reason, and fine again once there are addresses.
+#[test]
+fn status_tells_what_is_missing() {
+    on_a_node(|node| {
+        let a = pod(node, "a");
+        let (got, msg) = code(&a, "STATUS");
+        assert_eq!(got, 50);
+        assert!(msg.contains("/run/flannel/subnet.env"), "{msg}");
+        let net = node.flanneld_alone(29);
+        assert!(a.call("STATUS").ok, "nothing reserved ever");
+        a.add();
+        for n in 2..=6 {
+            let ip = format!("{net}.{n}");
+            if !node.reserved().contains(&ip) {
+                fs::write(format!("{POOL}/{ip}"), "go\r\neth0").unwrap();
+            }
+        }
+        let (got, msg) = code(&a, "STATUS");
+        assert_eq!(got, 50);
+        assert!(msg.contains("no IP addresses available"), "{msg}");
+        for ip in node.reserved() {
+            let path = format!("{POOL}/{ip}");
+            let mine = fs::read_to_string(&path).unwrap().starts_with("a\r");
+            if !mine {
+                left_over(&ip, "go\r\neth0");
+            }
+        }
+        assert!(a.call("STATUS").ok);
+        assert_eq!(node.reserved().len(), 1);
+    });
+}
+
+/// flanneld's own words; without its part other nodes are not reached.
+#[test]
+fn status_passes_on_what_flanneld_says() {
+    on_a_node(|node| {
+        node.flanneld_alone(29);
+        let boot_id =
+            fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+        let state = |phase: &str, more: &str| {
+            let text = format!(
+                r#"{{"version":1,"phase":"{phase}","reason":"because",
+                "since":1,"boot_id":"{}",
+                "subnet_file":"/run/flannel/subnet.env"{more}}}"#,
+                boot_id.trim()
+            );
+            fs::write("/run/flannel/state.json", text).unwrap();
+        };
+        let a = pod(node, "a");
+        for phase in ["ready", "starting", "waiting-for-store", "degraded"] {
+            state(phase, "");
+            assert!(a.call("STATUS").ok, "{phase}");
+        }
+        for phase in ["failed", "lease-lost"] {
+            state(phase, "");
+            let (got, msg) = code(&a, "STATUS");
+            assert_eq!(got, 51, "{phase}");
+            assert!(msg.contains("because"), "{msg}");
+        }
+        state("stopping", r#","lease_ends":1000"#);
+        assert_eq!(code(&a, "STATUS").0, 51);
+        let (got, msg) = code(&a, "ADD");
+        assert_eq!(got, 11);
+        assert!(msg.contains("not renewed in time"), "{msg}");
+        state("stopping", r#","lease_ends":9999999999"#);
+        a.add();
+    });
+}
+
+/// P09: the lock is another's; the verb ends in time and says where it was.
+#[test]
+fn no_verb_waits_for_ever() {
+    on_a_node(|node| {
+        node.flanneld_alone(24);
+        let a = pod(node, "a");
+        a.add();
+        let lock = fs::File::open(format!("{POOL}/lock")).unwrap();
+        lock.lock().unwrap();
+        let short = |pod: &Call| pod.clone().with("timeoutSeconds", 1.into());
+        let b = pod(node, "b");
+        for (call, verb, phase) in [
+            (short(&b), "ADD", "reserving an address"),
+            (short(&a), "DEL", "releasing the address"),
+            (short(&a).valid(&[]), "GC", "looking for addresses"),
+            (short(&a), "STATUS", "counting free addresses"),
+        ] {
+            let (code, msg) = code(&call, verb);
+            assert_eq!(code, 11, "{verb}: {msg}");
+            assert!(msg.contains("gave up after 1s"), "{msg}");
+            assert!(msg.contains(phase), "{verb}: {msg}");
+        }
+        drop(lock);
+        a.del();
+        b.del();
+        node.assert_clean();
+        let (code, msg) = code(&b.with("timeoutSeconds", 0.into()), "DEL");
+        assert_eq!(code, 7);
+        assert!(msg.contains("timeoutSeconds is 0"), "{msg}");
+    });
+}
+
+/// S-9: as long as names can be.
+#[test]
+fn the_longest_network_names() {
+    for len in [246, 247, 255] {
+        on_a_node(|node| {
+            node.flanneld_alone(24);
+            let name: Value = "n".repeat(len).into();
+            let a = pod(node, "a").with("name", name.clone());
+            let b = pod(node, "b").with("name", name);
+            let first = plain(&a.add());
+            assert_ne!(first, plain(&b.add()), "{len}");
+            assert!(a.valid(&[&b]).call("GC").ok);
+            assert_eq!(node.veths().len(), 1, "{len}");
+            b.del();
+            assert_eq!(node.veths().len(), 0, "{len}");
+            assert_eq!(node.scratch(), [""; 0]);
+        });
+    }
+}
+
+/// The pool's side folder cannot be made: addresses are given all the same?
+/// No: a temporary file is needed, and the error says which.
+#[test]
+fn a_side_folder_that_is_something_else() {
+    on_a_node(|node| {
+        node.flanneld_alone(24);
+        fs::create_dir_all("/var/lib/cni/networks").unwrap();
+        symlink("/nowhere", "/var/lib/cni/networks/.flannel-cbr0").unwrap();
+        let (_, msg) = code(&pod(node, "a"), "ADD");
+        assert!(msg.contains(".flannel-cbr0"), "{msg}");
+        assert_eq!(node.veths().len(), 0);
+    });
+}

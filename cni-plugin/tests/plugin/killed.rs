@@ -1,0 +1,171 @@
+//! The plugin is killed after each of its system calls: what the runtime does
+//! next, DEL or GC, leaves nothing behind, and the next ADD works.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use nix::sys::ptrace::{self, Options};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::node::{Call, Node, Stack, names, on_a_node};
+
+/// How many nodes are tried at a time: most of the time goes into waiting for
+/// the kernel to remove links.
+const NODES: usize = 4;
+
+/// Runs `verb` and kills it, with all that it has started, when `calls`
+/// system calls have returned. Whether it ended before by itself.
+fn killed_after(call: &Call, verb: &str, calls: usize) -> bool {
+    // stops before it becomes the plugin, so that nothing is missed
+    let mut command = Command::new("sh");
+    command.args(["-c", "kill -STOP $$; exec \"$0\""]);
+    command.arg(env!("CARGO_BIN_EXE_flannel"));
+    call.environment(&mut command, verb);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(call.conf.to_string().as_bytes()).unwrap();
+    drop(stdin);
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+    let stopped = waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
+    assert!(matches!(stopped, WaitStatus::Stopped(_, Signal::SIGSTOP)));
+    let options = Options::PTRACE_O_TRACESYSGOOD
+        | Options::PTRACE_O_TRACEEXEC
+        | Options::PTRACE_O_TRACECLONE
+        | Options::PTRACE_O_TRACEFORK
+        | Options::PTRACE_O_TRACEVFORK
+        | Options::PTRACE_O_EXITKILL;
+    ptrace::seize(pid, options).unwrap();
+    kill(pid, Signal::SIGCONT).unwrap();
+    let ended = follow(pid, calls);
+    child.wait().ok();
+    ended
+}
+
+/// Lets the tracees run until `calls` system calls have returned since the
+/// first became the plugin.
+fn follow(first: Pid, calls: usize) -> bool {
+    let mut running = BTreeSet::from([first]);
+    let mut inside = BTreeSet::new();
+    let (mut begun, mut returned) = (false, 0);
+    let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
+    while !running.is_empty() {
+        let status = waitpid(None, Some(flags)).unwrap();
+        let Some(pid) = status.pid() else { continue };
+        let mut signal = None;
+        match status {
+            WaitStatus::Exited(..) | WaitStatus::Signaled(..) => {
+                running.remove(&pid);
+                continue;
+            }
+            WaitStatus::PtraceEvent(_, _, event) => {
+                running.insert(pid);
+                if event == ptrace::Event::PTRACE_EVENT_EXEC as i32 {
+                    begun = true;
+                    // the exec's own return is still to come
+                    inside.insert(pid);
+                }
+            }
+            WaitStatus::PtraceSyscall(_) => {
+                running.insert(pid);
+                if !inside.remove(&pid) {
+                    inside.insert(pid);
+                } else if begun {
+                    returned += 1;
+                }
+            }
+            WaitStatus::Stopped(_, Signal::SIGSTOP | Signal::SIGTRAP) => {
+                running.insert(pid);
+            }
+            WaitStatus::Stopped(_, other) => signal = Some(other),
+            WaitStatus::Continued(_) | WaitStatus::StillAlive => {}
+        }
+        if begun && returned >= calls {
+            for pid in &running {
+                kill(*pid, Signal::SIGKILL).ok();
+            }
+            while !running.is_empty() {
+                match waitpid(None, Some(flags)) {
+                    Ok(
+                        WaitStatus::Exited(pid, _)
+                        | WaitStatus::Signaled(pid, ..),
+                    ) => {
+                        running.remove(&pid);
+                    }
+                    Ok(_) => {}
+                    Err(_) => break,
+                }
+            }
+            return false;
+        }
+        // one that has been killed meanwhile is waited for
+        ptrace::syscall(pid, signal).ok();
+    }
+    true
+}
+
+/// Nothing of an attachment is left but what the next one uses too.
+fn assert_nothing_left(node: &Node, what: &str) {
+    let side = names("/var/lib/cni/networks/.flannel-cbr0");
+    let left = [node.veths(), node.reserved(), node.scratch()].concat();
+    assert_eq!(left, [""; 0], "{what}");
+    let side: Vec<_> = side.iter().filter(|name| *name != "stamp").collect();
+    assert!(side.is_empty(), "{what}: {side:?}");
+}
+
+/// Every `NODES`th number from `first` on: ADD is killed, then DEL is.
+fn try_every(first: usize) {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        let pod = node.pod("a").version("1.1.0");
+        let gc = pod.clone().valid(&[]);
+        let (mut links, mut addresses) = (0, 0);
+        let mut recover = |n: usize, what: &str| {
+            // by turns, so that both are tried after each kind of call
+            let by_gc = (n / NODES).is_multiple_of(2);
+            links += node.veths().len();
+            addresses += node.reserved().len();
+            let answer = if by_gc { gc.call("GC") } else { pod.call("DEL") };
+            assert!(answer.ok, "{what} after {n} calls: {answer:?}");
+            assert_nothing_left(node, &format!("{what} after {n} calls"));
+        };
+        let (mut add_ended, mut del_ended) = (false, false);
+        let mut n = first;
+        while !(add_ended && del_ended) {
+            if !add_ended {
+                add_ended = killed_after(&pod, "ADD", n);
+                recover(n, "ADD");
+            }
+            if !del_ended {
+                pod.add();
+                del_ended = killed_after(&pod, "DEL", n);
+                recover(n, "DEL");
+            }
+            n += NODES;
+        }
+        assert!(n > 50, "{n} calls cannot be all");
+        assert!(links > 5 && addresses > 5, "they were killed in between");
+        pod.add();
+        pod.del();
+        assert_nothing_left(node, "the last DEL");
+    });
+}
+
+#[test]
+fn after_every_system_call() {
+    std::thread::scope(|scope| {
+        let tries: Vec<_> = (0..NODES)
+            .map(|first| scope.spawn(move || try_every(first)))
+            .collect();
+        for one in tries {
+            one.join().unwrap();
+        }
+    });
+}
