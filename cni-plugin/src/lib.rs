@@ -29,6 +29,7 @@ mod plugins;
 mod portmap;
 mod protocol;
 mod result;
+mod tuning;
 mod xtables;
 
 use std::ffi::OsString;

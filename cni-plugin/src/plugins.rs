@@ -1,7 +1,7 @@
 //! The plugins, by the names this binary answers to.
 
 use crate::protocol::{Answer, CniError, Plugin, Version};
-use crate::{bandwidth, firewall, flannel, loopback, portmap};
+use crate::{bandwidth, firewall, flannel, loopback, portmap, tuning};
 
 /// One line for each; `install` makes a file for each.
 const PLUGINS: &[&dyn Plugin] = &[
@@ -10,6 +10,7 @@ const PLUGINS: &[&dyn Plugin] = &[
     &portmap::Portmap,
     &firewall::Firewall,
     &bandwidth::Bandwidth,
+    &tuning::Tuning,
 ];
 
 /// The plugin called `name`.

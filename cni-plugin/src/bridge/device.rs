@@ -67,7 +67,7 @@ pub(super) fn ensure(
         (changes, changed) = (changes.up(), true);
     }
     if conf.promiscuous && bridge.flags & IFF_PROMISC == 0 {
-        (changes, changed) = (changes.promiscuous(), true);
+        (changes, changed) = (changes.promiscuous(true), true);
     }
     if is_new && let Some(mtu) = conf.mtu {
         (changes, changed) = (changes.mtu(mtu), true);

@@ -24,4 +24,5 @@ mod node;
 mod options;
 mod portmap;
 mod protocol;
+mod tuning;
 mod upstream;

@@ -9,7 +9,7 @@ use crate::request::Request;
 use crate::socket::{Dump, Socket};
 use crate::wire::Message;
 use crate::wire::uapi::{
-    AF_UNSPEC, IFF_LOWER_UP, IFF_PROMISC, IFF_UP, IFLA_ADDRESS,
+    AF_UNSPEC, IFF_ALLMULTI, IFF_LOWER_UP, IFF_PROMISC, IFF_UP, IFLA_ADDRESS,
     IFLA_BRPORT_ISOLATED, IFLA_BRPORT_MODE, IFLA_EXT_MASK, IFLA_IFALIAS,
     IFLA_IFNAME, IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA, IFLA_INFO_SLAVE_KIND,
     IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, IFLA_NET_NS_FD, IFLA_TXQLEN,
@@ -243,30 +243,47 @@ impl LinkInfo {
     pub const fn has_carrier(&self) -> bool {
         self.flags & IFF_LOWER_UP != 0
     }
+
+    /// Somebody has made it promiscuous by its flags.
+    #[must_use]
+    pub const fn is_promiscuous(&self) -> bool {
+        self.flags & IFF_PROMISC != 0
+    }
+
+    /// Somebody has made it take all multicast by its flags.
+    #[must_use]
+    pub const fn takes_all_multicast(&self) -> bool {
+        self.flags & IFF_ALLMULTI != 0
+    }
 }
 
 // === impl Set ===
 
 impl Set {
     /// Administratively up.
-    pub const fn up(mut self) -> Self {
-        self.flags |= IFF_UP;
-        self.changed |= IFF_UP;
-        self
+    pub const fn up(self) -> Self {
+        self.flag(IFF_UP, true)
     }
 
     /// Administratively down.
-    pub const fn down(mut self) -> Self {
-        self.flags &= !IFF_UP;
-        self.changed |= IFF_UP;
-        self
+    pub const fn down(self) -> Self {
+        self.flag(IFF_UP, false)
     }
 
-    /// Promiscuous: takes frames for any address. Counted by the kernel, so
-    /// nothing here switches it off.
-    pub const fn promiscuous(mut self) -> Self {
-        self.flags |= IFF_PROMISC;
-        self.changed |= IFF_PROMISC;
+    /// Promiscuous: takes frames for any address. The kernel counts who wants
+    /// it; this is one of them.
+    pub const fn promiscuous(self, on: bool) -> Self {
+        self.flag(IFF_PROMISC, on)
+    }
+
+    /// Takes frames for any group. Counted as well.
+    pub const fn all_multicast(self, on: bool) -> Self {
+        self.flag(IFF_ALLMULTI, on)
+    }
+
+    const fn flag(mut self, flag: u32, on: bool) -> Self {
+        self.flags = if on { self.flags | flag } else { self.flags & !flag };
+        self.changed |= flag;
         self
     }
 

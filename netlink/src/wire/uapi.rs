@@ -64,6 +64,7 @@ pub(crate) const AF_INET6: u8 = 10;
 // if.h, if_link.h
 pub(crate) const IFF_UP: u32 = 0x1;
 pub(crate) const IFF_PROMISC: u32 = 0x100;
+pub(crate) const IFF_ALLMULTI: u32 = 0x200;
 pub(crate) const IFF_LOWER_UP: u32 = 0x1_0000;
 pub(crate) const IFLA_ADDRESS: u16 = 1;
 pub(crate) const IFLA_IFNAME: u16 = 3;
