@@ -58,6 +58,9 @@ pub enum Disturbance {
     Alone(Key),
     /// The way to some peer.
     Ways,
+    /// The same, and a device of somebody else's was changed or has lost an
+    /// address: IPv4 routes over it may be gone without a notification.
+    Direct,
 }
 
 /// The thread's state.
@@ -166,9 +169,17 @@ impl Interest {
         self.overruns.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn others(&self) -> Option<Disturbance> {
-        let matter = self.ways.load(Ordering::Relaxed);
-        matter.then_some(Disturbance::Ways)
+    /// What a change of somebody else's object means.
+    fn others(&self, object: &Object, deleted: bool) -> Option<Disturbance> {
+        let what = match object {
+            Object::Link(_) => Disturbance::Direct,
+            Object::Addr(_) if deleted => Disturbance::Direct,
+            Object::Addr(_) | Object::Route(_) => Disturbance::Ways,
+            Object::Neigh(_) | Object::Fdb(_) | Object::Nexthop(_) => {
+                return None;
+            }
+        };
+        self.ways.load(Ordering::Relaxed).then_some(what)
     }
 }
 
@@ -212,13 +223,10 @@ impl Names {
                 nexthop::is_ours(info.id).then_some(Key::Nexthop(info.id))
             }
         };
-        match (key, object) {
-            (Some(key), _) if alone => Some(Disturbance::Alone(key)),
-            (Some(key), _) => Some(Disturbance::Object(key)),
-            (None, Object::Link(_) | Object::Addr(_) | Object::Route(_)) => {
-                interest.others()
-            }
-            (None, _) => None,
+        match key {
+            Some(key) if alone => Some(Disturbance::Alone(key)),
+            Some(key) => Some(Disturbance::Object(key)),
+            None => interest.others(object, deleted),
         }
     }
 
@@ -245,7 +253,7 @@ impl Names {
         // Those of our devices the kernel makes by itself; they stay.
         let local = matches!(info.ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
             && interest.devices.contains(&link);
-        let addr = Addr { ip: info.ip, len: info.len };
+        let addr = Addr { ip: info.ip, len: info.len, peer: info.peer };
         (!local).then_some(Key::Addr(link, addr))
     }
 

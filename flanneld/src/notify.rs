@@ -1,6 +1,8 @@
 //! Messages to systemd (C-49, C-77). Without `NOTIFY_SOCKET` in the
-//! environment they go nowhere; a failure is logged and never stops anything.
+//! environment they go nowhere; a failure is logged once, until a message gets
+//! through, and never stops anything.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -59,7 +61,10 @@ pub fn stopping() {
 }
 
 fn send(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    static BROKEN: AtomicBool = AtomicBool::new(false);
+    let outcome = sd_notify::notify(states);
+    let was_broken = BROKEN.swap(outcome.is_err(), Ordering::Relaxed);
+    if let (Err(error), false) = (outcome, was_broken) {
         tracing::warn!(
             "systemd cannot be told the state over NOTIFY_SOCKET: {error}"
         );
@@ -74,17 +79,40 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixDatagram;
-    use std::process::Command;
+    use std::path::Path;
+    use std::process::{Command, Output};
     use std::time::Duration;
 
     const CHILD: &str = "notify::tests::speaks_in_a_child_of_the_next_test";
 
     #[test]
     fn speaks_in_a_child_of_the_next_test() {
+        if std::env::var_os("NOTIFY_SOCKET").is_some() {
+            crate::logging::init(tracing::Level::INFO.into()).unwrap();
+        }
         // Without the socket nothing hears it.
         super::status("waiting for etcd\nREADY=1");
         super::ready("3 peers");
         super::stopping();
+    }
+
+    /// Runs the test above in a process that is to tell this socket.
+    fn child(socket: &Path) -> Output {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args([CHILD, "--exact", "--nocapture"])
+            .env("NOTIFY_SOCKET", socket)
+            .output()
+            .unwrap();
+        assert!(child.status.success(), "{child:?}");
+        child
+    }
+
+    #[test]
+    fn a_socket_that_nobody_has_is_said_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = child(&dir.path().join("none")).stderr;
+        let log = String::from_utf8_lossy(&log).into_owned();
+        assert_eq!(log.matches("systemd cannot be told").count(), 1, "{log}");
     }
 
     #[test]
@@ -93,12 +121,7 @@ mod tests {
         let path = dir.path().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let child = Command::new(std::env::current_exe().unwrap())
-            .args([CHILD, "--exact"])
-            .env("NOTIFY_SOCKET", &path)
-            .output()
-            .unwrap();
-        assert!(child.status.success(), "{child:?}");
+        child(&path);
         let heard = || {
             let mut buffer = [0; 200];
             let len = socket.recv(&mut buffer).unwrap();

@@ -17,6 +17,8 @@ const REPAIR_PAUSE: Duration = Duration::from_secs(1);
 pub struct Pace {
     last_pass: Option<Instant>,
     waiting: Option<Waiting>,
+    /// When what is not urgent is worked on, unless a pass comes before.
+    later: Option<Instant>,
     /// When the repairs made so far are forgotten, one per pause.
     forgotten: Option<Instant>,
 }
@@ -47,8 +49,7 @@ impl Pace {
 
     /// Something is to be tried again at `then`, unless a pass is due before.
     pub fn mark_later(&mut self, then: Instant) {
-        let due = self.waiting.map_or(then, |waiting| waiting.due.min(then));
-        self.waiting = Some(Waiting { due, latest: due + LONGEST });
+        self.later = Some(self.later.map_or(then, |at| at.min(then)));
     }
 
     /// Somebody changed the kernel.
@@ -83,7 +84,8 @@ impl Pace {
     /// When the next pass is due; `None` while nothing is dirty.
     #[must_use]
     pub fn due(&self) -> Option<Instant> {
-        self.waiting.map(|waiting| waiting.due)
+        let soon = self.waiting.map(|waiting| waiting.due);
+        soon.into_iter().chain(self.later).min()
     }
 
     /// A pass over all that was dirty ended at `now`. What became dirty while
@@ -91,6 +93,7 @@ impl Pace {
     pub fn passed(&mut self, now: Instant) {
         self.last_pass = Some(now);
         self.waiting = None;
+        self.later = None;
     }
 }
 
@@ -154,17 +157,38 @@ mod tests {
         assert!(!pace.is_fight(later));
     }
 
+    #[test]
+    fn an_event_does_not_wait_for_what_is_tried_again_later() {
+        let now = Instant::now();
+        let mut pace = Pace::default();
+        pace.mark_later(now + Duration::from_secs(60));
+        pace.mark_later(now + Duration::from_secs(90));
+        assert_eq!(pace.due(), Some(now + Duration::from_secs(60)));
+        pace.mark(now);
+        assert_eq!(pace.due(), Some(now), "the first comes at once");
+    }
+
     proptest! {
         #[test]
-        fn nothing_waits_longer_than_the_cap(gaps in prop::collection::vec(0u64..25, 1..100)) {
+        fn nothing_waits_longer_than_the_cap(
+            gaps in prop::collection::vec(0u64..25, 1..100),
+            retry in prop::option::of(300u64..60_000),
+        ) {
             let start = Instant::now();
             let mut pace = Pace::default();
-            pace.passed(start);
+            let pass = |pace: &mut Pace, now| {
+                pace.passed(now);
+                // something fails in each of them
+                if let Some(pause) = retry {
+                    pace.mark_later(now + Duration::from_millis(pause));
+                }
+            };
+            pass(&mut pace, start);
             let (mut now, mut first) = (start, None);
             for gap in gaps {
                 now += Duration::from_millis(gap);
                 if pace.due().is_some_and(|due| due <= now) {
-                    pace.passed(now);
+                    pass(&mut pace, now);
                     first = None;
                 }
                 pace.mark(now);

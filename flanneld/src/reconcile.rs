@@ -272,6 +272,11 @@ impl Reconciler {
             }
             // each pass asks for the ways to all peers
             Disturbance::Ways => {}
+            // what goes with the underlay's may go with any other device
+            Disturbance::Direct => {
+                let uplink = self.setup.uplink.name;
+                self.dirty.disturbed.insert(Key::Link(uplink));
+            }
         }
         self.dirty.told = true;
         if self.can_pass() {

@@ -99,28 +99,46 @@ pub fn list(
 /// Adds an address; refused (`EEXIST`) when it is there.
 #[must_use]
 pub fn add(spec: &AddrSpec) -> Request {
-    write(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, "add", spec)
+    write(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, "add", spec, None)
 }
 
 /// Adds an address, or takes over the one that is there.
 #[must_use]
 pub fn replace(spec: &AddrSpec) -> Request {
-    write(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, "set", spec)
+    write(RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, "set", spec, None)
 }
 
 /// Deletes an address; broadcast and flags are not looked at.
 #[must_use]
 pub fn delete(index: u32, ip: IpAddr, len: u8) -> Request {
-    let spec = AddrSpec { index, ip, len, nodad: false, broadcast: None };
-    write(RTM_DELADDR, 0, "delete", &spec)
+    delete_pair(index, ip, None, len)
 }
 
-fn write(kind: u16, flags: u16, verb: &str, spec: &AddrSpec) -> Request {
+/// The same of one that has another end's address, see [`AddrInfo::peer`]:
+/// without that, IPv4 does not find it.
+#[must_use]
+pub fn delete_pair(
+    index: u32,
+    ip: IpAddr,
+    peer: Option<IpAddr>,
+    len: u8,
+) -> Request {
+    let spec = AddrSpec { index, ip, len, nodad: false, broadcast: None };
+    write(RTM_DELADDR, 0, "delete", &spec, peer)
+}
+
+fn write(
+    kind: u16,
+    flags: u16,
+    verb: &str,
+    spec: &AddrSpec,
+    peer: Option<IpAddr>,
+) -> Request {
     let AddrSpec { index, ip, len, nodad, broadcast } = *spec;
     let header = ifaddr(af_of(ip), len, 0, index);
     let mut message = Message::new(kind, flags, &header);
     message.ip(IFA_LOCAL, ip);
-    message.ip(IFA_ADDRESS, ip);
+    message.ip(IFA_ADDRESS, peer.unwrap_or(ip));
     if let Some(broadcast) = broadcast {
         message.ip(IFA_BROADCAST, broadcast);
     }

@@ -33,11 +33,12 @@ pub enum Change {
         /// What to create.
         after: Link,
     },
-    /// Changes MTU, Ethernet address, learning and up as far as they differ.
+    /// Changes MTU, Ethernet address, learning, up and master as far as they
+    /// differ.
     ModifyLink {
         /// Its name.
         name: IfName,
-        /// What was there; the same but for those four.
+        /// What was there; the same but for those five.
         before: Link,
         /// What it becomes.
         after: Link,
@@ -282,7 +283,12 @@ fn set(
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = if self.up { "up" } else { "down" };
-        write!(f, "{}, mac {}, mtu {}, {state}", self.kind, self.mac, self.mtu)
+        let Self { kind, mac, mtu, master, .. } = self;
+        write!(f, "{kind}, mac {mac}, mtu {mtu}, {state}")?;
+        match master {
+            Some(index) => write!(f, ", belonging to link {index}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -315,7 +321,11 @@ impl fmt::Display for Vxlan {
 impl fmt::Display for Fdb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let learned = if self.permanent { "" } else { ", learned" };
-        write!(f, "{}{learned}", self.dst)
+        let odd = match self.odd {
+            true => ", by a port, VNI or device of its own",
+            false => "",
+        };
+        write!(f, "{}{learned}{odd}", self.dst)
     }
 }
 

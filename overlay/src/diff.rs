@@ -107,6 +107,9 @@ struct Links {
     fresh: BTreeSet<IfName>,
     /// Brought up: what was observed on them may be there.
     revived: BTreeSet<IfName>,
+    /// Taken out of a bridge or VRF, so that they may go down and up (these
+    /// are revived, too): their addresses may be there.
+    freed: BTreeSet<IfName>,
     /// Given another Ethernet address: the kernel drops the neighbours.
     readdressed: BTreeSet<IfName>,
     /// Deleted.
@@ -173,7 +176,10 @@ impl Differ<'_> {
                 }
                 (Some(after), Some(before)) if after == before => {}
                 (Some(after), Some(before)) if modifiable(&before, &after) => {
-                    if before.up != after.up {
+                    if before.master != after.master {
+                        links.freed.insert(name);
+                    }
+                    if before.up != after.up || before.master != after.master {
                         links.revived.insert(name);
                     }
                     if before.mac != after.mac {
@@ -229,8 +235,11 @@ impl Differ<'_> {
         let mut look = |link: IfName, addr: Addr| {
             let have = observed.addrs.contains(&(link, addr))
                 && !links.fresh.contains(&link);
+            let sure = have && !links.freed.contains(&link);
             match (desired.addrs.contains(&(link, addr)), have) {
-                (true, false) => out.set.push(Change::AddAddr { link, addr }),
+                (true, _) if !sure => {
+                    out.set.push(Change::AddAddr { link, addr })
+                }
                 (false, true) if self.is_stray(link, addr) => {
                     let change = Change::DeleteAddr { link, addr };
                     // a local address cannot be a gateway
@@ -255,15 +264,23 @@ impl Differ<'_> {
         out
     }
 
-    /// Whether an address has no business on a device of ours (B-5).
+    /// Whether an address has no business on a device of ours (B-5): one that
+    /// a pod could have, and on a tunnel over IPv6 any of that family.
     fn is_stray(&self, link: IfName, addr: Addr) -> bool {
-        let ours = self.desired.links.contains_key(&link);
-        ours && match addr.ip {
-            IpAddr::V4(_) => {
-                self.desired.networks.iter().any(|n| n.contains(addr.ip))
+        let Some(Link { kind, .. }) = self.desired.links.get(&link) else {
+            return false;
+        };
+        let over = match kind {
+            LinkKind::Vxlan(vxlan) => Some(Family::of(vxlan.local)),
+            LinkKind::Other(_) => None,
+        };
+        let whole = match addr.ip {
+            IpAddr::V4(_) => false,
+            IpAddr::V6(ip) => {
+                over == Some(Family::V6) && !ip.is_unicast_link_local()
             }
-            IpAddr::V6(ip) => !ip.is_unicast_link_local(),
-        }
+        };
+        whole || self.desired.networks.iter().any(|n| n.contains(addr.ip))
     }
 
     fn fdb(&self) -> Changes {

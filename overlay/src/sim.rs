@@ -159,6 +159,7 @@ fn apply(kernel: &mut Kernel, change: &Change) -> Result<(), Errno> {
             if before.mtu != after.mtu {
                 kernel.set_mtu(name, after.mtu)?;
             }
+            kernel.set_master(name, after.master)?;
             if let LinkKind::Vxlan(vxlan) = after.kind {
                 kernel.set_learning(name, vxlan.learning)?;
             }

@@ -38,6 +38,9 @@ pub struct Link {
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
+    /// Index of the bridge, VRF or other master it belongs to, which takes
+    /// its traffic: never wanted.
+    pub master: Option<u32>,
 }
 
 /// The kind of a device with its kind's attributes.
@@ -71,13 +74,17 @@ pub struct Vxlan {
     pub gbp: bool,
 }
 
-/// An address on a link: the address itself and its prefix length.
+/// An address on a link: the address itself, its prefix length, and the other
+/// end's address if it has one (`ip address add … peer …`), which the length
+/// is about then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Addr {
     /// The address.
     pub ip: IpAddr,
     /// Prefix length in bits.
     pub len: u8,
+    /// The other end's address; never wanted.
+    pub peer: Option<IpAddr>,
 }
 
 /// Identity of a forwarding entry.
@@ -97,6 +104,9 @@ pub struct Fdb {
     /// Set by a person or program, never ages out (`NUD_PERMANENT` or
     /// `NUD_NOARP`); `false` for one the device learned by itself.
     pub permanent: bool,
+    /// It has a UDP port, a VNI or a device of its own instead of the
+    /// tunnel's: never wanted.
+    pub odd: bool,
 }
 
 /// Identity of a neighbour entry.
@@ -166,9 +176,9 @@ pub struct Desired {
     pub links: BTreeMap<IfName, Link>,
     /// Addresses on our devices.
     pub addrs: BTreeSet<(IfName, Addr)>,
-    /// The flannel networks. A foreign address on an IPv4 device is removed
-    /// only inside them (B-5), a route with our protocol number on somebody
-    /// else's device as well.
+    /// The flannel networks. A foreign address on a device of ours is removed
+    /// inside them (B-5; on an IPv6 device any of that family is), a route
+    /// with our protocol number on somebody else's device as well.
     pub networks: Vec<Subnet>,
     /// Forwarding entries.
     pub fdb: BTreeMap<FdbKey, Fdb>,
@@ -204,6 +214,12 @@ pub struct Observed {
 // === impl Addr ===
 
 impl Addr {
+    /// An address without another end.
+    #[must_use]
+    pub const fn new(ip: IpAddr, len: u8) -> Self {
+        Self { ip, len, peer: None }
+    }
+
     /// The family.
     #[must_use]
     pub const fn family(&self) -> Family {
@@ -213,7 +229,20 @@ impl Addr {
 
 impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.ip, self.len)
+        match self.peer {
+            Some(peer) => write!(f, "{} peer {peer}/{}", self.ip, self.len),
+            None => write!(f, "{}/{}", self.ip, self.len),
+        }
+    }
+}
+
+// === impl Fdb ===
+
+impl Fdb {
+    /// The entry that leads to a peer.
+    #[must_use]
+    pub const fn new(dst: IpAddr) -> Self {
+        Self { dst, permanent: true, odd: false }
     }
 }
 

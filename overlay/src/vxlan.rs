@@ -197,10 +197,10 @@ impl<'a> Planner<'a> {
         };
         let desired = &mut self.plan.desired;
         let kind = LinkKind::Vxlan(vxlan);
-        desired.links.insert(link, Link { kind, mac, mtu, up: true });
         desired
-            .addrs
-            .insert((link, Addr { ip: subnet.base(), len: family.bits() }));
+            .links
+            .insert(link, Link { kind, mac, mtu, up: true, master: None });
+        desired.addrs.insert((link, Addr::new(subnet.base(), family.bits())));
         self.plan.mtu = self.plan.mtu.min(mtu);
         self.tunnels.set(family, Some(Tunnel { link, subnet, mac }));
         Ok(())
@@ -328,7 +328,7 @@ impl<'a> Planner<'a> {
             return Err(SkipReason::SubnetTaken(holder));
         }
         if let Some(mac) = mac {
-            let fdb = Fdb { dst: public, permanent: true };
+            let fdb = Fdb::new(public);
             desired.fdb.insert(FdbKey { link, mac }, fdb);
             let neigh = Neigh { mac, permanent: true };
             desired.neighs.insert(NeighKey { link, ip }, neigh);

@@ -62,6 +62,10 @@ impl Note {
     }
 }
 
+/// A longer `--iptables-resync` means the same as this: clocks have no room
+/// for any number of seconds that fits into a flag.
+const LONGEST_RESYNC: Duration = Duration::from_hours(365 * 24);
+
 /// Checks ranges and combinations.
 ///
 /// # Errors
@@ -83,7 +87,7 @@ pub(super) fn from_flags(flags: Flags) -> Result<Options, Stop> {
         }
     };
     let resync = match u64::try_from(flags.iptables_resync) {
-        Ok(seconds @ 1..) => Duration::from_secs(seconds),
+        Ok(seconds @ 1..) => Duration::from_secs(seconds).min(LONGEST_RESYNC),
         _ => {
             refusals.push(format!(
                 "--iptables-resync={} is not possible: give 1 second or more",

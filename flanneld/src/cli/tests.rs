@@ -233,6 +233,8 @@ fn ranges_are_checked() {
         options(&[&format!("-subnet-lease-renew-margin={minutes}")]);
     }
     assert!(refused(&["-iptables-resync=0"]).contains("1 second"), "W-65");
+    let longest = options(&["-iptables-resync=9223372036854775807"]).rules;
+    assert!(std::time::Instant::now().checked_add(longest.resync).is_some());
     assert!(refused(&["-healthz-port=65536"]).contains("65535"));
     assert_eq!(options(&["-healthz-port=-1"]).health, None, "C-23");
     assert!(refused(&["-subnet-file="]).contains("--subnet-file"));

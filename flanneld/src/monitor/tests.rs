@@ -121,13 +121,18 @@ fn what_stands_on_other_devices_is_no_news() {
         assert_eq!(heard(&mut watch), BTreeSet::new());
         // … unless they decide which peers are reached directly
         watch.interest.ways.store(true, Ordering::Relaxed);
-        for line in [
-            "ip route add 172.18.0.0/16 dev veth0",
-            "ip addr add 172.19.0.1/32 dev veth0",
-            "ip link set veth0 mtu 1300",
+        for (line, what) in [
+            ("ip route add 172.18.0.0/16 dev veth0", "Ways"),
+            ("ip addr add 172.19.0.1/32 dev veth0", "Ways"),
+            ("ip addr del 172.19.0.1/32 dev veth0", "Direct"),
+            ("ip link set veth0 mtu 1300", "Direct"),
         ] {
             sh(line);
-            assert_eq!(heard(&mut watch), ["Ways".to_owned()].into(), "{line}");
+            let heard = heard(&mut watch);
+            assert!(heard.contains(what), "{line}: {heard:?}");
+            // an address takes its routes with it
+            let others = heard.iter().filter(|news| *news != "Ways");
+            assert!(others.eq([what].iter().filter(|w| **w != "Ways")));
         }
     });
 }
@@ -171,7 +176,7 @@ fn own_requests_are_no_news_but_own_devices_are_known() {
         let add = netlink::addr::add(&spec([10, 5, 1, 0]));
         socket.request(&add).unwrap();
         assert_eq!(heard(&mut watch), BTreeSet::new());
-        let addr = Addr { ip: [10, 5, 1, 0].into(), len: 32 };
+        let addr = Addr::new([10, 5, 1, 0].into(), 32);
         sh("ip addr del 10.5.1.0/32 dev flannel.1");
         let key = Key::Addr(name("flannel.1"), addr).to_string();
         assert!(heard(&mut watch).contains(&key));

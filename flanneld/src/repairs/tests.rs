@@ -7,7 +7,7 @@ fn name() -> IfName {
 }
 
 fn link(kind: LinkKind) -> Link {
-    Link { kind, mac: Mac([2; 6]), mtu: 1450, up: true }
+    Link { kind, mac: Mac([2; 6]), mtu: 1450, up: true, master: None }
 }
 
 fn vxlan() -> LinkKind {
@@ -23,7 +23,7 @@ fn vxlan() -> LinkKind {
 
 fn fdb(n: u8, before: Option<Fdb>) -> Change {
     let key = FdbKey { link: name(), mac: Mac([2, 0, 0, 0, 0, n]) };
-    let after = Fdb { dst: "192.168.0.2".parse().unwrap(), permanent: true };
+    let after = Fdb::new("192.168.0.2".parse().unwrap());
     Change::SetFdb { key, before, after }
 }
 
@@ -34,7 +34,7 @@ fn causes(done: &[Change], planned: &BTreeSet<Key>) -> Vec<(Kind, Cause)> {
 
 #[test]
 fn what_was_planned_is_no_repair() {
-    let other = Fdb { dst: "192.168.0.9".parse().unwrap(), permanent: true };
+    let other = Fdb::new("192.168.0.9".parse().unwrap());
     let done = [fdb(1, None), fdb(2, None), fdb(3, Some(other))];
     let planned = BTreeSet::from([done[0].key()]);
     assert_eq!(

@@ -1,5 +1,7 @@
 //! Changing the kernel.
 
+use std::net::IpAddr;
+
 use ipam::Family;
 use netlink::addr::AddrSpec;
 use netlink::fdb::FdbSpec;
@@ -139,9 +141,10 @@ fn remove_renamed(kernel: &mut Kernel, spec: &VxlanSpec) -> Outcome {
     let all = link::list(&mut kernel.socket, link::Filter::default())?;
     let holder = all.items.into_iter().find(|info| {
         info.vxlan.as_ref().is_some_and(|vxlan| {
-            vxlan.vni == spec.vni && Some(vxlan.port) == spec.port
-                // The kernel tells the families apart.
-                && vxlan.local.map(Family::of) == spec.local.map(Family::of)
+            vxlan.vni == spec.vni
+                && Some(vxlan.port) == spec.port
+                && family_of(vxlan.local.or(vxlan.group))
+                    == family_of(spec.local)
         })
     });
     let Some(holder) = holder else { return Ok(()) };
@@ -158,6 +161,12 @@ fn remove_renamed(kernel: &mut Kernel, spec: &VxlanSpec) -> Outcome {
         holder.name
     );
     Ok(kernel.socket.request(&link::delete(holder.index))?)
+}
+
+/// The kernel tells the families apart, and takes a device that names no
+/// address for IPv4's.
+fn family_of(addr: Option<IpAddr>) -> Family {
+    addr.map_or(Family::V4, Family::of)
 }
 
 fn modify(
@@ -179,6 +188,9 @@ fn modify(
     }
     if before.mtu != after.mtu {
         set = set.mtu(after.mtu);
+    }
+    if before.master != after.master {
+        set = set.master(after.master);
     }
     set = match (before.up, after.up) {
         (false, true) => set.up(),
@@ -211,7 +223,8 @@ fn request(
             broadcast: None,
         }),
         Change::DeleteAddr { link, addr } => {
-            addr::delete(index_of(kernel, *link)?, addr.ip, addr.len)
+            let index = index_of(kernel, *link)?;
+            addr::delete_pair(index, addr.ip, addr.peer, addr.len)
         }
         Change::SetFdb { key, after, .. } => fdb::set(&FdbSpec {
             index: index_of(kernel, key.link)?,

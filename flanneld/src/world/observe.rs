@@ -215,7 +215,8 @@ impl Look<'_> {
             IpAddr::V6(ip) => ip.is_unicast_link_local(),
         };
         if !local {
-            self.out.addrs.insert((link, Addr { ip: info.ip, len: info.len }));
+            let AddrInfo { ip, len, peer, .. } = *info;
+            self.out.addrs.insert((link, Addr { ip, len, peer }));
         }
     }
 
@@ -224,7 +225,11 @@ impl Look<'_> {
         // own for unknown addresses.
         if let Some(dst) = info.dst {
             let key = FdbKey { link, mac: Mac(info.mac) };
-            self.out.fdb.insert(key, Fdb { dst, permanent: info.permanent() });
+            // Only what differs from the device's own is told.
+            let odd =
+                info.port.is_some() || info.vni.is_some() || info.via.is_some();
+            let permanent = info.permanent();
+            self.out.fdb.insert(key, Fdb { dst, permanent, odd });
         }
     }
 
@@ -270,7 +275,14 @@ impl Look<'_> {
         info: &RouteInfo,
         counts: impl Fn(&Subnet) -> bool,
     ) -> Result<(), KernelError> {
-        if info.kind == RouteKind::Blackhole && info.protocol == PROTOCOL {
+        if !is_plain(info) {
+            return Ok(());
+        }
+        // Another daemon on this host has its own (D-80).
+        if info.kind == RouteKind::Blackhole
+            && info.protocol == PROTOCOL
+            && counts(&info.dst)
+        {
             self.kernel.blackholes.insert((info.dst, info.metric));
         }
         if info.kind != RouteKind::Unicast
@@ -345,7 +357,16 @@ impl Way {
 
 /// Whether a look-up's answer is the route of that key.
 fn is(info: &RouteInfo, key: RouteKey) -> bool {
-    info.dst == key.dst && info.metric == key.metric && info.table == TABLE_MAIN
+    info.dst == key.dst
+        && info.metric == key.metric
+        && info.table == TABLE_MAIN
+        && is_plain(info)
+}
+
+/// Whether a route is for all packets to its destination. One for a type of
+/// service or for some sources stands beside it, and is none of ours.
+const fn is_plain(info: &RouteInfo) -> bool {
+    info.tos == 0 && info.src_len == 0
 }
 
 /// Whether a look-up ended at a route of the same table that a route of that
@@ -389,6 +410,7 @@ fn as_link(info: &LinkInfo) -> Link {
         mac: Mac(info.mac.unwrap_or_default()),
         mtu: info.mtu,
         up: info.up,
+        master: info.master,
     }
 }
 

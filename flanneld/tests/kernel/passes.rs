@@ -96,10 +96,14 @@ pub(crate) const DAMAGE: &[&str] = &[
     "ip neigh replace 10.64.2.0 lladdr 02:04:00:00:00:02 dev flannel.1 nud stale",
     "bridge fdb del 02:04:00:00:00:02 dev flannel.1",
     "bridge fdb replace 02:04:00:00:00:02 dev flannel.1 dst 192.168.9.9 self permanent",
+    "bridge fdb replace 02:04:00:00:00:02 dev flannel.1 dst 192.168.0.2 port 4789 vni 99 self permanent",
+    "bridge fdb replace 02:04:00:00:00:02 dev flannel.1 dst 192.168.0.2 via under0 self permanent",
     "bridge fdb add 02:99:00:00:00:02 dev flannel.1 dst 192.168.9.9 self permanent",
     "ip addr del 10.64.1.0/32 dev flannel.1",
     "ip addr add 10.99.0.1/16 dev flannel.1",
+    "ip addr add 10.77.0.1 peer 10.77.0.2/32 dev flannel.1",
     "ip -6 addr add fd55::5/64 dev flannel-v6.1",
+    "ip -6 addr add fd55::5 peer fd55::6/128 dev flannel-v6.1",
     "ip link set flannel.1 down",
     "ip link set flannel-v6.1 down",
     "ip link set flannel.1 mtu 1300",
@@ -165,6 +169,7 @@ fn what_is_not_ours_is_left_alone() {
         let mut rig = Rig::new(DUAL, 2);
         rig.full();
         sh("ip addr add 172.16.0.1/32 dev flannel.1");
+        sh("ip -6 addr add fd99::5/64 dev flannel.1 nodad");
         sh("ip route add 172.20.0.0/16 via 192.168.77.50 dev under0");
         sh("ip route add 10.200.0.0/24 via 192.168.77.50 dev under0");
         sh("ip nexthop add id 7 via 192.168.77.50 dev under0");
@@ -173,7 +178,36 @@ fn what_is_not_ours_is_left_alone() {
             sh("ip addr show dev flannel.1").contains("172.16.0.1/32"),
             "B-5"
         );
+        assert!(
+            sh("ip -6 addr show dev flannel.1").contains("fd99::5/64"),
+            "no tunnel over IPv6"
+        );
         assert!(sh("ip route").contains("10.200.0.0/24 via 192.168.77.50"));
+        rig.assert_settled();
+    });
+}
+
+/// One for a type of service or for some sources has the key of ours, and is
+/// neither taken for it nor written over.
+#[test]
+fn routes_for_some_packets_stand_beside_ours() {
+    in_namespace(|| {
+        let mut rig = Rig::new(DUAL, 2);
+        rig.full();
+        sh("ip route add 10.64.2.0/24 tos 0x10 via 192.168.77.50");
+        sh("ip -6 route add fd00:64:0:2::/64 from fd00:64:0:99::/64 \
+            via fd77::50 dev under0");
+        assert_eq!(rig.full().changed.len(), 0);
+        sh("ip route del 10.64.2.0/24 tos 0");
+        sh("ip -6 route del fd00:64:0:2::/64 dev flannel-v6.1");
+        assert_eq!(rig.full().changed.len(), 2);
+        assert_eq!(rig.full().changed.len(), 0);
+        let routes = sh("ip route") + &sh("ip -6 route");
+        assert!(routes.contains("tos 0x10"), "{routes}");
+        assert!(routes.contains("from fd00:64:0:99::/64"), "{routes}");
+        // while that is there, the kernel finds no other source a way
+        sh("ip -6 route del fd00:64:0:2::/64 from fd00:64:0:99::/64");
+        rig.assert_settled();
     });
 }
 
@@ -374,22 +408,41 @@ fn a_renamed_device_is_made_anew() {
 
 #[test]
 fn a_device_of_others_with_our_vni_is_named() {
+    for from in ["local 192.168.77.1", ""] {
+        in_namespace(move || {
+            let mut rig = Rig::new(V4, 1);
+            sh(&format!(
+                "ip link add other type vxlan id 1 dstport 8472 {from} dev \
+                 under0"
+            ));
+            let desired = rig.desired();
+            let scope = Scope::full(&desired, []);
+            let report =
+                pass::run(&mut rig.kernel, &desired, &scope, Extent::Whole)
+                    .unwrap();
+            let first = report.failed.first().map(|(_, e)| e.to_string());
+            assert!(
+                first.as_ref().is_some_and(|t| t.contains("device other")),
+                "{first:?}"
+            );
+            assert!(sh("ip link").contains("other"));
+        });
+    }
+}
+
+/// It would get all that the tunnel should take, and the node nothing.
+#[test]
+fn a_device_in_a_bridge_is_taken_out() {
     in_namespace(|| {
-        let mut rig = Rig::new(V4, 1);
-        sh(
-            "ip link add other type vxlan id 1 dstport 8472 local 192.168.77.1 dev under0",
-        );
-        let desired = rig.desired();
-        let scope = Scope::full(&desired, []);
-        let report =
-            pass::run(&mut rig.kernel, &desired, &scope, Extent::Whole)
-                .unwrap();
-        let first = report.failed.first().map(|(_, error)| error.to_string());
-        assert!(
-            first.as_ref().is_some_and(|text| text.contains("device other")),
-            "{first:?}"
-        );
-        assert!(sh("ip link").contains("other"));
+        let mut rig = Rig::new(DUAL, 3);
+        rig.full();
+        let before = snapshot();
+        sh("ip link add br9 type bridge");
+        sh("ip link set flannel.1 master br9");
+        sh("ip link set flannel-v6.1 master br9");
+        rig.full();
+        assert_eq!(snapshot(), before);
+        rig.assert_settled();
     });
 }
 
@@ -436,8 +489,13 @@ fn a_blackhole_route_gives_way() {
             let found = rig.kernel.settle_blackholes(subnets, scope).unwrap();
             found.len()
         };
+        // that of another daemon of this host, with another network (D-80)
+        let other = "blackhole 172.30.1.0/24 proto 241 metric 1024";
+        sh(&format!("ip route add {other}"));
         assert_eq!(pass(&subnets, &full), 2);
         assert_eq!(pass(&subnets, &full), 0);
+        assert!(sh("ip route show type blackhole").contains("172.30.1.0/24"));
+        sh(&format!("ip route del {other}"));
         sh("ip link add cni0 type bridge");
         sh("ip link set cni0 up");
         sh("ip addr add 10.64.1.1/24 dev cni0");

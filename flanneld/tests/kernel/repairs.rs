@@ -2,6 +2,7 @@
 //! objects concerned alone: monitor and reconciler together.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use flanneld::facts::{InterfaceOptions, Uplink};
@@ -29,7 +30,11 @@ struct Node {
 
 impl Node {
     async fn new() -> Self {
-        let rig = Rig::new(DUAL, 3);
+        Self::with(DUAL).await
+    }
+
+    async fn with(conf: &str) -> Self {
+        let rig = Rig::new(conf, 3);
         let Rig { kernel, conf, leases } = &rig;
         let Backend::Vxlan(options) = conf.backend.clone() else { panic!() };
         let ip = |text: &str| text.parse().ok();
@@ -41,13 +46,14 @@ impl Node {
             addrs,
             public: addrs,
         };
+        let ways = Arc::new(AtomicBool::new(options.direct_routing));
         let devices = Family::ALL
             .map(|f| vxlan::device_name(f, options.vni).expect("a name"));
         let disturbances = monitor::spawn(Interest {
             devices: devices.into(),
             uplink: uplink.name,
             networks: conf.networks.iter().map(|(_, net)| *net).collect(),
-            ways: Arc::default(),
+            ways: Arc::clone(&ways),
             own_port: kernel.port(),
             overruns: Arc::default(),
         })
@@ -56,7 +62,7 @@ impl Node {
             conf: conf.clone(),
             vxlan: options,
             uplink,
-            ways: Arc::default(),
+            ways,
             interface: InterfaceOptions::default(),
             macs: PerFamily {
                 v4: Some(Mac([2, 0, 0, 0, 4, 1])),
@@ -144,6 +150,42 @@ async fn is_mended(damage: &str) {
     assert!(!mended.is_empty(), "{damage}: not noticed");
     assert_eq!(snapshot(), before, "{damage}: {mended:#?}");
     assert_eq!(node.settle().await, [""; 0], "{damage}");
+}
+
+/// With a device or its last address the kernel drops IPv4 routes without a
+/// notification, also where the device is not the underlay interface; and
+/// nothing in the plan differs once it is back.
+#[test]
+fn direct_routes_over_any_device_are_put_back() {
+    on_a_node(async || {
+        sh("ip link add under1 type bridge");
+        sh("ip addr add 192.168.0.1/24 dev under1");
+        sh("ip link set under1 up");
+        let conf = DUAL.replace("}}", r#", "DirectRouting": true}}"#);
+        let mut node = Node::with(&conf).await;
+        let before = sh("ip route show root 10.64.0.0/16");
+        for peer in 2..5 {
+            let way =
+                format!("10.64.{peer}.0/24 via 192.168.0.{peer} dev under1");
+            assert!(before.contains(&way), "{before}");
+        }
+        let dir = tempfile::tempdir().expect("a folder");
+        let batch = dir.path().join("batch");
+        for lines in [
+            "link set under1 down\nlink set under1 up\n",
+            "addr del 192.168.0.1/24 dev under1\n\
+             addr add 192.168.0.1/24 dev under1\n",
+        ] {
+            std::fs::write(&batch, lines).expect("write");
+            sh(&format!("ip -batch {}", batch.display()));
+            node.settle().await;
+            assert_eq!(
+                sh("ip route show root 10.64.0.0/16"),
+                before,
+                "{lines}"
+            );
+        }
+    });
 }
 
 #[test]

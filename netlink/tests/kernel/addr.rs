@@ -5,7 +5,7 @@ use netlink::addr::{self, AddrInfo, AddrSpec};
 use netlink::route::Scope;
 use netlink::{Socket, link};
 
-use crate::ns::{fresh, ip, underlay};
+use crate::ns::{fresh, ip, sh, underlay};
 
 fn spec(index: u32, text: &str, len: u8) -> AddrSpec {
     AddrSpec { index, ip: ip(text), len, nodad: false, broadcast: None }
@@ -49,6 +49,24 @@ fn v4_with_and_without_broadcast() {
         assert_eq!(find(socket, u0, "10.244.1.1"), None);
         let error = socket.request(&delete).expect_err("gone");
         assert!(error.is_not_found(), "{error}");
+    });
+}
+
+/// Only iproute2 sets such ones; in IPv4 both ends are what identifies them.
+#[test]
+fn an_address_with_another_end_is_deleted_by_both() {
+    fresh(|socket| {
+        let u0 = underlay(socket);
+        for (own, peer, len) in
+            [("10.77.0.1", "10.77.0.2", 32), ("fd77::1", "fd77::2", 128)]
+        {
+            sh(&format!("ip addr add {own} peer {peer}/{len} dev u0"));
+            let found = find(socket, u0, own).expect("found");
+            assert_eq!((found.peer, found.len), (Some(ip(peer)), len));
+            let delete = addr::delete_pair(u0, found.ip, found.peer, len);
+            socket.request(&delete).expect("delete");
+            assert_eq!(find(socket, u0, own), None);
+        }
     });
 }
 

@@ -345,7 +345,7 @@ fn a_former_device_with_the_same_tunnel_goes_first() {
 #[test]
 fn what_must_be_a_gateway_is_no_address_before() {
     let desired = Cluster::new(V4).with_peers(&[2]).plan().desired;
-    let addr = Addr { ip: ip("10.5.2.0"), len: 32 };
+    let addr = Addr::new(ip("10.5.2.0"), 32);
     let mut observed = Observed {
         links: desired.links.clone(),
         addrs: [(name("flannel.1"), addr)].into(),
@@ -403,7 +403,7 @@ fn what_stands_or_falls_together() {
     let direct = Key::Route(RouteKey::new(subnet(Family::V4, 3)));
     let id = crate::nexthop::id(flannel, ip("10.5.2.0"));
     let closure = |key: Key| desired.closure(&[key].into());
-    let addr = Addr { ip: ip("10.5.1.0"), len: 32 };
+    let addr = Addr::new(ip("10.5.1.0"), 32);
     let device: BTreeSet<_> = desired.on_link(flannel).collect();
     assert_eq!(device.len(), 6);
     assert_eq!(closure(Key::Link(flannel)), device);
@@ -421,7 +421,7 @@ fn addresses_b_5() {
     let desired = Cluster::new(DUAL).plan().desired;
     let mut observed = reached(&desired);
     let mut put = |link: &str, addr: &str, len| {
-        let addr = Addr { ip: ip(addr), len };
+        let addr = Addr::new(ip(addr), len);
         observed.addrs.insert((name(link), addr));
     };
     // inside the network or with another length: not ours any more
@@ -429,8 +429,11 @@ fn addresses_b_5() {
     put("flannel.1", "10.5.1.0", 24);
     put("flannel-v6.1", "fd00:5:0:9::", 128);
     put("flannel-v6.1", "2001:db8::1", 64);
+    put("flannel.1", "fd00:5:0:9::", 128);
     // somebody's own business
     put("flannel.1", "172.16.0.1", 24);
+    put("flannel.1", "fd99::5", 64);
+    put("flannel-v6.1", "172.16.0.1", 24);
     put("flannel-v6.1", "fe80::1", 64);
     put("eth0", "10.5.9.0", 32);
     let changes = full_diff(&desired, &observed);
@@ -439,10 +442,37 @@ fn addresses_b_5() {
         [
             "delete address 10.5.1.0/24 on flannel.1",
             "delete address 10.5.9.0/32 on flannel.1",
+            "delete address fd00:5:0:9::/128 on flannel.1",
             "delete address 2001:db8::1/64 on flannel-v6.1",
             "delete address fd00:5:0:9::/128 on flannel-v6.1",
         ]
     );
+}
+
+/// As a pod's network could have one: it is not the address without.
+#[test]
+fn an_address_with_another_end_is_none_of_ours() {
+    let desired = Cluster::new(V4).plan().desired;
+    let mut observed = reached(&desired);
+    let (link, own) = observed.addrs.pop_first().unwrap();
+    let peer = Some(ip("10.5.7.7"));
+    observed.addrs.insert((link, Addr { peer, ..own }));
+    assert_eq!(
+        lines(&full_diff(&desired, &observed)),
+        [
+            "add address 10.5.1.0/32 on flannel.1",
+            "delete address 10.5.1.0 peer 10.5.7.7/32 on flannel.1",
+        ]
+    );
+}
+
+#[test]
+fn an_entry_with_a_way_of_its_own_is_altered() {
+    let desired = Cluster::new(V4).with_peers(&[2]).plan().desired;
+    let mut observed = reached(&desired);
+    observed.fdb.values_mut().for_each(|fdb| fdb.odd = true);
+    let changes = full_diff(&desired, &observed);
+    assert!(matches!(changes[..], [Change::SetFdb { .. }]), "{changes:?}");
 }
 
 #[test]
@@ -452,7 +482,7 @@ fn learned_entries_are_left_alone() {
     let link = name("flannel.1");
     let dst = public(Family::V4, 9);
     let other = Mac([2, 0, 0, 0, 0, 9]);
-    let learned = Fdb { dst, permanent: false };
+    let learned = Fdb { permanent: false, ..Fdb::new(dst) };
     observed.fdb.insert(FdbKey { link, mac: other }, learned);
     let reachable = Neigh { mac: other, permanent: false };
     observed.neighs.insert(NeighKey { link, ip: ip("10.5.9.0") }, reachable);
@@ -461,7 +491,7 @@ fn learned_entries_are_left_alone() {
     // one in the place of ours is made permanent
     let ours = FdbKey { link, mac: mac(Family::V4, 2) };
     let dst = public(Family::V4, 2);
-    observed.fdb.insert(ours, Fdb { dst, permanent: false });
+    observed.fdb.insert(ours, Fdb { permanent: false, ..Fdb::new(dst) });
     let changes = full_diff(&desired, &observed);
     assert!(matches!(changes[..], [Change::SetFdb { .. }]));
 }
@@ -559,7 +589,7 @@ fn five_thousand_peers_in_both_families_take_no_time() {
         let attrs = crate::vxlan::lease_attrs(&public, &macs, 1).unwrap();
         cluster.leases.insert(SubnetKey::new(key).unwrap(), attrs);
     }
-    let addr = Addr { ip: public(Family::V4, 1), len: 24 };
+    let addr = Addr::new(public(Family::V4, 1), 24);
     let mut sim = Sim::new(Kernel::with_uplink(name("eth0"), 1500, &[addr]));
     let uplink = sim.kernel.index(name("eth0")).unwrap();
     cluster.facts.uplink.index = uplink;

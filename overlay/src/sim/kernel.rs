@@ -73,7 +73,8 @@ impl Kernel {
     pub fn with_uplink(name: IfName, mtu: u32, addrs: &[Addr]) -> Self {
         let mut out = Self::default();
         let kind = LinkKind::Other(String::new());
-        let link = Link { kind, mac: Mac::default(), mtu, up: true };
+        let link =
+            Link { kind, mac: Mac::default(), mtu, up: true, master: None };
         out.insert_link(name, link);
         out.addrs.extend(addrs.iter().map(|addr| (name, *addr)));
         out.notified.clear();
@@ -202,6 +203,29 @@ impl Kernel {
     pub fn set_mac(&mut self, name: IfName, mac: Mac) -> Result<(), Errno> {
         self.device(name)?.link.mac = mac;
         self.drop_neighs(name, None);
+        self.notify(Key::Link(name));
+        Ok(())
+    }
+
+    /// Gives a device to a master, or takes it from there: it goes down and
+    /// up, as with a VRF.
+    ///
+    /// # Errors
+    /// It is not there.
+    pub fn set_master(
+        &mut self,
+        name: IfName,
+        master: Option<u32>,
+    ) -> Result<(), Errno> {
+        let dev = self.device(name)?;
+        if dev.link.master == master {
+            return Ok(());
+        }
+        dev.link.master = master;
+        if dev.link.up {
+            self.set_up(name, false)?;
+            self.set_up(name, true)?;
+        }
         self.notify(Key::Link(name));
         Ok(())
     }

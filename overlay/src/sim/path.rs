@@ -28,7 +28,8 @@ pub enum Path {
 impl Kernel {
     /// Follows a packet to `dst`: the longest matching route with the lowest
     /// metric, then on a vxlan device neighbour and forwarding entry. `None`
-    /// where it would be lost or is for this node.
+    /// where it would be lost, is for this node, or goes where only somebody
+    /// else's settings of a device say.
     #[must_use]
     pub fn path(&self, dst: IpAddr) -> Option<Path> {
         let all = self.everything();
@@ -40,11 +41,14 @@ impl Kernel {
         let link = route.link?;
         let gateway = route.gateway.unwrap_or(dst);
         let device = all.links.get(&link).filter(|device| device.up)?;
+        if device.master.is_some() {
+            return None;
+        }
         match &device.kind {
             LinkKind::Vxlan(_) => {
                 let neigh = all.neighs.get(&NeighKey { link, ip: gateway })?;
                 let fdb = all.fdb.get(&FdbKey { link, mac: neigh.mac })?;
-                Some(Path::Tunnel { link, to: fdb.dst })
+                (!fdb.odd).then_some(Path::Tunnel { link, to: fdb.dst })
             }
             LinkKind::Other(_) => Some(Path::Plain { link, to: gateway }),
         }

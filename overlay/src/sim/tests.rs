@@ -8,7 +8,7 @@ use crate::{
 
 /// A node with one peer in both families, everything in place.
 fn settled() -> (Desired, Sim) {
-    let uplinks = Family::ALL.map(|f| Addr { ip: public(f, 1), len: 24 });
+    let uplinks = Family::ALL.map(|f| Addr::new(public(f, 1), 24));
     let kernel = Kernel::with_uplink(name("eth0"), 1500, &uplinks);
     let mut cluster = Cluster::new(DUAL).with_peers(&[2]);
     cluster.facts.uplink.index = kernel.index(name("eth0")).unwrap();
@@ -80,7 +80,7 @@ fn what_takes_neighbours_and_routes_with_it() {
         let neigh = left.neighs.contains_key(&NeighKey { link: flannel, ip });
         (neigh, left.routes.contains_key(&route))
     };
-    let own = Addr { ip: subnet(Family::V4, 1).base(), len: 32 };
+    let own = Addr::new(subnet(Family::V4, 1).base(), 32);
     assert_eq!(after(&|_| ()), (true, true));
     let set_mac = |k: &mut Kernel| {
         k.set_mac(flannel, mac(Family::V4, 9)).unwrap();
@@ -156,7 +156,7 @@ fn refusals() {
     let route = by("10.5.3.0", Some("flannel.1"), true);
     assert_eq!(kernel.set_route(key, route), Err(Errno::Down));
     let fdb = FdbKey { link: name("eth0"), mac: mac(Family::V4, 2) };
-    let dst = crate::Fdb { dst: public(Family::V4, 2), permanent: true };
+    let dst = crate::Fdb::new(public(Family::V4, 2));
     assert_eq!(kernel.set_fdb(fdb, dst), Err(Errno::Unsupported));
 }
 
@@ -189,6 +189,7 @@ fn faults_are_what_they_say() {
 fn a_look_stays_in_its_scope() {
     let (desired, mut sim) = settled();
     let squatter = crate::Link {
+        master: None,
         kind: LinkKind::Other("dummy".to_owned()),
         mac: mac(Family::V4, 9),
         mtu: 1500,

@@ -26,10 +26,12 @@ pub(crate) enum Hand {
     Mtu(Family),
     Mac(Family),
     Learning(Family),
+    /// Into a bridge or VRF.
+    Enslave(Family),
     UplinkBounce,
     AddAddr(Family, u8),
     DeleteAddrs(Family),
-    Fdb(Family, u8, u8, bool),
+    Fdb(Family, u8, u8, bool, bool),
     DeleteFdb(Family, u8),
     Neigh(Family, u8, u8, bool),
     DeleteNeigh(Family, u8),
@@ -62,7 +64,13 @@ impl Hand {
             Hand::Squat(family) => {
                 let _ = kernel.delete_link(dev(family));
                 let kind = LinkKind::Other("dummy".to_owned());
-                let link = Link { kind, mac: mac(99), mtu: 1500, up: true };
+                let link = Link {
+                    kind,
+                    mac: mac(99),
+                    mtu: 1500,
+                    up: true,
+                    master: None,
+                };
                 kernel.add_link(dev(family), link)
             }
             Hand::Clash(family) => {
@@ -76,7 +84,13 @@ impl Hand {
                     gbp: false,
                 });
                 let other = named(family, 3 - vni);
-                let link = Link { kind, mac: mac(99), mtu: 1400, up: true };
+                let link = Link {
+                    kind,
+                    mac: mac(99),
+                    mtu: 1400,
+                    up: true,
+                    master: None,
+                };
                 kernel.add_link(other, link)
             }
             Hand::Down(family) => kernel.set_up(dev(family), false),
@@ -88,10 +102,11 @@ impl Hand {
             Hand::Mtu(family) => kernel.set_mtu(dev(family), 1290),
             Hand::Mac(family) => kernel.set_mac(dev(family), mac(98)),
             Hand::Learning(family) => kernel.set_learning(dev(family), true),
+            Hand::Enslave(family) => kernel.set_master(dev(family), Some(7)),
             Hand::UplinkBounce => {
                 kernel.set_up(uplink(), false)?;
                 kernel.set_up(uplink(), true)?;
-                let addr = Addr { ip: public(Family::V6, 100), len: 64 };
+                let addr = Addr::new(public(Family::V6, 100), 64);
                 kernel.add_addr(uplink(), addr)?;
                 for (key, route) in bystanders().routes {
                     kernel.set_route(key, route)?;
@@ -102,7 +117,7 @@ impl Hand {
                 Ok(())
             }
             Hand::AddAddr(family, n) => {
-                let addr = Addr { ip: base(family, n), len: family.bits() };
+                let addr = Addr::new(base(family, n), family.bits());
                 kernel.add_addr(dev(family), addr)
             }
             Hand::DeleteAddrs(family) => {
@@ -113,9 +128,9 @@ impl Hand {
                 }
                 Ok(())
             }
-            Hand::Fdb(family, n, to, permanent) => kernel.set_fdb(
+            Hand::Fdb(family, n, to, permanent, odd) => kernel.set_fdb(
                 FdbKey { link: dev(family), mac: mac(n) },
-                Fdb { dst: public(family, to), permanent },
+                Fdb { dst: public(family, to), permanent, odd },
             ),
             Hand::DeleteFdb(family, n) => {
                 kernel.delete_fdb(FdbKey { link: dev(family), mac: mac(n) })
@@ -167,7 +182,7 @@ impl Hand {
                     // an address on a device of theirs stays in the way
                     _ => return Err(Errno::NoDevice),
                 }
-                let net = Addr { ip: base(family, n), len: 24 };
+                let net = Addr::new(base(family, n), 24);
                 let gateway = match onlink {
                     true => public(family, n),
                     false => base(family, n),
@@ -205,11 +220,12 @@ pub(crate) fn hand() -> impl Strategy<Value = Hand> {
         family().prop_map(Hand::Mtu),
         family().prop_map(Hand::Mac),
         family().prop_map(Hand::Learning),
+        family().prop_map(Hand::Enslave),
         Just(Hand::UplinkBounce),
         (family(), 50..53u8).prop_map(|(f, n)| Hand::AddAddr(f, n)),
         family().prop_map(Hand::DeleteAddrs),
-        (family(), peer.clone(), peer.clone(), any::<bool>())
-            .prop_map(|(f, n, to, p)| Hand::Fdb(f, n, to, p)),
+        (family(), peer.clone(), peer.clone(), any::<bool>(), any::<bool>())
+            .prop_map(|(f, n, to, p, odd)| Hand::Fdb(f, n, to, p, odd)),
         (family(), peer.clone()).prop_map(|(f, n)| Hand::DeleteFdb(f, n)),
         (family(), peer.clone(), peer.clone(), any::<bool>())
             .prop_map(|(f, n, to, p)| Hand::Neigh(f, n, to, p)),

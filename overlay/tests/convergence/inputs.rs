@@ -90,8 +90,8 @@ pub(crate) fn uplink() -> IfName {
 
 pub(crate) fn kernel() -> Kernel {
     let addrs = [
-        Addr { ip: public(Family::V4, 100), len: 24 },
-        Addr { ip: public(Family::V6, 100), len: 64 },
+        Addr::new(public(Family::V4, 100), 24),
+        Addr::new(public(Family::V6, 100), 64),
     ];
     let mut kernel = Kernel::with_uplink(uplink(), 1500, &addrs);
     for (key, route) in bystanders().routes {
