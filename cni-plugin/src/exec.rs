@@ -1,9 +1,10 @@
 //! Running another plugin (S-5, S-57, S-67, P-27, P-28).
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use ipam::gojson::Object;
@@ -71,20 +72,12 @@ fn run(
         .env("CNI_COMMAND", verb)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
-    let mut child =
-        spawn(&mut command).map_err(|e| failed("cannot be started", &e))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        match stdin.write_all(conf.as_bytes()) {
-            // a plugin need not read its configuration
-            Err(e) if e.kind() != ErrorKind::BrokenPipe => {
-                return Err(failed("writing its configuration", &e));
-            }
-            _ => {}
-        }
-    }
-    let out = child
-        .wait_with_output()
-        .map_err(|e| failed("reading its answer", &e))?;
+    call.deadline.enter("waiting for the plugin it delegates to")?;
+    let child = spawn(call, &mut command)
+        .map_err(|e| failed("cannot be started", &e))?;
+    let out = listen(call, child, conf)
+        .map_err(|e| failed("reading its answer", &e))?
+        .ok_or_else(|| call.deadline.error())?;
     let stdout = String::from_utf8_lossy(&out.stdout).into_owned();
     if out.status.success() {
         return Ok(stdout);
@@ -102,13 +95,62 @@ fn run(
     }))
 }
 
-fn spawn(command: &mut Command) -> std::io::Result<Child> {
+/// Feeds the plugin its configuration and collects its answer; `None` when
+/// there is none in time: then it has been killed.
+fn listen(
+    call: &Call,
+    mut child: Child,
+    conf: &str,
+) -> std::io::Result<Option<Output>> {
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let (conf, (tell, told)) = (conf.to_owned(), mpsc::channel());
+    // both pipes on a thread, so that neither is waited for too long
+    std::thread::Builder::new().spawn(move || {
+        let exchange = || {
+            if let Some(mut stdin) = stdin {
+                match stdin.write_all(conf.as_bytes()) {
+                    // a plugin need not read its configuration
+                    Err(e) if e.kind() != ErrorKind::BrokenPipe => {
+                        return Err(e);
+                    }
+                    _ => {}
+                }
+            }
+            let mut answer = Vec::new();
+            if let Some(mut stdout) = stdout {
+                stdout.read_to_end(&mut answer)?;
+            }
+            Ok(answer)
+        };
+        // the other side may have given up
+        let _ = tell.send(exchange());
+    })?;
+    let Ok(stdout) = told.recv_timeout(call.deadline.left()) else {
+        child.kill()?;
+        child.wait()?;
+        return Ok(None);
+    };
+    let (stdout, stderr) = (stdout?, Vec::new());
+    // it has closed its output, so it ends any moment
+    while call.deadline.check().is_ok() {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(Output { status, stdout, stderr }));
+        }
+        std::thread::sleep(Duration::from_micros(500));
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(None)
+}
+
+fn spawn(call: &Call, command: &mut Command) -> std::io::Result<Child> {
     let mut attempt = 1;
     loop {
         match command.spawn() {
             Err(e)
                 if e.kind() == ErrorKind::ExecutableFileBusy
-                    && attempt < ATTEMPTS =>
+                    && attempt < ATTEMPTS
+                    && call.deadline.check().is_ok() =>
             {
                 attempt += 1;
                 std::thread::sleep(PAUSE);

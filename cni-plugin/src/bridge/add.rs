@@ -8,7 +8,7 @@ use ::ipam::gojson::Object;
 use netlink::link::LinkInfo;
 use netlink::{NetNs, Socket, link};
 
-use super::conf::Conf;
+use super::conf::{Conf, Node};
 use super::ipam::Ipam;
 use super::pod::Pod;
 use super::util::gone;
@@ -31,13 +31,18 @@ struct Made {
     addresses: bool,
 }
 
-/// Attaches by the configuration `text`.
+/// Attaches by the configuration `text`; `node` is what flannel knows beyond
+/// it.
 ///
 /// # Errors
 /// Nothing of the attachment is left then, unless the error says so.
-pub(crate) fn add(call: &Call, text: &str) -> Result<CniResult, FailedAdd> {
+pub(crate) fn add(
+    call: &Call,
+    text: &str,
+    node: Node,
+) -> Result<CniResult, FailedAdd> {
     let object = Object::parse(text).map_err(CniError::from)?;
-    let conf = Conf::read(&object, &call.args()?)?;
+    let conf = Conf { node, ..Conf::read(&object, &call.args()?)? };
     let ipam = Ipam::of(call, &object, text, &conf.ipam);
     ipam.find(call)?;
     let netns = call.netns()?;
@@ -79,7 +84,10 @@ fn attach(
         false => Vec::new(),
     };
     if conf.gateway {
-        gateway::ensure(socket, conf, &bridge, &gateways)?;
+        let removed = gateway::ensure(socket, conf, &bridge, &gateways)?;
+        for old in removed {
+            tell_of_moved(call, conf, ipam, &old);
+        }
     }
     call.deadline.enter("configuring the pod's interface")?;
     let mut pod = Pod::configure(netns, conf, ifname, &result)?;
@@ -100,6 +108,25 @@ fn attach(
         interface(&pod.link, &call.env.netns),
     ];
     Ok(result)
+}
+
+/// The bridge has lost `old`, the gateway of a subnet that this node has no
+/// longer: says which pods may still rely on it.
+fn tell_of_moved(call: &Call, conf: &Conf, ipam: &Ipam<'_>, old: &Cidr) {
+    let pods = match old.network() {
+        Some(network) => ipam.holders(call, network),
+        None => Vec::new(),
+    };
+    let pods = match pods.is_empty() {
+        true => "none".to_owned(),
+        false => pods.join(", "),
+    };
+    log(format_args!(
+        "warning: {}: {old} is no address of this node's subnet any more and \
+         was removed; containers that still have addresses of that subnet, \
+         and should be started anew: {pods}",
+        conf.bridge
+    ));
 }
 
 /// What IPAM gave, with gateways, default routes and name resolution as the

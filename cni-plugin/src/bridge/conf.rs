@@ -1,5 +1,6 @@
 //! The configuration of type `bridge` (BR-1..BR-19).
 
+use ipam::Subnet;
 use ipam::gojson::Object;
 
 use super::util::no_pattern;
@@ -11,6 +12,17 @@ use crate::result::Dns;
 const BRIDGE: &str = "cni0";
 /// The highest VLAN id.
 const VLAN_MAX: i64 = 4094;
+
+/// What flannel knows of the node that a bridge's configuration does not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// The flannel networks. Addresses of the bridge inside them are
+    /// flannel's: another than the gateway is left over from a subnet that
+    /// the node has no longer.
+    pub(crate) networks: Vec<Subnet>,
+    /// The MTU in bytes that fits the tunnels.
+    pub(crate) mtu: Option<u32>,
+}
 
 /// What the configuration says, contradictions ruled out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +50,8 @@ pub(super) struct Conf {
     pub(super) mac: Option<[u8; 6]>,
     /// Replaces what IPAM says about name resolution.
     pub(super) dns: Option<Dns>,
+    /// What flannel knows beyond this.
+    pub(super) node: Node,
     /// The plugin that gives addresses.
     pub(super) ipam: String,
 }
@@ -68,6 +82,7 @@ impl Conf {
             detect_duplicates: flag("enabledad")?,
             mac: mac(conf, args)?,
             dns: dns(conf)?,
+            node: Node::default(),
             ipam: ipam_kind(conf)?,
         };
         if out.hairpin && out.promiscuous {

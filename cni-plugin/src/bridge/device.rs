@@ -69,7 +69,11 @@ pub(super) fn ensure(
     if conf.promiscuous && bridge.flags & IFF_PROMISC == 0 {
         (changes, changed) = (changes.promiscuous(true), true);
     }
-    if is_new && let Some(mtu) = conf.mtu {
+    // the administrator's own MTU is for pods (BR-7), flannel's for all
+    let mtu = conf.mtu.filter(|mtu| {
+        is_new || (conf.node.mtu == Some(*mtu) && bridge.mtu != *mtu)
+    });
+    if let Some(mtu) = mtu {
         (changes, changed) = (changes.mtu(mtu), true);
     }
     if !is_new
@@ -77,6 +81,8 @@ pub(super) fn ensure(
         && let Some(mac) = bridge.mac
         && !is_fixed(&bridge)
     {
+        // a link cannot keep an address that is none
+        let mac = if mac == Mac::default() { random_mac() } else { mac };
         (changes, changed) = (changes.mac(mac), true);
     }
     if changed {

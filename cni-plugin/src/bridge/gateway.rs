@@ -2,61 +2,111 @@
 
 use ipam::Family;
 use netlink::link::LinkInfo;
-use netlink::{Dump, Socket, addr, sysctl};
+use netlink::{Dump, Request, Socket, addr, sysctl};
 
 use super::conf::Conf;
 use super::pod;
 use super::util::{address, enable_ipv6, gone};
 use crate::cidr::Cidr;
-use crate::protocol::CniError;
+use crate::protocol::{CniError, log};
 
 /// Puts the gateways on the bridge and switches forwarding on for their
 /// families. An IPv6 one is exempt from duplicate address detection (PF-26).
+///
+/// Other addresses inside the flannel networks are left over from a subnet
+/// that the node had before; they go and are returned (P10, CW-5). Whoever has
+/// that subnet now is not reachable as long as they are there. Addresses
+/// outside are not ours: flannel's bridge has them beside its own, another
+/// one must not (BR-36).
 pub(super) fn ensure(
     socket: &mut Socket,
     conf: &Conf,
     bridge: &LinkInfo,
     gateways: &[Cidr],
-) -> Result<(), CniError> {
+) -> Result<Vec<Cidr>, CniError> {
     let there = addr::list(socket, None, Some(bridge.index))
         .and_then(Dump::complete)
         .map_err(CniError::internal)?;
     let there: Vec<Cidr> =
         there.iter().map(|a| Cidr { ip: a.ip, len: a.len }).collect();
-    for gateway in gateways {
-        if there.contains(gateway) {
-            continue;
-        }
+    let old: Vec<Cidr> = there
+        .iter()
+        .filter(|other| !gateways.contains(other) && is_ours(conf, other))
+        .copied()
+        .collect();
+    let missing: Vec<Cidr> =
+        gateways.iter().filter(|g| !there.contains(g)).copied().collect();
+    let mut requests: Vec<Request> =
+        old.iter().map(|one| delete(bridge, one)).collect();
+    for gateway in &missing {
         let in_the_way = there.iter().filter(|other| {
-            !gateways.contains(other) && excludes(gateway, other)
+            !gateways.contains(other)
+                && !old.contains(other)
+                && excludes(gateway, other)
         });
         for other in in_the_way {
-            if !conf.force_address {
+            if conf.force_address {
+                requests.push(delete(bridge, other));
+            } else if conf.node.networks.is_empty() {
                 return Err(CniError::internal(format_args!(
                     "failed to set bridge addr: {:?} already has an IP \
                      address different from {gateway}",
                     conf.bridge
                 ))
                 .details(format!(
-                    "it has {other}; remove it, or set \"forceAddress\": \
-                     true in the delegate"
+                    "it has {other}; remove it, or set \"forceAddress\": true"
                 )));
+            } else {
+                log(format_args!(
+                    "{}: {other} is outside the flannel networks and stays \
+                     beside {gateway}",
+                    conf.bridge
+                ));
             }
-            gone(socket.request(&addr::delete(
-                bridge.index,
-                other.ip,
-                other.len,
-            )))
-            .map_err(CniError::internal)?;
         }
-        add_gateway(socket, bridge, gateway)?;
+        if gateway.family() == Family::V6 {
+            enable_ipv6(&bridge.name)?;
+        }
+    }
+    // last, and in the same call: a primary address takes its secondary ones
+    // along
+    let added = requests.len();
+    let new = |g| addr::add(&address(bridge.index, g, false));
+    requests.extend(if old.is_empty() {
+        missing.iter().map(new).collect::<Vec<_>>()
+    } else {
+        gateways.iter().map(new).collect()
+    });
+    if !requests.is_empty() {
+        for (n, result) in socket.batch(&requests).into_iter().enumerate() {
+            let result = match result {
+                // another pod's ADD was faster
+                Err(e) if n >= added && e.is_exists() => Ok(()),
+                other => gone(other),
+            };
+            result.map_err(|e| {
+                CniError::internal(format_args!(
+                    "failed to set bridge addr: {:?}: {e}",
+                    conf.bridge
+                ))
+            })?;
+        }
     }
     for family in Family::ALL {
         if gateways.iter().any(|g| g.family() == family) {
             forward(family)?;
         }
     }
-    Ok(())
+    Ok(old)
+}
+
+/// Whether an address of the bridge can only be flannel's.
+fn is_ours(conf: &Conf, address: &Cidr) -> bool {
+    conf.node.networks.iter().any(|network| network.contains(address.ip))
+}
+
+fn delete(bridge: &LinkInfo, address: &Cidr) -> Request {
+    addr::delete(bridge.index, address.ip, address.len)
 }
 
 /// Waits until the gateways answer: also one that somebody else put there a
@@ -78,24 +128,6 @@ fn excludes(gateway: &Cidr, other: &Cidr) -> bool {
             .zip(other.network())
             .is_some_and(|(a, b)| a.overlaps(&b)),
         _ => false,
-    }
-}
-
-fn add_gateway(
-    socket: &mut Socket,
-    bridge: &LinkInfo,
-    gateway: &Cidr,
-) -> Result<(), CniError> {
-    if gateway.family() == Family::V6 {
-        enable_ipv6(&bridge.name)?;
-    }
-    match socket.request(&addr::add(&address(bridge.index, gateway, false))) {
-        // another pod's ADD was faster
-        Err(e) if !e.is_exists() => Err(CniError::internal(format_args!(
-            "failed to set bridge addr: {:?}: {e}",
-            bridge.name
-        ))),
-        _ => Ok(()),
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use ipam::Subnet;
 use ipam::gojson::Object;
 
 use crate::exec;
@@ -93,6 +94,15 @@ impl<'a> Ipam<'a> {
         match self {
             Self::HostLocal { pool, .. } => pool.gc(call, valid),
             Self::Plugin { kind, text } => exec::other(call, "GC", kind, text),
+        }
+    }
+
+    /// The containers that have addresses of `network`, as far as that is
+    /// known.
+    pub(super) fn holders(&self, call: &Call, network: Subnet) -> Vec<String> {
+        match self {
+            Self::HostLocal { pool, .. } => pool.holders(call, network),
+            Self::Plugin { .. } => Vec::new(),
         }
     }
 

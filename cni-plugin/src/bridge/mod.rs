@@ -30,6 +30,7 @@ use crate::protocol::{Args, Call, CniError, ValidAttachments, code};
 
 pub(crate) use self::add::add;
 pub(crate) use self::check::check;
+pub(crate) use self::conf::Node;
 
 /// Detaches by the configuration `text`: the link, then the address. A
 /// namespace that is gone, or whose path holds something else (CW-3), took

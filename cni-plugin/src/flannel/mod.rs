@@ -56,7 +56,9 @@ impl Plugin for Flannel {
         let scratch = Scratch::new(&conf.data_dir, call);
         let before = scratch.bytes()?;
         scratch.write(delegate.text.as_bytes())?;
-        add(call, &delegate, before.is_none()).map_err(|failed| {
+        let node =
+            bridge::Node { networks: env.networks.clone(), mtu: Some(env.mtu) };
+        add(call, &delegate, node, before.is_none()).map_err(|failed| {
             // what is left is for DEL, which goes by what is kept
             if failed.undone
                 && let Err(e) = scratch.restore(before.as_deref())
@@ -155,6 +157,7 @@ impl Plugin for Flannel {
 fn add(
     call: &Call,
     delegate: &Delegate,
+    node: bridge::Node,
     first: bool,
 ) -> Result<CniResult, FailedAdd> {
     if delegate.is_native() {
@@ -166,7 +169,7 @@ fn add(
                 call.env.container_id
             ));
         }
-        return bridge::add(call, &delegate.native()?);
+        return bridge::add(call, &delegate.native()?, node);
     }
     exec::add(call, &delegate.kind, &delegate.text).map_err(|error| {
         // S-61; but an attachment that was there before must live on

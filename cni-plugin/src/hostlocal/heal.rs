@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 
+use ipam::Subnet;
 use ipam::gojson::Object;
 use ipam::pool::{Attachment, Count, Pool, Reservation};
 
@@ -84,6 +85,19 @@ impl HostLocal {
                 ),
             )),
         }
+    }
+
+    /// The containers that have addresses of `network`. Best effort.
+    pub(crate) fn holders(&self, call: &Call, network: Subnet) -> Vec<String> {
+        let all = self
+            .existing(call)
+            .ok()
+            .flatten()
+            .and_then(|pool| pool.reservations().ok())
+            .unwrap_or_default();
+        let there = all.into_iter().filter(|r| network.contains(r.ip));
+        let id = |of: Attachment| of.container_id().to_owned();
+        there.filter_map(|r| r.attachment.map(id)).collect()
     }
 
     /// Takes back what nobody uses; whether there was anything. Failing to is

@@ -55,6 +55,11 @@ impl Deadline {
         self.at.get()
     }
 
+    /// What is left of it.
+    pub(crate) fn left(&self) -> Duration {
+        self.at().saturating_duration_since(Instant::now())
+    }
+
     /// Begins the step `phase` ("reserving an address").
     ///
     /// # Errors

@@ -275,3 +275,18 @@ fn many_at_once() {
         node.assert_clean();
     });
 }
+
+/// P09: one that never answers is killed.
+#[test]
+fn a_delegate_that_hangs() {
+    on_a_node(|node| {
+        let pod = foreign(node, "a").with("timeoutSeconds", 1.into());
+        script("ADD", "echo $$ > /run/pid; exec sleep 1000");
+        let (code, msg) = pod.call("ADD").error();
+        assert_eq!(code, 11);
+        assert!(msg.contains("waiting for the plugin"), "{msg}");
+        let pid = fs::read_to_string("/run/pid").unwrap();
+        let comm = fs::read_to_string(format!("/proc/{}/comm", pid.trim()));
+        assert_ne!(comm.unwrap_or_default().trim(), "sleep", "still there");
+    });
+}

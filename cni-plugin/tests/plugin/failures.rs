@@ -173,37 +173,6 @@ fn the_bridge_is_something_else() {
     });
 }
 
-/// BR-36, CT-13
-#[test]
-fn the_bridge_has_another_address() {
-    on_a_node(|node| {
-        node.flanneld(Stack::Dual);
-        for line in [
-            "link add cni0 type bridge",
-            "address add 10.244.9.1/24 dev cni0",
-            "address add fd00:9::1/64 dev cni0",
-        ] {
-            run("ip", &line.split(' ').collect::<Vec<_>>());
-        }
-        let pod = node.pod("a");
-        fails(
-            node,
-            &pod,
-            999,
-            "failed to set bridge addr: \"cni0\" already has an IP address \
-             different from 10.244.1.1/24",
-        );
-        fails(node, &pod, 999, "it has 10.244.9.1/24");
-        pod.delegate("forceAddress", true.into()).add();
-        let shown = run("ip", &["-br", "address", "show", "cni0"]);
-        assert!(shown.contains(" 10.244.1.1/24 "), "{shown}");
-        assert!(!shown.contains("10.244.9.1"), "{shown}");
-        // of another network: both stay
-        assert!(shown.contains(" fd00:9::1/64 "), "{shown}");
-        assert!(shown.contains(" fd00:244:0:1::1/64 "), "{shown}");
-    });
-}
-
 /// Options this build does not have (code 2), contradictions (code 7).
 #[test]
 fn options() {

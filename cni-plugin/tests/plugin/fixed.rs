@@ -4,7 +4,7 @@ use netlink::link::bridge::BridgeSpec;
 use netlink::link::{self, LinkInfo};
 use netlink::{Socket, addr};
 
-use crate::node::{Stack, on_a_node};
+use crate::node::{Stack, on_a_node, run};
 
 fn cni0(socket: &mut Socket) -> LinkInfo {
     link::by_name(socket, "cni0").unwrap()
@@ -127,8 +127,91 @@ fn ports_leave_the_mtu_alone() {
         socket.request(&request).unwrap();
         let pod = node.pod("a");
         pod.add();
-        assert_eq!(cni0(&mut socket).mtu, 1400, "of one that was found");
+        assert_eq!(cni0(&mut socket).mtu, 1450, "flannel's is put right");
         pod.del();
-        assert_eq!(cni0(&mut socket).mtu, 1400);
+        assert_eq!(cni0(&mut socket).mtu, 1450);
+    });
+}
+
+fn shown() -> String {
+    run("ip", &["-br", "address", "show", "cni0"])
+}
+
+/// P10: the node has another subnet than the bridge was made for. Old pods
+/// are named; addresses that are not flannel's stay.
+#[test]
+fn the_nodes_subnet_has_changed() {
+    on_a_node(|node| {
+        node.subnet_env(
+            "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.9.1/24\n\
+             FLANNEL_IPV6_NETWORK=fd00:244::/48\n\
+             FLANNEL_IPV6_SUBNET=fd00:244:0:9::1/64\nFLANNEL_MTU=1450\n\
+             FLANNEL_IPMASQ=true\n",
+        );
+        let old = node.pod("old");
+        old.add();
+        for foreign in ["192.168.7.1/24", "fd00:7::1/64"] {
+            run("ip", &["address", "add", foreign, "dev", "cni0"]);
+        }
+        node.flanneld(Stack::Dual);
+        let a = node.pod("a");
+        let answer = a.call("ADD");
+        answer.result();
+        assert!(answer.stderr.contains("anew: old\n"), "{answer:?}");
+        assert!(answer.stderr.contains("192.168.7.1/24 is outside"));
+        let shown = shown();
+        for there in [
+            " 10.244.1.1/24 ",
+            " fd00:244:0:1::1/64 ",
+            " 192.168.7.1/24 ",
+            " fd00:7::1/64 ",
+        ] {
+            assert!(shown.contains(there), "{there} in {shown}");
+        }
+        assert!(!shown.contains("10.244.9.1"), "{shown}");
+        assert!(!shown.contains("fd00:244:0:9::1"), "{shown}");
+        assert!(a.pings("10.244.1.1") && a.pings("fd00:244:0:1::1"));
+        let b = node.pod("b");
+        let second = b.call("ADD");
+        assert!(second.ok && second.stderr.is_empty(), "said once: {second:?}");
+        for pod in [old, a, b] {
+            pod.del();
+        }
+        node.assert_clean();
+    });
+}
+
+/// An address of this subnet that is not the gateway, or the gateway with
+/// another length: running pods stay connected.
+#[test]
+fn wrong_addresses_of_the_right_subnet() {
+    for wrong in ["10.244.1.7/24", "10.244.1.1/16"] {
+        on_a_node(|node| {
+            node.flanneld(Stack::V4);
+            let a = node.pod("a");
+            a.add();
+            run("ip", &["address", "flush", "dev", "cni0"]);
+            run("ip", &["address", "add", wrong, "dev", "cni0"]);
+            // a secondary one goes with its primary
+            run("ip", &["address", "replace", "10.244.1.1/24", "dev", "cni0"]);
+            let b = node.pod("b");
+            b.add();
+            assert!(shown().contains(" 10.244.1.1/24 "), "{}", shown());
+            assert!(!shown().contains(wrong), "{}", shown());
+            assert!(a.pings("10.244.1.1") && b.pings("10.244.1.1"));
+        });
+    }
+}
+
+/// BR-36: `forceAddress` is for addresses that are not flannel's.
+#[test]
+fn foreign_addresses_go_where_that_is_asked_for() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        run("ip", &["link", "add", "cni0", "type", "bridge"]);
+        run("ip", &["address", "add", "192.168.7.1/24", "dev", "cni0"]);
+        node.pod("a").delegate("forceAddress", true.into()).add();
+        assert!(!shown().contains("192.168.7.1"), "{}", shown());
+        assert!(shown().contains(" 10.244.1.1/24 "), "{}", shown());
     });
 }
