@@ -78,6 +78,7 @@ lint:
 
 bench: build
 	@$(SETUP) run
+	@$(SETUP) bench
 	@$(SETUP) peers
 	@$(SETUP) release $(FLOOR) floor
 	cargo run --quiet --locked --release -p integration --bin bench

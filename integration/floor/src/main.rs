@@ -7,7 +7,12 @@
 //! floor
 //! floor add NETNS BRIDGE HOST-END ADDRESS/LENGTH GATEWAY
 //! floor del NETNS
+//! floor rule
+//! floor unrule HANDLE
 //! ```
+//!
+//! The last two are what a port of the node costs: one rule of nf_tables, in
+//! the chain `ports` of the table `ip floor`.
 #![forbid(unsafe_code)]
 
 use std::error::Error;
@@ -15,6 +20,7 @@ use std::net::IpAddr;
 
 use netlink::addr::{self, AddrSpec};
 use netlink::link::veth::{self, VethEnd, VethSpec};
+use netlink::nft::{Batch, ChainId, Expr, Family, NftSocket, Rule, TableId};
 use netlink::route::{self, RouteSpec};
 use netlink::{NetNs, Socket, link};
 
@@ -33,10 +39,24 @@ fn main() -> Result<(), Box<dyn Error>> {
             let mut socket = Socket::open_in(&NetNs::open(netns)?)?;
             Ok(socket.request(&link::delete_by_name(POD_END))?)
         }
+        ["rule"] => {
+            let mut batch = Batch::new();
+            batch.append_rule(&ports(), &Rule::new([Expr::accept()]));
+            Ok(NftSocket::open()?.commit(&batch)?)
+        }
+        ["unrule", handle] => {
+            let mut batch = Batch::new();
+            batch.delete_rule(&ports(), handle.parse()?);
+            Ok(NftSocket::open()?.commit(&batch)?)
+        }
         _ => Err("usage: floor [add NETNS BRIDGE HOST-END \
-                  ADDRESS/LENGTH GATEWAY | del NETNS]"
+                  ADDRESS/LENGTH GATEWAY | del NETNS | rule | unrule HANDLE]"
             .into()),
     }
+}
+
+fn ports() -> ChainId {
+    TableId::new(Family::Ip, "floor").chain("ports")
 }
 
 fn add(
