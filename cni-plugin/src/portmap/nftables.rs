@@ -55,7 +55,15 @@ pub(super) fn set(
         let mut shared = false;
         for (family, pod) in pods.iter() {
             let there = rules(&mut socket, family)?;
-            shared |= foundation(&mut batch, family, &there);
+            let masquerading = TableId::new(family, TABLE).chain(MASQUERADING);
+            let complete = has_foundation(&there)
+                && socket
+                    .chain(&masquerading)
+                    .map_err(CniError::internal)?
+                    .is_some();
+            if !complete {
+                shared |= foundation(&mut batch, family, &there);
+            }
             for rule in there.iter().filter(|rule| owner.owns(rule)) {
                 batch.delete_rule(&rule.chain, rule.handle);
             }
@@ -212,16 +220,26 @@ fn leading() -> [(&'static str, Rule); 4] {
     ]
 }
 
+/// Which of them are missing.
+fn missing(there: &[RuleInfo]) -> impl Iterator<Item = (&'static str, Rule)> {
+    leading().into_iter().filter(|(chain, rule)| {
+        !there.iter().any(|info| {
+            info.chain.name == *chain && info.rule.exprs == rule.exprs
+        })
+    })
+}
+
+/// Whether the rules that lead to the ports are there, and with them all
+/// chains but that of [`MASQUERADING`], to which none leads. What is there is
+/// not said again: that counts as a change of a chain, and closing the socket
+/// would wait until no packet is in what was there before, some milliseconds.
+fn has_foundation(there: &[RuleInfo]) -> bool {
+    missing(there).next().is_none()
+}
+
 /// Adds what all pods share; says whether rules were missing in it.
 fn foundation(batch: &mut Batch, family: Family, there: &[RuleInfo]) -> bool {
-    let missing: Vec<_> = leading()
-        .into_iter()
-        .filter(|(chain, rule)| {
-            !there.iter().any(|info| {
-                info.chain.name == *chain && info.rule.exprs == rule.exprs
-            })
-        })
-        .collect();
+    let missing: Vec<_> = missing(there).collect();
     let id = TableId::new(family, TABLE);
     let comment = Some(TABLE_COMMENT.to_owned());
     batch.add_table(&Table { comment, ..Table::new(id.clone()) });
