@@ -45,28 +45,24 @@ pub(super) fn run(
     report: &mut Report<'_>,
 ) -> Result<()> {
     let nodes = Nodes::new(peers)?;
-    let plain = nodes.measure(Ports::None, PODS)?;
+    let [plain] = nodes.measure([Ports::None], PODS)?;
     for (verb, taken) in VERBS.into_iter().zip(&plain) {
         let what = format!("CNI {verb}, kube-flannel's list");
         taken.rows(&what, FLOOR, report);
     }
-    let over_nft = nodes.measure(Ports::Nftables, PODS_WITH_PORTS)?;
-    for ((verb, with), without) in VERBS.into_iter().zip(&over_nft).zip(&plain)
-    {
+    let kinds = [Ports::None, Ports::Nftables, Ports::Iptables];
+    let [none, nftables, iptables] = nodes.measure(kinds, PODS_WITH_PORTS)?;
+    for (n, verb) in VERBS.into_iter().enumerate() {
         let what = format!("CNI {verb}, one hostPort (nf_tables)");
-        with.go_row(&what, report);
-        let what = format!("what the port adds to {verb}");
-        let more = with.minus(without);
+        nftables[n].go_row(&what, report);
+        let what = format!("what that port adds to {verb}");
         let note = match verb {
             "ADD" => "floor: one start adds one rule",
             _ => "floor: one start deletes one rule",
         };
-        more.rows(&what, note, report);
-    }
-    let over_iptables = nodes.measure(Ports::Iptables, PODS_WITH_PORTS)?;
-    for (verb, taken) in VERBS.into_iter().zip(&over_iptables) {
+        nftables[n].minus(&none[n]).rows(&what, note, report);
         let what = format!("CNI {verb}, one hostPort (iptables)");
-        taken.go_row(&what, report);
+        iptables[n].go_row(&what, report);
     }
     load::parallel(&nodes, report)?;
     trace::run(&nodes, report)?;
@@ -130,20 +126,30 @@ impl Nodes {
         fixed.into_iter().chain(self.go.as_ref()).collect()
     }
 
-    /// ADD and then DEL of `pods` pods and one to warm up, in turns.
-    fn measure(&self, ports: Ports, pods: usize) -> Result<[Taken; 2]> {
-        let mut out = [Taken::default(), Taken::default()];
-        for (verb, taken) in VERBS.into_iter().zip(&mut out) {
-            for pod in 0..=pods {
-                let mut turn = self.all();
-                // Each goes first as often as the others: a removal leaves
-                // work behind that the next one may have to wait for.
-                let first = pod % turn.len();
-                turn.rotate_left(first);
-                for node in turn {
-                    let took = node.time(Call { verb, pod, ports })?;
-                    if pod > 0 {
-                        taken.of(node.who).push(took);
+    /// For each kind of pod, ADD and then DEL of `pods` pods and one to warm
+    /// up; all in turns.
+    fn measure<const KINDS: usize>(
+        &self,
+        kinds: [Ports; KINDS],
+        pods: usize,
+    ) -> Result<[[Taken; 2]; KINDS]> {
+        let mut out = kinds.map(|_| [Taken::default(), Taken::default()]);
+        for (n, verb) in VERBS.into_iter().enumerate() {
+            for round in 0..=pods {
+                for (kind, (&ports, taken)) in
+                    kinds.iter().zip(&mut out).enumerate()
+                {
+                    let pod = round * KINDS + kind;
+                    let mut turn = self.all();
+                    // Each goes first as often as the others: a removal
+                    // leaves work behind that the next one may wait for.
+                    let first = round % turn.len();
+                    turn.rotate_left(first);
+                    for node in turn {
+                        let took = node.time(Call { verb, pod, ports })?;
+                        if round > 0 {
+                            taken[n].of(node.who).push(took);
+                        }
                     }
                 }
             }

@@ -211,3 +211,61 @@ fn status_follows_the_daemon() -> Result<()> {
     cluster.start(&["--iface=eth0", "--ip-masq=true"])?;
     runtime.status(&cluster.node(0).host, &list)
 }
+
+/// Pods that went without DEL, with and without a kept result: GC takes all
+/// that is left of them, and nothing of those that are valid (S-64).
+#[test]
+fn gc_takes_what_is_left_of_pods_that_vanished() -> Result<()> {
+    let node = Node::new("gc")?;
+    let list = list(&json!(VERSIONS))?;
+    let with_port = |id: &str, port: u16| -> Result<Attachment> {
+        let ports = json!([{
+            "hostPort": port, "containerPort": 80, "protocol": "tcp",
+        }]);
+        Ok(node.pod(id)?.with("portMappings", ports))
+    };
+    let stays = with_port("stays", 8080)?;
+    let result = node.add(&list, &stays)?;
+    for (id, port) in [("vanished", 8081), ("forgotten", 8082)] {
+        node.add(&list, &with_port(id, port)?)?;
+        node.host.remove_netns(id)?;
+    }
+    let forgotten = format!("{CACHE}/cbr0-forgotten-eth0");
+    node.host.cmd(&["rm", &forgotten])?;
+    assert_eq!(node.reserved()?.len(), 6);
+
+    let valid = [stays.clone()];
+    node.runtime.gc(&node.host, &list, Some(&valid))?;
+    let mut own = addresses(&result);
+    own.sort();
+    assert_eq!(node.reserved()?, own);
+    let rules = node.host.cmd(&["nft", "list", "ruleset"])?;
+    assert!(rules.contains("8080"), "{rules}");
+    assert!(!rules.contains("8081") && !rules.contains("8082"), "{rules}");
+    let kept = node.host.run(|| files(CACHE));
+    assert_eq!(kept, ["cbr0-stays-eth0"]);
+    node.runtime.check(&node.host, &list, &stays)?;
+    node.ping(&stays, "10.244.5.1")?;
+    // A second one finds nothing to do.
+    node.runtime.gc(&node.host, &list, Some(&valid))?;
+    assert_eq!(node.reserved()?, own);
+    node.del(&list, &stays)?;
+    node.assert_clean()
+}
+
+/// A runtime that gives no list has not said that no pod is valid.
+#[test]
+fn gc_without_a_list_takes_nothing() -> Result<()> {
+    let node = Node::new("nolist")?;
+    let list = list(&json!("1.1.0"))?;
+    let pod = node.pod("lives")?;
+    node.add(&list, &pod)?;
+    let kept = format!("{CACHE}/cbr0-lives-eth0");
+    node.host.cmd(&["mv", &kept, "/run/kept"])?;
+    failed(node.runtime.gc(&node.host, &list, None))?;
+    node.host.cmd(&["mv", "/run/kept", &kept])?;
+    node.runtime.check(&node.host, &list, &pod)?;
+    // With an empty list, none is.
+    node.runtime.gc(&node.host, &list, Some(&[]))?;
+    node.assert_clean()
+}

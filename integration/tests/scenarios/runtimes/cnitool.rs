@@ -46,6 +46,14 @@ fn every_verb_of_cnitool_works_with_a_list_of_1_1_0() -> Result<()> {
     tool("del")?;
     assert_eq!(reserved(&host, "cbr0")?, Vec::<String>::new());
     tool("del")?;
+
+    // It gives no list of who is valid: DEL of all that it remembers, and
+    // then a GC that our plugin refuses.
+    tool("add")?;
+    let said = tool("gc").err().map(|e| format!("{e:#}"));
+    let said = said.unwrap_or_default();
+    assert!(said.contains("cni.dev/valid-attachments"), "{said:?}");
+    assert_eq!(reserved(&host, "cbr0")?, Vec::<String>::new());
     Ok(())
 }
 
