@@ -20,9 +20,9 @@ use crate::clock::since_boot;
 use crate::own_lease::{Next, OwnLease, Params};
 use crate::store::{Ledger, Outcome, StatusSender, StoreEvent, StoreStatus};
 
-/// Longest sleep. Timers do not run while the node is suspended; so long
-/// after its wake-up at most an overdue renewal is noticed.
-const SLEEP_MAX: Duration = Duration::from_secs(30);
+/// Longest sleep. Timers do not run while the node is suspended: an overdue
+/// renewal is noticed so long after its wake-up at most.
+const SLEEP_MAX: Duration = Duration::from_secs(5);
 
 /// An etcd that is not followed yet.
 pub struct Etcd {
