@@ -94,7 +94,16 @@ impl Underlay {
     /// # Errors
     /// When a command fails.
     pub fn attach(&self, host: &Host, n: u8) -> Result<Uplink> {
+        self.attach_as(host, n, n)
+    }
+
+    /// The same with the addresses of node `as_node`.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub fn attach_as(&self, host: &Host, n: u8, as_node: u8) -> Result<Uplink> {
         let port = Self::port(n);
+        let n = as_node;
         let netns = host.netns();
         host.sysctl(DAD, "0")?;
         self.middle.ip(&format!(

@@ -11,6 +11,8 @@ use crate::underlay::Underlay;
 /// The daemons' flags.
 pub(super) const FLAGS: [&str; 2] = ["--iface=eth0", "--ip-masq"];
 
+/// A node's second address is that of the node so many places on.
+const OTHERS: u8 = 20;
 const SUBNETS: &str = "/coreos.com/network/subnets/";
 
 /// What ends a fault.
@@ -122,10 +124,16 @@ impl Chaos {
                 self.say(&format!("node{}: eth0 is up", n + 1));
             }
             Undo::Attach(n) => {
-                let node = self.cluster.node(n);
                 let place = u8::try_from(n + 1)?;
-                self.cluster.underlay.attach(&node.host, place)?;
-                self.say(&format!("node{} has another eth0", n + 1));
+                // Every other time with other addresses, too.
+                let moves = self.rng.below(2) == 0;
+                let node = self.cluster.nodes.get_mut(n).context("no node")?;
+                let first = node.uplink.v4.ends_with(&format!(".{place}"));
+                let other = place + if first == moves { OTHERS } else { 0 };
+                let underlay = &self.cluster.underlay;
+                node.uplink = underlay.attach_as(&node.host, place, other)?;
+                let address = node.uplink.v4.clone();
+                self.say(&format!("node{}: another eth0, {address}", n + 1));
             }
             Undo::Store => {
                 self.cluster.members()?.mend()?;
