@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use ipam::lease::{LeaseAttrs, SubnetKey};
 
 use crate::clock::since_boot;
-use crate::files::{PeersFile, Saved, SavedLease};
+use crate::files::{PeersFile, Saved, SavedLease, SinceBoot, boot_id};
 use crate::own_lease::LEASE_TTL;
 use crate::store::Held;
 use crate::store::etcd::Config;
@@ -26,33 +26,52 @@ pub(super) struct Remembered {
     pub(super) peers: BTreeMap<SubnetKey, LeaseAttrs>,
 }
 
+/// What the clocks say.
+#[derive(Clone, Debug)]
+struct Now {
+    /// Since 1970. Anybody may set it, and a machine without a battery starts
+    /// with a wrong one.
+    wall: Duration,
+    /// [`since_boot`]
+    boot: Duration,
+    boot_id: String,
+}
+
 // === impl Remembered ===
 
 impl Remembered {
     /// What `saved` and `peers` hold, if the lease is still this node's: it
-    /// was not lost, and its time is not over by wall clock. The store gives
-    /// it to nobody else until then.
+    /// was not lost, and its time is not over. The store gives it to nobody
+    /// else until then.
     pub(super) fn of(saved: &Saved, peers: &PeersFile) -> Option<Self> {
+        Self::at(&Now::read(), saved, peers)
+    }
+
+    fn at(now: &Now, saved: &Saved, peers: &PeersFile) -> Option<Self> {
         let lease = saved.lease.as_ref()?;
-        if lapse(saved).is_some() {
+        if lapse_at(now, saved).is_some() {
             return None;
         }
         let config = Config::parse(saved.config.clone()?, 0).ok()?;
         // A clock that was set back must not make the lease live longer than
         // any can.
-        let left = left(lease, wall()).map(|left| left.min(LEASE_TTL));
-        let ends = left.map(|left| since_boot() + left);
+        let left = now.left(lease).map(|left| left.min(LEASE_TTL));
+        let ends = left.map(|left| now.boot + left);
         Some(Self { config, key: lease.key, ends, peers: peers.load() })
     }
 }
 
 /// How the lease of the last run was lost, if it was.
 pub(super) fn lapse(saved: &Saved) -> Option<String> {
+    lapse_at(&Now::read(), saved)
+}
+
+fn lapse_at(now: &Now, saved: &Saved) -> Option<String> {
     if saved.lost.is_some() {
         return saved.lost.clone();
     }
     let lease = saved.lease.as_ref()?;
-    let over = left(lease, wall()).is_some_and(|left| left.is_zero());
+    let over = now.left(lease).is_some_and(|left| left.is_zero());
     over.then(|| lapsed(lease.key))
 }
 
@@ -65,40 +84,66 @@ pub(super) fn lapsed(key: SubnetKey) -> String {
     )
 }
 
-/// What a restart needs to know of the lease. Its end is remembered by wall
-/// clock: no other clock outlives the machine.
+/// What a restart needs to know of the lease. Its end is remembered by the
+/// clock since boot, and by wall clock: no other outlives the machine.
 pub(super) fn saved_lease(held: &Held) -> SavedLease {
-    let expires = held
-        .expires
-        .map(|at| (wall() + at.saturating_sub(since_boot())).as_secs());
+    saved_lease_at(&Now::read(), held)
+}
+
+fn saved_lease_at(now: &Now, held: &Held) -> SavedLease {
+    let wall = |at: Duration| now.wall + at.saturating_sub(now.boot);
+    let since_boot = |at: Duration| SinceBoot {
+        boot_id: now.boot_id.clone(),
+        seconds: at.as_secs(),
+    };
     SavedLease {
         key: held.lease.key,
         lease_id: held.lease_id,
         mod_revision: held.mod_revision,
-        expires,
+        expires: held.expires.map(|at| wall(at).as_secs()),
+        expires_since_boot: held.expires.map(since_boot),
     }
 }
 
-/// How long the lease lives; `None`: for ever.
-fn left(lease: &SavedLease, now: Duration) -> Option<Duration> {
-    Some(Duration::from_secs(lease.expires?).saturating_sub(now))
-}
+// === impl Now ===
 
-/// Time since 1970.
-fn wall() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+impl Now {
+    fn read() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            wall: wall.unwrap_or_default(),
+            boot: since_boot(),
+            boot_id: boot_id(),
+        }
+    }
+
+    /// How long the lease lives; `None`: for ever.
+    fn left(&self, lease: &SavedLease) -> Option<Duration> {
+        let by_wall = Duration::from_secs(lease.expires?);
+        let same_boot = lease.expires_since_boot.as_ref().filter(|end| {
+            !self.boot_id.is_empty() && end.boot_id == self.boot_id
+        });
+        Some(match same_boot {
+            Some(end) => {
+                Duration::from_secs(end.seconds).saturating_sub(self.boot)
+            }
+            None => by_wall.saturating_sub(self.wall),
+        })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use ipam::lease::Lease;
+
     use super::*;
 
     const CONF: &str =
         r#"{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}"#;
 
-    /// A lease that ends in `seconds` from now.
+    /// A lease that ends in `seconds` from now, by wall clock alone.
     fn saved(seconds: i64) -> Saved {
-        let now = i64::try_from(wall().as_secs()).unwrap();
+        let now = i64::try_from(Now::read().wall.as_secs()).unwrap();
         Saved {
             config: Some(CONF.to_owned()),
             lease: Some(SavedLease {
@@ -106,6 +151,7 @@ mod tests {
                 lease_id: 7,
                 mod_revision: 1,
                 expires: Some(u64::try_from(now + seconds).unwrap()),
+                expires_since_boot: None,
             }),
             ..Saved::default()
         }
@@ -134,6 +180,46 @@ mod tests {
     fn a_clock_set_back_gives_no_time() {
         let found = remembered(&saved(10 * 365 * 86_400)).unwrap();
         assert!(found.ends.unwrap() <= since_boot() + LEASE_TTL);
+    }
+
+    /// The wall clock jumps, as when a machine without a battery hears of the
+    /// time: it says nothing about a lease of the same boot, and is all there
+    /// is after another.
+    #[test]
+    fn a_clock_that_jumps_neither_ends_a_lease_nor_makes_it_longer() {
+        let hours = |n: u64| Duration::from_secs(n * 3600);
+        let now = |wall, boot, id: &str| Now {
+            wall: hours(wall),
+            boot: hours(boot),
+            boot_id: id.to_owned(),
+        };
+        let lease = Lease {
+            key: "10.5.7.0-24".parse().unwrap(),
+            attrs: LeaseAttrs::decode(b"{}").unwrap(),
+        };
+        let expires = Some(hours(1 + 24));
+        let held = Held { lease, lease_id: 7, mod_revision: 1, expires };
+        let lease = saved_lease_at(&now(1000, 1, "a"), &held);
+        // as it goes, set ahead, set back, and asleep meanwhile
+        for wall in [1010, 500_000, 10] {
+            assert_eq!(now(wall, 11, "a").left(&lease), Some(hours(14)));
+        }
+        assert_eq!(now(10, 25, "a").left(&lease), Some(Duration::ZERO));
+        let saved = Saved { lease: Some(lease.clone()), ..saved(9) };
+        assert!(lapse_at(&now(10, 25, "a"), &saved).is_some());
+        assert_eq!(lapse_at(&now(500_000, 24, "a"), &saved), None);
+        // another boot
+        assert_eq!(now(1010, 0, "b").left(&lease), Some(hours(14)));
+        assert_eq!(now(1024, 0, "b").left(&lease), Some(Duration::ZERO));
+        // a kernel that does not tell
+        assert_eq!(now(1010, 1, "").left(&lease), Some(hours(14)));
+        let file = tempfile::tempdir().unwrap().path().join("p.json");
+        let known = Remembered::at(
+            &now(500_000, 11, "a"),
+            &saved,
+            &PeersFile::new(file),
+        );
+        assert_eq!(known.unwrap().ends, Some(hours(25)));
     }
 
     #[test]

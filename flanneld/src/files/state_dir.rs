@@ -64,6 +64,19 @@ pub struct SavedLease {
     /// that. `None`: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires: Option<u64>,
+    /// The same by the clock that nobody sets, which counts while the machine
+    /// is not started anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_since_boot: Option<SinceBoot>,
+}
+
+/// A time on the clock of one start of the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SinceBoot {
+    /// Which start: the kernel's boot id.
+    pub boot_id: String,
+    /// Seconds since then, suspended time included.
+    pub seconds: u64,
 }
 
 #[derive(Serialize)]

@@ -13,6 +13,10 @@ fn saved() -> Saved {
             lease_id: i64::MAX,
             mod_revision: 42,
             expires: Some(1_800_000_000),
+            expires_since_boot: Some(SinceBoot {
+                boot_id: "b".to_owned(),
+                seconds: 86_400,
+            }),
         }),
         lost: Some("it was deleted from the store".to_owned()),
         macs: PerFamily { v4: Some(Mac([2, 0, 0, 0, 0, 1])), v6: None },

@@ -27,17 +27,23 @@ pub struct StateFile {
     complained: bool,
 }
 
+/// What tells this start of the machine from another; empty where the kernel
+/// does not say.
+#[must_use]
+pub fn boot_id() -> String {
+    fs::read_to_string(BOOT_ID).unwrap_or_default().trim().to_owned()
+}
+
 // === impl StateFile ===
 
 impl StateFile {
     /// The file that belongs to `subnet_file`; nothing is touched yet.
     #[must_use]
     pub fn new(subnet_file: &Path) -> Self {
-        let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default();
         let mut out = Self {
             path: DaemonState::beside(subnet_file),
             subnet_file: subnet_file.display().to_string(),
-            boot_id: boot_id.trim().to_owned(),
+            boot_id: boot_id(),
             last: None,
             lease_ends: None,
             written: false,
