@@ -27,7 +27,7 @@ use crate::cli::Options;
 use crate::facts::{self, Uplink};
 use crate::files::{self, InstanceLock, Saved, StateDir, SubnetFile};
 use crate::metrics::Metrics;
-use crate::monitor::{self, Interest};
+use crate::monitor::{self, Interest, Underlay};
 use crate::notify::Watchdog;
 use crate::own_lease::{LEASE_TTL, Params};
 use crate::reconcile::{Former, Reconciler, Setup};
@@ -87,9 +87,10 @@ pub async fn run(
     disk.post(move |disk| disk.save(&remembered));
 
     let ways = Arc::new(AtomicBool::new(vxlan.direct_routing));
+    let underlay = Underlay::new(uplink.index, uplink.name);
     let disturbances = monitor::spawn(Interest {
         devices: devices(&conf, vxlan.vni).collect(),
-        uplink: uplink.name,
+        underlay: underlay.clone(),
         networks: conf.networks.iter().map(|(_, n)| *n).collect(),
         ways: Arc::clone(&ways),
         own_port: kernel.port(),
@@ -111,6 +112,8 @@ pub async fn run(
         vxlan,
         uplink,
         ways,
+        underlay,
+        recent: before.reporter.recent().clone(),
         interface: options.interface.clone(),
         macs,
         blackhole: options.blackhole,

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -35,17 +35,21 @@ pub struct Interest {
     /// The devices that are ours, whether they exist or not.
     pub devices: BTreeSet<IfName>,
     /// The underlay interface.
-    pub uplink: IfName,
+    pub underlay: Underlay,
     /// The flannel networks: routes into them on any device.
     pub networks: Vec<Subnet>,
     /// Any link, address and route may decide which peers are reached
-    /// directly.
+    /// directly, or which interface becomes the underlay.
     pub ways: Arc<AtomicBool>,
     /// The port of our own requests: their notifications are no news.
     pub own_port: u32,
     /// Counts how often notifications were lost.
     pub overruns: Arc<AtomicU32>,
 }
+
+/// The underlay interface, which may become another one. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Underlay(Arc<Mutex<(u32, IfName)>>);
 
 /// What has changed, or may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,12 +160,34 @@ impl Watch {
     }
 }
 
+// === impl Underlay ===
+
+impl Underlay {
+    /// The device `index`, called `name`.
+    #[must_use]
+    pub fn new(index: u32, name: IfName) -> Self {
+        Self(Arc::new(Mutex::new((index, name))))
+    }
+
+    /// It is this one from now on.
+    pub fn set(&self, index: u32, name: IfName) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (index, name);
+    }
+
+    fn get(&self) -> (u32, IfName) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 // === impl Interest ===
 
 impl Interest {
     fn name(&self, link: &LinkInfo) -> Option<IfName> {
         let name = IfName::new(&link.name)?;
-        let known = name == self.uplink || self.devices.contains(&name);
+        let (index, underlay) = self.underlay.get();
+        let known = link.index == index
+            || name == underlay
+            || self.devices.contains(&name);
         known.then_some(name)
     }
 
@@ -249,7 +275,13 @@ impl Names {
     }
 
     fn addr(&self, interest: &Interest, info: &AddrInfo) -> Option<Key> {
-        let link = *self.0.get(&info.index)?;
+        let (index, underlay) = interest.underlay.get();
+        let link = match self.0.get(&info.index) {
+            Some(link) => *link,
+            // chosen since it was last told of
+            None if info.index == index => underlay,
+            None => return None,
+        };
         // Those of our devices the kernel makes by itself; they stay.
         let local = matches!(info.ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
             && interest.devices.contains(&link);

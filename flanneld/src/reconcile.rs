@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
@@ -18,9 +18,10 @@ use overlay::{
 };
 
 use crate::facts::{self, InterfaceOptions, Uplink};
-use crate::monitor::Disturbance;
+use crate::monitor::{Disturbance, Underlay};
 use crate::pace::Pace;
 use crate::pass::{self, Extent};
+use crate::recent::Recent;
 use crate::repairs::{Kind, Repair};
 use crate::store::StoreEvent;
 use crate::worker::Worker;
@@ -33,9 +34,12 @@ mod tests;
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 /// … but not longer.
 const RETRY_LONGEST: Duration = Duration::from_secs(60);
+/// So long an interface that has lost its address may get it back, before
+/// another interface is taken.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What this node is. But for the addresses of the underlay interface it stays
-/// the same while the daemon runs.
+/// What this node is. But for the underlay interface and what can be changed
+/// of the configuration it stays the same while the daemon runs.
 #[derive(Clone, Debug)]
 pub struct Setup {
     /// The network configuration.
@@ -46,6 +50,10 @@ pub struct Setup {
     pub uplink: Uplink,
     /// Shared with the monitor, see [`crate::monitor::Interest::ways`].
     pub ways: Arc<AtomicBool>,
+    /// The same of the interface.
+    pub underlay: Underlay,
+    /// Where it is told when that is another one.
+    pub recent: Recent,
     /// How it was chosen.
     pub interface: InterfaceOptions,
     /// The Ethernet addresses of the tunnel devices.
@@ -83,6 +91,9 @@ pub struct Reconciler {
     dirty: Dirty,
     pace: Pace,
     retry: Option<Duration>,
+    /// Since when the underlay interface is not as it was chosen, and there
+    /// is no other.
+    missed: Option<Instant>,
     /// Somebody else changes the same objects again and again.
     fought: bool,
     /// What was said about peers and the plan: not said again.
@@ -162,6 +173,7 @@ impl Reconciler {
             dirty: Dirty { everything: true, ..Dirty::default() },
             pace: Pace::default(),
             retry: None,
+            missed: None,
             fought: false,
             said: BTreeSet::new(),
         }
@@ -197,7 +209,8 @@ impl Reconciler {
         vxlan: VxlanOptions,
         now: Instant,
     ) {
-        self.setup.ways.store(vxlan.direct_routing, Ordering::Relaxed);
+        let any = vxlan.direct_routing || self.missed.is_some();
+        self.setup.ways.store(any, Ordering::Relaxed);
         self.setup.conf = conf;
         self.setup.vxlan = vxlan;
         self.mark_everything(now);
@@ -474,23 +487,37 @@ impl Reconciler {
         };
         let Setup { uplink, interface, macs, .. } = self.setup.clone();
         let name = uplink.name;
+        let now = Instant::now();
+        let missed = self.missed.map(|since| now - since);
+        let patience = missed.is_none_or(|missed| missed < PATIENCE);
         let look = move |kernel: &mut Kernel| {
-            let (uplink, chosen) = look(kernel, uplink, &interface)?;
+            let (uplink, chosen) = look(kernel, uplink, &interface, patience)?;
             let socket = kernel.socket();
             let direct =
                 facts::direct(peers, |peer| facts::path_if_any(socket, peer))?;
             let caps = Caps { nexthop_objects: kernel.nexthop_objects() };
             anyhow::Ok((Facts { uplink, macs, direct, caps }, chosen))
         };
-        let (facts, chosen) = self
-            .kernel
-            .run(look)
-            .await?
-            .with_context(|| format!("looking at the interface {name}"))?;
-        if chosen != self.setup.uplink {
-            tracing::info!("{chosen}");
-            self.setup.uplink = chosen;
+        let looked = self.kernel.run(look).await?;
+        let Setup { ways, vxlan, underlay, .. } = &self.setup;
+        if looked.is_err() {
+            self.missed.get_or_insert(now);
+            // Any interface or address may be the one that is waited for.
+            ways.store(true, Ordering::Relaxed);
         }
+        let (facts, chosen) = looked
+            .with_context(|| format!("looking at the interface {name}"))?;
+        underlay.set(chosen.index, chosen.name);
+        ways.store(vxlan.direct_routing, Ordering::Relaxed);
+        self.missed = None;
+        if (chosen.index, chosen.name, chosen.public)
+            != (self.setup.uplink.index, name, self.setup.uplink.public)
+        {
+            let text = format!("the underlay is another one: {chosen}");
+            tracing::info!("{text}");
+            self.setup.recent.add(SystemTime::now(), "underlay", &text);
+        }
+        self.setup.uplink = chosen;
         Ok(facts)
     }
 
@@ -581,19 +608,25 @@ fn kinds(changed: &[Change], besides: &[Repair]) -> BTreeMap<Kind, u64> {
 }
 
 /// The chosen interface as it is now, for the plan; and the choice, which
-/// changes with the addresses of the host.
+/// changes with the interfaces and addresses of the host.
 fn look(
     kernel: &mut Kernel,
     chosen: Uplink,
     options: &InterfaceOptions,
+    patience: bool,
 ) -> anyhow::Result<(overlay::Uplink, Uplink)> {
-    let uplink = kernel.uplink(chosen.name)?;
-    let Some(lost) = chosen.lost(&uplink.addrs) else {
+    if let Some((uplink, own)) = kernel.uplink(chosen.index)?
+        && uplink.name == chosen.name
+        && chosen.is_whole(&own)
+    {
         return Ok((uplink, chosen));
-    };
+    }
     let socket = kernel.socket();
     let view = facts::read(socket)?;
     let lookup = |to| facts::path_to(socket, to);
-    let chosen = chosen.follow(lost, &view, options, lookup)?;
-    Ok((uplink, chosen))
+    let chosen = chosen.follow(&view, options, patience, lookup)?;
+    match kernel.uplink(chosen.index)? {
+        Some((uplink, _)) => Ok((uplink, chosen)),
+        None => Err(KernelError::NoDevice(chosen.name).into()),
+    }
 }

@@ -33,12 +33,12 @@ pub enum Change {
         /// What to create.
         after: Link,
     },
-    /// Changes MTU, Ethernet address, learning, up and master as far as they
-    /// differ.
+    /// Changes MTU, Ethernet address, the underlay's interface and address,
+    /// learning, up and master as far as they differ.
     ModifyLink {
         /// Its name.
         name: IfName,
-        /// What was there; the same but for those five.
+        /// What was there; the same but for those.
         before: Link,
         /// What it becomes.
         after: Link,

@@ -464,7 +464,16 @@ fn leads_gateway_elsewhere(key: RouteKey, want: &Route, have: &Route) -> bool {
 fn modifiable(before: &Link, after: &Link) -> bool {
     match (&before.kind, &after.kind) {
         (LinkKind::Vxlan(before), LinkKind::Vxlan(after)) => {
-            *before == Vxlan { learning: before.learning, ..after.clone() }
+            // The kernel never changes the family of what goes outside.
+            let family = |vxlan: &Vxlan| Family::of(vxlan.local);
+            family(before) == family(after)
+                && *before
+                    == Vxlan {
+                        parent: before.parent,
+                        local: before.local,
+                        learning: before.learning,
+                        ..after.clone()
+                    }
         }
         (before, after) => before == after,
     }

@@ -161,6 +161,7 @@ fn apply(kernel: &mut Kernel, change: &Change) -> Result<(), Errno> {
             }
             kernel.set_master(name, after.master)?;
             if let LinkKind::Vxlan(vxlan) = after.kind {
+                kernel.set_underlay(name, vxlan.parent, vxlan.local)?;
                 kernel.set_learning(name, vxlan.learning)?;
             }
             kernel.set_up(name, after.up)

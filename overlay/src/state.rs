@@ -53,7 +53,8 @@ pub enum LinkKind {
     Other(String),
 }
 
-/// VXLAN attributes (B-21). Only `learning` is changed on a live device.
+/// VXLAN attributes (B-21). `learning`, `parent` and, within its family,
+/// `local` are changed on a live device, all others are not.
 ///
 /// A device with a feature that ours never have (external mode, a group,
 /// L2 or L3 misses, proxy, GPE, …) is observed as [`LinkKind::Other`].

@@ -1,4 +1,5 @@
-//! The chosen interface while the daemon runs.
+//! The chosen interface while the daemon runs: renamed, replaced, with other
+//! addresses.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,24 +9,42 @@ use ipam::PerFamily;
 
 use super::{HostView, InterfaceOptions, PathTo, SelectError, Uplink, select};
 
-/// An address that was published is gone, and no other can be in its place.
+/// What the choice was made by is not there any more, and nothing else can be
+/// in its place yet.
 #[derive(Debug, thiserror::Error)]
-#[error("the published address {address} is no longer on this host: {why}")]
+#[error("{lost}: {why}")]
 pub struct FollowError {
-    /// The address.
-    pub address: IpAddr,
-    /// Why there is no other.
+    /// What is not there.
+    pub lost: Lost,
+    /// Why nothing is in its place.
     pub why: Why,
 }
 
-/// Why no other address is published instead.
+/// What the choice was made by and is not there any more.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// The interface.
+    #[error("interface {0} is gone")]
+    Interface(String),
+    /// An address that was published as its own.
+    #[error("the published address {0} is no longer on this host")]
+    Address(IpAddr),
+    /// The same, but another interface has it.
+    #[error("the published address {0} is on interface {1} by now")]
+    Moved(IpAddr, String),
+}
+
+/// Why nothing is in its place.
 #[derive(Debug, thiserror::Error)]
 pub enum Why {
     /// No interface fits now.
     #[error(transparent)]
     Select(#[from] SelectError),
-    /// Another interface would be chosen: that takes a new start.
-    #[error("by now {0} would be chosen; restart flanneld to move there")]
+    /// Another interface would be chosen.
+    #[error(
+        "interface {0} is chosen unless the address is back soon, as with a \
+         renewed DHCP lease"
+    )]
     OtherInterface(String),
     /// Only addresses that are no replacement are left.
     #[error("only {0} is left on the interface, which others cannot reach")]
@@ -35,34 +54,58 @@ pub enum Why {
 // === impl Uplink ===
 
 impl Uplink {
-    /// An address that was published as the interface's own, but is none of
-    /// the `host`'s any more. One behind NAT never was.
-    #[must_use]
-    pub fn lost(&self, host: &BTreeSet<IpAddr>) -> Option<IpAddr> {
+    /// The addresses that are published as the interface's own. One behind
+    /// NAT is on no interface.
+    fn own(&self) -> impl Iterator<Item = IpAddr> {
         let own =
             |(family, ip): &(_, &IpAddr)| self.addrs.get(*family) == Some(*ip);
-        let mut published = self.public.iter().filter(own).map(|(_, ip)| *ip);
-        published.find(|ip| !host.contains(ip))
+        self.public.iter().filter(own).map(|(_, ip)| *ip)
     }
 
-    /// The choice made anew after `address` was [lost](Self::lost): the same
-    /// interface with what it has now. The time between two addresses, when
-    /// it has none or a link-local one, is waited out.
+    /// Whether the interface, which has the addresses `there`, has all that
+    /// are published as its own.
+    #[must_use]
+    pub fn is_whole(&self, there: &BTreeSet<IpAddr>) -> bool {
+        self.own().all(|ip| there.contains(&ip))
+    }
+
+    /// The choice as it is by now. A device that was renamed stays the one,
+    /// with whatever name, as long as it has its addresses: nothing changes
+    /// for the tunnel. Otherwise it is made anew. The time between two
+    /// addresses, when the interface has none or a link-local one, is waited
+    /// out, and `patience` with another interface, unless the old one is gone
+    /// or has lost the address to the other.
     ///
     /// # Errors
     /// [`FollowError`]
     pub fn follow<E: fmt::Display>(
         &self,
-        address: IpAddr,
         view: &HostView,
         options: &InterfaceOptions,
+        patience: bool,
         lookup: impl FnOnce(IpAddr) -> Result<PathTo, E>,
     ) -> Result<Self, FollowError> {
-        let failed = |why| FollowError { address, why };
+        let device = view.link(self.index);
+        let lost = if let Some(device) = device {
+            let Some(lost) = self.own().find(|ip| !device.has(*ip)) else {
+                let name = overlay::IfName::new(&device.name);
+                let name = name.unwrap_or(self.name);
+                return Ok(Self { name, mtu: device.mtu, ..self.clone() });
+            };
+            match view.owner(lost) {
+                Some(other) => Lost::Moved(lost, other.name.clone()),
+                None => Lost::Address(lost),
+            }
+        } else {
+            Lost::Interface(self.name.to_string())
+        };
+        let failed = |why| FollowError { lost: lost.clone(), why };
         let enabled: PerFamily<()> = self.addrs.map(|_, _| ());
         let new = select(view, options, enabled, lookup)
             .map_err(|e| failed(e.into()))?;
-        if new.name != self.name {
+        let other = new.index != self.index && new.name != self.name;
+        let along = self.own().all(|ip| new.own().any(|now| now == ip));
+        if other && device.is_some() && !along && patience {
             return Err(failed(Why::OtherInterface(new.name.to_string())));
         }
         let had = self.addrs.iter().any(|(_, ip)| is_link_local(*ip));
@@ -91,27 +134,24 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn view(addrs: &[&str]) -> HostView {
+    fn link(index: u32, name: &str, addrs: &[&str]) -> Link {
         let address = |text: &&str| Address {
             ip: addr(text),
             permanent: true,
             temporary: false,
             unfit: false,
         };
-        let link = |index, name: &str, addrs: &[&str]| Link {
+        Link {
             index,
             name: name.to_owned(),
             mtu: 1500,
             up: true,
             addrs: addrs.iter().map(address).collect(),
-        };
-        HostView {
-            links: vec![
-                link(2, "eth0", addrs),
-                link(3, "eth1", &["10.9.0.1", "fd09::1"]),
-            ],
-            defaults: PerFamily::default(),
         }
+    }
+
+    fn view(links: &[Link]) -> HostView {
+        HostView { links: links.to_vec(), defaults: PerFamily::default() }
     }
 
     /// eth0 or, in want of it, eth1.
@@ -123,50 +163,117 @@ mod tests {
     }
 
     const DUAL: PerFamily<()> = PerFamily { v4: Some(()), v6: Some(()) };
+    const OWN: [&str; 2] = ["10.0.0.1", "fd00::1"];
 
-    fn choose(addrs: &[&str]) -> Uplink {
-        let nowhere = |_| Err("nowhere");
-        select(&view(addrs), &options(), DUAL, nowhere).unwrap()
+    /// What was chosen when eth0 had [`OWN`].
+    fn chosen() -> Uplink {
+        let view = view(&[link(2, "eth0", &OWN)]);
+        select(&view, &options(), DUAL, |_| Err("nowhere")).unwrap()
     }
 
-    fn follow(now: &[&str]) -> Result<String, String> {
-        let uplink = choose(&["10.0.0.1", "fd00::1"]);
-        let view = view(now);
-        let host = view.links.iter().flat_map(|l| &l.addrs).map(|a| a.ip);
-        let Some(gone) = uplink.lost(&host.collect()) else {
-            return Ok("as before".into());
-        };
+    fn follow_by(
+        uplink: &Uplink,
+        links: &[Link],
+        patience: bool,
+    ) -> Result<String, String> {
         uplink
-            .follow(gone, &view, &options(), |_| Err("nowhere"))
-            .map(|new| format!("{:?} {:?}", new.public.v4, new.public.v6))
+            .follow(&view(links), &options(), patience, |_| Err("nowhere"))
+            .map(|new| {
+                let ips: Vec<_> =
+                    new.public.iter().map(|(_, ip)| ip.to_string()).collect();
+                format!("{} {} {}", new.index, new.name, ips.join(" "))
+            })
             .map_err(|e| e.to_string())
+    }
+
+    fn follow(links: &[Link]) -> Result<String, String> {
+        follow_by(&chosen(), links, true)
+    }
+
+    fn eth1() -> Link {
+        link(3, "eth1", &["10.9.0.1", "fd09::1"])
     }
 
     #[test]
     fn nothing_changes_while_the_addresses_are_there() {
         let now = ["10.0.0.9", "10.0.0.1", "fd00::9", "fd00::1", "fe80::1"];
-        assert_eq!(follow(&now).unwrap(), "as before");
+        let there = now.map(addr).into();
+        assert!(chosen().is_whole(&there));
+        assert!(!chosen().is_whole(&[addr("10.0.0.1")].into()));
+        let as_before = Ok("2 eth0 10.0.0.1 fd00::1".to_owned());
+        assert_eq!(follow(&[link(2, "eth0", &now), eth1()]), as_before);
         // behind NAT what is published is on no interface anyway
-        let mut nat = choose(&["10.0.0.1", "fd00::1"]);
+        let mut nat = chosen();
         nat.public.v4 = Some(addr("203.0.113.7"));
-        assert_eq!(nat.lost(&[addr("fd00::1")].into()), None);
+        assert!(nat.is_whole(&[addr("fd00::1")].into()));
+    }
+
+    #[test]
+    fn a_renamed_device_is_still_the_one() {
+        let renamed = link(2, "lan0", &OWN);
+        let other = link(4, "eth0", &["10.9.0.1", "fd09::1"]);
+        let same = Ok("2 lan0 10.0.0.1 fd00::1".to_owned());
+        assert_eq!(follow(std::slice::from_ref(&renamed)), same);
+        assert_eq!(follow(&[renamed, other]), same, "not by its name");
     }
 
     #[test]
     fn a_new_address_of_the_interface_is_taken() {
-        assert_eq!(
-            follow(&["10.0.0.9", "fd00::1"]).unwrap(),
-            "Some(10.0.0.9) Some(fd00::1)"
-        );
+        let now = link(2, "eth0", &["10.0.0.9", "fd00::1"]);
+        let new = Ok("2 eth0 10.0.0.9 fd00::1".to_owned());
+        assert_eq!(follow(&[now, eth1()]), new);
+        let again = link(7, "eth0", &["10.0.0.9", "fd00::1"]);
+        let new = Ok("7 eth0 10.0.0.9 fd00::1".to_owned());
+        assert_eq!(follow(&[eth1(), again]), new);
+    }
+
+    #[test]
+    fn another_interface_is_taken_when_the_old_one_is_gone() {
+        let new = Ok("3 eth1 10.9.0.1 fd09::1".to_owned());
+        assert_eq!(follow(&[eth1()]), new);
+        let error = follow(&[link(4, "lan0", &OWN)]).unwrap_err();
+        assert!(error.starts_with("interface eth0 is gone: no int"), "{error}");
+    }
+
+    #[test]
+    fn addresses_that_move_are_followed() {
+        let port = link(2, "eth0", &[]);
+        let bridge = link(5, "eth1", &OWN);
+        let new = Ok("5 eth1 10.0.0.1 fd00::1".to_owned());
+        assert_eq!(follow(&[port.clone(), bridge]), new);
+        let unnamed = link(5, "br0", &OWN);
+        let error = follow(&[port, unnamed]).unwrap_err();
+        assert!(error.contains("10.0.0.1 is on interface br0"), "{error}");
     }
 
     #[test]
     fn what_lies_between_two_addresses_is_waited_out() {
-        let error = follow(&["10.0.0.1", "fe80::1"]).unwrap_err();
+        let half = link(2, "eth0", &["10.0.0.1", "fe80::1"]);
+        let error = follow(&[half, eth1()]).unwrap_err();
         assert!(error.contains("fd00::1 is no longer"), "{error}");
         assert!(error.contains("only fe80::1 is left"), "{error}");
         // no IPv6 at all, so that the other interface would be the choice
-        let error = follow(&["10.0.0.1"]).unwrap_err();
-        assert!(error.contains("eth1 would be chosen; restart"), "{error}");
+        let none = [link(2, "eth0", &["10.0.0.1"]), eth1()];
+        let error = follow(&none).unwrap_err();
+        assert!(error.contains("interface eth1 is chosen unless"), "{error}");
+        let new = Ok("3 eth1 10.9.0.1 fd09::1".to_owned());
+        assert_eq!(follow_by(&chosen(), &none, false), new);
+    }
+
+    /// C-12, C-110: what the user has said is not followed elsewhere.
+    #[test]
+    fn an_address_that_was_given_stays() {
+        let options = InterfaceOptions {
+            public: PerFamily { v4: Some(addr("10.0.0.1")), v6: None },
+            ..InterfaceOptions::default()
+        };
+        let follow = |links: &[Link]| {
+            let found = chosen()
+                .follow(&view(links), &options, false, |_| Err("nowhere"));
+            found.map(|new| new.index).map_err(|e| e.to_string())
+        };
+        let error = follow(&[eth1()]).unwrap_err();
+        assert!(error.contains("no interface has the address"), "{error}");
+        assert_eq!(follow(&[eth1(), link(9, "lan0", &OWN)]), Ok(9));
     }
 }

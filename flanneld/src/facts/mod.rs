@@ -11,7 +11,7 @@ mod select;
 mod view;
 
 pub use direct::direct;
-pub use follow::{FollowError, Why};
+pub use follow::{FollowError, Lost, Why};
 pub use host::{path_if_any, path_to, read};
 pub use select::{Candidate, SelectError, Uplink, select};
 pub use view::{Address, DefaultRoute, End, Hop, HostView, Link, PathTo};

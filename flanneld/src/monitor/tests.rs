@@ -11,6 +11,8 @@ use crate::testing::{in_namespace, sh};
 /// A host with an `eth0` and a `flannel.1` on it.
 fn on_a_host(test: impl FnOnce() + Send + 'static) {
     in_namespace(|| {
+        // No address is there only after a while.
+        sh("sysctl -qw net.ipv6.conf.default.addr_gen_mode=1");
         sh("ip link add eth0 type bridge");
         sh("ip link add veth0 type veth peer name veth1");
         for link in ["eth0", "veth0", "veth1"] {
@@ -23,6 +25,9 @@ fn on_a_host(test: impl FnOnce() + Send + 'static) {
     });
 }
 
+/// No device's index: the underlay's name is to be enough.
+const UPLINK: u32 = 4711;
+
 fn name(text: &str) -> IfName {
     IfName::new(text).unwrap()
 }
@@ -30,7 +35,7 @@ fn name(text: &str) -> IfName {
 fn interest(ways: bool) -> Interest {
     Interest {
         devices: [name("flannel.1")].into(),
-        uplink: name("eth0"),
+        underlay: Underlay::new(UPLINK, name("eth0")),
         networks: vec!["10.5.0.0/16".parse().unwrap()],
         ways: Arc::new(AtomicBool::new(ways)),
         own_port: u32::MAX,
@@ -155,6 +160,37 @@ fn a_device_is_followed_from_its_making_through_its_renaming() {
         assert_eq!(heard(&mut watch), BTreeSet::new());
         sh("ip link set other name flannel.1");
         assert!(heard(&mut watch).contains("link flannel.1"));
+    });
+}
+
+/// Whatever its name is, and as soon as it is another one.
+#[test]
+fn the_underlay_is_followed_by_its_index() {
+    on_a_host(|| {
+        let interest = interest(false);
+        let underlay = interest.underlay.clone();
+        let mut watch = Watch::open(interest).unwrap();
+        let mut socket = Socket::open().unwrap();
+        let mut set = |link: &str| {
+            let found = link::by_name(&mut socket, link).unwrap();
+            underlay.set(found.index, name(link));
+        };
+        set("eth0");
+        sh("ip link set eth0 down");
+        heard(&mut watch);
+        sh("ip link set eth0 name lan0");
+        assert!(heard(&mut watch).contains("link eth0"));
+        sh("ip addr add 192.168.8.2/24 dev lan0");
+        let all = heard(&mut watch);
+        let said = "address 192.168.8.2/24 on lan0 alone";
+        assert!(all.contains(said), "{all:?}");
+
+        sh("ip addr add 192.168.9.2/24 dev veth0");
+        assert_eq!(heard(&mut watch), BTreeSet::new());
+        set("veth0");
+        sh("ip addr del 192.168.9.2/24 dev veth0");
+        let all = heard(&mut watch);
+        assert!(all.contains("address 192.168.9.2/24 on veth0"), "{all:?}");
     });
 }
 

@@ -17,12 +17,14 @@ fn reconciler() -> Reconciler {
     let setup = Setup {
         conf,
         vxlan,
-        uplink,
         ways: Arc::default(),
+        underlay: Underlay::new(uplink.index, uplink.name),
+        recent: Recent::default(),
         interface: InterfaceOptions::default(),
         macs: PerFamily::default(),
         former: Former::default(),
         blackhole: false,
+        uplink,
     };
     let kernel = Worker::spawn("test", Kernel::open().unwrap()).unwrap();
     Reconciler::new(setup, kernel)

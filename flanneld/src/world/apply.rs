@@ -176,17 +176,28 @@ fn modify(
     after: &Link,
 ) -> Outcome {
     let index = index_of(kernel, name)?;
+    let mut clipped = false;
     if let (LinkKind::Vxlan(before), LinkKind::Vxlan(after)) =
         (&before.kind, &after.kind)
-        && before.learning != after.learning
     {
-        kernel.socket.request(&vxlan::set_learning(index, after.learning))?;
+        let under = |of: &overlay::Vxlan| (of.parent, of.local);
+        if under(before) != under(after) {
+            let (parent, local) = under(after);
+            let request = vxlan::set_underlay(index, parent, local);
+            kernel.socket.request(&request)?;
+            // The kernel may have made the MTU fit the interface it is on.
+            clipped = true;
+        }
+        if before.learning != after.learning {
+            let request = vxlan::set_learning(index, after.learning);
+            kernel.socket.request(&request)?;
+        }
     }
     let mut set = link::set(index);
     if before.mac != after.mac {
         set = set.mac(after.mac.0);
     }
-    if before.mtu != after.mtu {
+    if before.mtu != after.mtu || clipped {
         set = set.mtu(after.mtu);
     }
     if before.master != after.master {

@@ -8,6 +8,7 @@ mod observe;
 mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ipam::Subnet;
 use netlink::{Socket, addr, link};
@@ -102,16 +103,27 @@ impl Kernel {
         &mut self.socket
     }
 
-    /// The underlay interface as it is now, with all addresses of this host:
-    /// a peer that publishes one of them is no other node.
+    /// The underlay interface of that index as it is now, with all addresses
+    /// of this host: a peer that publishes one of them is no other node. And
+    /// the addresses that are its own. `None` when it is gone.
     ///
     /// # Errors
-    /// When it is not there or the kernel cannot be asked.
-    pub fn uplink(&mut self, name: IfName) -> Result<Uplink, KernelError> {
-        let info = link::by_name(&mut self.socket, name.as_str())?;
-        let addrs = addr::list(&mut self.socket, None, None)?;
-        let addrs = addrs.complete()?.into_iter().map(|a| a.ip).collect();
-        Ok(Uplink { name, index: info.index, mtu: info.mtu, addrs })
+    /// When the kernel cannot be asked.
+    pub fn uplink(
+        &mut self,
+        index: u32,
+    ) -> Result<Option<(Uplink, BTreeSet<IpAddr>)>, KernelError> {
+        let info = match link::by_index(&mut self.socket, index) {
+            Ok(info) => info,
+            Err(e) if e.is_not_found() => return Ok(None),
+            Err(e) => return Err(e.into()),
+        };
+        let Some(name) = IfName::new(&info.name) else { return Ok(None) };
+        let all = addr::list(&mut self.socket, None, None)?.complete()?;
+        let own = all.iter().filter(|a| a.index == index);
+        let own = own.map(|a| a.ip).collect();
+        let addrs = all.into_iter().map(|a| a.ip).collect();
+        Ok(Some((Uplink { name, index, mtu: info.mtu, addrs }, own)))
     }
 
     /// The Ethernet address of the vxlan device `name`, if there is one.

@@ -6,13 +6,15 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use flanneld::facts::{InterfaceOptions, Uplink};
-use flanneld::monitor::{self, Disturbance, Interest};
+use flanneld::monitor::{self, Disturbance, Interest, Underlay};
+use flanneld::recent::Recent;
 use flanneld::reconcile::{Former, Reconciler, Setup};
 use flanneld::store::{Held, StoreEvent};
 use flanneld::worker::Worker;
 use ipam::lease::Lease;
 use ipam::netconf::Backend;
 use ipam::{Family, PerFamily};
+use netlink::link;
 use overlay::{IfName, Mac, vxlan};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{sleep_until, timeout};
@@ -34,13 +36,15 @@ impl Node {
     }
 
     async fn with(conf: &str) -> Self {
-        let rig = Rig::new(conf, 3);
+        let mut rig = Rig::new(conf, 3);
+        let under0 = link::by_name(rig.kernel.socket(), "under0");
+        let index = under0.expect("under0").index;
         let Rig { kernel, conf, leases } = &rig;
         let Backend::Vxlan(options) = conf.backend.clone() else { panic!() };
         let ip = |text: &str| text.parse().ok();
         let addrs = PerFamily { v4: ip("192.168.77.1"), v6: ip("fd77::1") };
         let uplink = Uplink {
-            index: 0,
+            index,
             name: IfName::new("under0").expect("name"),
             mtu: 1500,
             addrs,
@@ -51,7 +55,7 @@ impl Node {
             .map(|f| vxlan::device_name(f, options.vni).expect("a name"));
         let disturbances = monitor::spawn(Interest {
             devices: devices.into(),
-            uplink: uplink.name,
+            underlay: Underlay::new(index, uplink.name),
             networks: conf.networks.iter().map(|(_, net)| *net).collect(),
             ways: Arc::clone(&ways),
             own_port: kernel.port(),
@@ -61,6 +65,8 @@ impl Node {
         let setup = Setup {
             conf: conf.clone(),
             vxlan: options,
+            underlay: Underlay::new(index, uplink.name),
+            recent: Recent::default(),
             uplink,
             ways,
             interface: InterfaceOptions::default(),

@@ -9,8 +9,9 @@ use flanneld::world::{Kernel, KernelError};
 use ipam::lease::{LeaseAttrs, SubnetKey};
 use ipam::netconf::{Backend, NetConf};
 use ipam::{Family, PerFamily};
+use netlink::link;
 use nix::sched::{CloneFlags, unshare};
-use overlay::{Caps, Desired, Facts, IfName, Mac, Node, Scope, vxlan};
+use overlay::{Caps, Desired, Facts, Mac, Node, Scope, vxlan};
 
 /// The node under test.
 pub(crate) struct Rig {
@@ -97,8 +98,10 @@ impl Rig {
 
     /// What should be there.
     pub(crate) fn desired(&mut self) -> Desired {
-        let name = IfName::new("under0").expect("name");
-        let uplink = self.kernel.uplink(name).expect("uplink");
+        let under0 = link::by_name(self.kernel.socket(), "under0");
+        let index = under0.expect("under0").index;
+        let (uplink, _) =
+            self.kernel.uplink(index).expect("uplink").expect("under0");
         let facts = Facts {
             uplink,
             macs: PerFamily {

@@ -25,4 +25,5 @@ mod store_faults;
 mod subnets;
 mod traffic;
 mod underlay;
+mod underlay_moves;
 mod upstream;

@@ -75,7 +75,7 @@ fn an_address_that_is_gone_is_missed() -> Result<()> {
 fn the_interface_goes_and_comes_back_with_another_index() -> Result<()> {
     let (mut cluster, a, b) = two_nodes()?;
     cluster.node(0).host.ip("link del eth0")?;
-    cluster.node_mut(0).wait_not_ready(&["eth0", "No such device"])?;
+    cluster.node_mut(0).wait_not_ready(&["interface eth0 is gone"])?;
     cluster.underlay.attach(&cluster.node(0).host, 1)?;
     cluster.node_mut(0).wait_ready()?;
     reach(&cluster, &a, &b)?;

@@ -149,11 +149,12 @@ pub fn set_learning(index: u32, learning: bool) -> Request {
     })
 }
 
-/// Changes the source address of a live device's outer packets. The family
-/// must be the one it was created with.
+/// Changes the interface that a live device's outer packets leave by, and
+/// their source address. The family must be the one it was created with.
 #[must_use]
-pub fn set_local(index: u32, local: IpAddr) -> Request {
-    change(index, format!("set local address of link {index}"), |m| {
+pub fn set_underlay(index: u32, parent: u32, local: IpAddr) -> Request {
+    change(index, format!("set the underlay of link {index}"), |m| {
+        m.u32(IFLA_VXLAN_LINK, parent);
         m.ip(local_attr(local), local);
     })
 }

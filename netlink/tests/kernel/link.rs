@@ -111,7 +111,7 @@ fn vxlan_mtu_is_clamped_without_a_word() {
 }
 
 #[test]
-fn vxlan_learning_and_local_change_on_a_live_device() {
+fn vxlan_learning_and_underlay_change_on_a_live_device() {
     fresh(|socket| {
         let parent = underlay(socket);
         let index = flannel(socket, parent);
@@ -123,13 +123,19 @@ fn vxlan_learning_and_local_change_on_a_live_device() {
             assert_eq!(link.vxlan, Some(expected));
         }
         let local = ip("10.9.0.77");
-        socket.request(&vxlan::set_local(index, local)).expect("local");
-        let link = link::by_index(socket, index).expect("link");
-        let expected = VxlanInfo { local: Some(local), ..as_created(parent) };
-        assert_eq!(link.vxlan, Some(expected));
-        assert!(link.up);
+        sh("ip link add under1 type bridge");
+        let other = link::by_name(socket, "under1").expect("link").index;
+        for parent in [parent, other] {
+            let set = vxlan::set_underlay(index, parent, local);
+            socket.request(&set).expect("underlay");
+            let link = link::by_index(socket, index).expect("link");
+            let expected =
+                VxlanInfo { local: Some(local), ..as_created(parent) };
+            assert_eq!(link.vxlan, Some(expected));
+            assert!(link.up);
+        }
 
-        let other_family = vxlan::set_local(index, ip("fd09::1"));
+        let other_family = vxlan::set_underlay(index, parent, ip("fd09::1"));
         let error = socket.request(&other_family).expect_err("family");
         assert!(error.is_unsupported(), "{error}");
         assert!(error.kernel_text().is_some(), "{error}");

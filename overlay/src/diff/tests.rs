@@ -255,9 +255,7 @@ fn immutable_attributes_recreate_others_do_not_w_18() {
     };
     for change in [
         vxlan(&|v| v.vni = 2),
-        vxlan(&|v| v.parent = 3),
-        vxlan(&|v| v.local = ip("192.168.64.9")),
-        vxlan(&|v| v.local = ip("0.0.0.0")),
+        vxlan(&|v| v.local = ip("fd09::9")),
         vxlan(&|v| v.port = 4789),
         vxlan(&|v| v.gbp = true),
     ] {
@@ -265,6 +263,9 @@ fn immutable_attributes_recreate_others_do_not_w_18() {
     }
     for change in [
         vxlan(&|v| v.learning = true),
+        vxlan(&|v| v.parent = 3),
+        vxlan(&|v| v.local = ip("192.168.64.9")),
+        vxlan(&|v| v.local = ip("0.0.0.0")),
         kind(&|link| link.mtu = 1400),
         kind(&|link| link.mac = Mac([2, 0, 0, 0, 0, 99])),
         kind(&|link| link.up = false),

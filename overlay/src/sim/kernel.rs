@@ -247,6 +247,28 @@ impl Kernel {
         Ok(())
     }
 
+    /// Changes the interface and the source address of a vxlan device's outer
+    /// packets.
+    ///
+    /// # Errors
+    /// It is not there, no vxlan device, or of the other family.
+    pub fn set_underlay(
+        &mut self,
+        name: IfName,
+        parent: u32,
+        local: IpAddr,
+    ) -> Result<(), Errno> {
+        let LinkKind::Vxlan(vxlan) = &mut self.device(name)?.link.kind else {
+            return Err(Errno::Unsupported);
+        };
+        if Family::of(vxlan.local) != Family::of(local) {
+            return Err(Errno::Unsupported);
+        }
+        (vxlan.parent, vxlan.local) = (parent, local);
+        self.notify(Key::Link(name));
+        Ok(())
+    }
+
     /// Adds an address.
     ///
     /// # Errors
