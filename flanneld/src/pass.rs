@@ -14,6 +14,18 @@ pub struct Report<E> {
     pub failed: Vec<(Change, E)>,
 }
 
+// === impl Report ===
+
+impl<E> Report<E> {
+    /// Goes on with `next`, whose pass was over `keys`: what failed of these
+    /// before does not count.
+    pub fn follow(&mut self, next: Self, keys: &BTreeSet<Key>) {
+        self.failed.retain(|(change, _)| !keys.contains(&change.key()));
+        self.changed.extend(next.changed);
+        self.failed.extend(next.failed);
+    }
+}
+
 /// Which changes a pass makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {

@@ -20,7 +20,7 @@ use overlay::{
 use crate::facts::{self, InterfaceOptions, Uplink};
 use crate::monitor::{Disturbance, Underlay};
 use crate::pace::Pace;
-use crate::pass::{self, Extent};
+use crate::pass::{self, Extent, Report};
 use crate::recent::Recent;
 use crate::repairs::{Kind, Repair};
 use crate::store::StoreEvent;
@@ -427,7 +427,16 @@ impl Reconciler {
         let whole = !self.remembered;
         let run = move |kernel: &mut Kernel| {
             let besides = Kernel::settle_settings(&goal, &scope);
-            let report = pass::run(kernel, &goal, &scope, extent)?;
+            let mut report = pass::run(kernel, &goal, &scope, extent)?;
+            // The kernel tells of a device's entries before it tells that the
+            // device is deleted: it is made anew with them at once.
+            let gone = gone(&report, &goal);
+            if !gone.is_empty() {
+                let keys = goal.closure(&gone);
+                let scope = Scope::Keys(keys.clone());
+                let next = pass::run(kernel, &goal, &scope, extent)?;
+                report.follow(next, &keys);
+            }
             let holes = if whole {
                 kernel.settle_blackholes(&subnets, &scope)
             } else {
@@ -596,6 +605,23 @@ impl Refused {
     pub const fn is_most(&self, peers: usize) -> bool {
         self.peers > 1 && self.peers * 2 > peers
     }
+}
+
+/// Our devices that went away before something could be set on them.
+fn gone(report: &Report<KernelError>, desired: &Desired) -> BTreeSet<Key> {
+    let without_device = |(change, error): &(Change, KernelError)| {
+        let link = change.key().link().filter(|_| !change.is_removal())?;
+        let gone = match error {
+            KernelError::NoDevice(_) => true,
+            KernelError::Netlink(error) => error.is_not_found(),
+            KernelError::RouteTaken(_)
+            | KernelError::VniTaken { .. }
+            | KernelError::Kind(_) => false,
+        };
+        let ours = desired.links.contains_key(&link);
+        (gone && ours).then_some(Key::Link(link))
+    };
+    report.failed.iter().filter_map(without_device).collect()
 }
 
 fn kinds(changed: &[Change], besides: &[Repair]) -> BTreeMap<Kind, u64> {

@@ -15,12 +15,15 @@ use ipam::lease::Lease;
 use ipam::netconf::Backend;
 use ipam::{Family, PerFamily};
 use netlink::link;
-use overlay::{IfName, Mac, vxlan};
+use overlay::{IfName, Key, Mac, vxlan};
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{sleep_until, timeout};
 
 use crate::passes::{DAMAGE, DUAL, snapshot};
 use crate::support::{Rig, in_namespace, sh};
+
+/// For a notification to come, on a busy machine.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// A node with three peers, after its first pass.
 struct Node {
@@ -200,6 +203,33 @@ fn direct_routes_over_any_device_are_put_back() {
             node.mend(|_| routes() == before).await;
             assert_eq!(routes(), before, "{lines}");
         }
+    });
+}
+
+/// The kernel tells of a device's entries before it tells that the device is
+/// deleted. Nothing fails for that.
+#[test]
+fn a_device_whose_entries_went_first_is_made_anew_in_the_same_pass() {
+    on_a_node(async || {
+        let mut node = Node::new().await;
+        let before = snapshot();
+        sh("ip link del flannel.1");
+        let entry = loop {
+            let news = timeout(LIMIT, node.disturbances.recv()).await;
+            let news = news.expect("news").expect("the monitor lives");
+            if let Disturbance::Object(key @ Key::Fdb(_)) = news {
+                break key;
+            }
+        };
+        let entry = Disturbance::Alone(entry);
+        node.reconciler.disturbed(entry, Instant::now());
+        let passed = node.reconciler.pass().await.expect("a pass");
+        assert_eq!(passed.failed, [""; 0]);
+        assert_eq!(passed.refused.words, [""; 0]);
+        let made = passed.mended.iter().find(|m| m.text.contains("link"));
+        assert!(made.is_some(), "{:?}", passed.mended);
+        node.settle().await;
+        assert_eq!(snapshot(), before);
     });
 }
 
