@@ -1,5 +1,5 @@
 //! Names and marks made of hashes, by which upstream's plugins find what is
-//! theirs again, and so do ours (BR-49, PM-6, BW-4).
+//! theirs again, and so do ours (BR-49, BR-53, PM-6, BW-4).
 
 use sha2::{Digest, Sha512};
 
@@ -19,6 +19,11 @@ pub(crate) fn chain(prefix: &str, network: &str, container_id: &str) -> String {
     name(prefix, &[network, container_id], CHAIN_LEN)
 }
 
+/// The first 16 hex digits.
+pub(crate) fn short(parts: &[&str]) -> String {
+    name("", parts, 16)
+}
+
 fn hex(parts: &[&str]) -> String {
     let mut hash = Sha512::new();
     for part in parts {
@@ -31,7 +36,7 @@ fn hex(parts: &[&str]) -> String {
 mod tests {
     use super::*;
 
-    /// BR-52, PM-14, BW-7: what the Go plugins make.
+    /// BR-52, BR-54, PM-14, BW-7: what the Go plugins make.
     #[test]
     fn vectors() {
         assert_eq!(
@@ -43,6 +48,8 @@ mod tests {
             chain("CNI-DN-", "tn", "cA"),
             "CNI-DN-8627aa4484433eaa48dbb"
         );
+        assert_eq!(short(&["unit-test"]), "6fd94d501e58f0aa");
+        assert_eq!(short(&["eth0", ":", "one"]), "287fc69eff0574a2");
         let ifb = name("bwp", &["cni-plugin-bandwidth-test", "dummy"], 15);
         assert_eq!(ifb, "bwpa8eda89404b7");
     }

@@ -24,6 +24,7 @@ mod hostlocal;
 mod install;
 mod loopback;
 mod mac;
+mod masquerade;
 mod owner;
 mod plugins;
 mod portmap;

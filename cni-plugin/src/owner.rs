@@ -127,7 +127,7 @@ pub(crate) fn is_alias(alias: &str) -> bool {
 }
 
 /// What all aliases of a network's links begin with.
-fn prefix(network: &str) -> String {
+pub(crate) fn prefix(network: &str) -> String {
     format!("{MARK}:{}:", short(network, NETWORK_MAX))
 }
 

@@ -1,7 +1,9 @@
 //! The plugins, by the names this binary answers to.
 
 use crate::protocol::{Answer, CniError, Plugin, Version};
-use crate::{bandwidth, firewall, flannel, loopback, portmap, tuning};
+use crate::{
+    bandwidth, bridge, firewall, flannel, hostlocal, loopback, portmap, tuning,
+};
 
 /// One line for each; `install` makes a file for each.
 const PLUGINS: &[&dyn Plugin] = &[
@@ -11,6 +13,8 @@ const PLUGINS: &[&dyn Plugin] = &[
     &firewall::Firewall,
     &bandwidth::Bandwidth,
     &tuning::Tuning,
+    &bridge::Bridge,
+    &hostlocal::HostLocalPlugin,
 ];
 
 /// The plugin called `name`.

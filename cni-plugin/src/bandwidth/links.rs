@@ -8,6 +8,7 @@ use netlink::{Dump, Socket, link};
 
 use super::unsupported;
 use crate::hashed;
+use crate::owner::{self, Owner};
 use crate::protocol::{Call, CniError, ValidAttachments, code};
 use crate::result::CniResult;
 
@@ -75,11 +76,8 @@ pub(super) fn add_ifb(
             Ok(()) => {
                 let made = link::by_name(socket, &name);
                 let made = made.map_err(CniError::internal)?;
-                let mark = link::set(made.index).alias(&alias(
-                    &call.name,
-                    &call.env.container_id,
-                    &call.env.ifname,
-                ));
+                let alias = Owner::of(call).alias();
+                let mark = link::set(made.index).alias(&alias);
                 let marked = socket.request(&mark.build());
                 return match marked {
                     Ok(()) => Ok(made),
@@ -107,7 +105,7 @@ pub(super) fn ifb(
     call: &Call,
     socket: &mut Socket,
 ) -> Result<Option<LinkInfo>, CniError> {
-    let own = alias(&call.name, &call.env.container_id, &call.env.ifname);
+    let own = Owner::of(call).alias();
     for name in names(call) {
         match link::by_name(socket, &name) {
             // without an alias it is the Go plugin's
@@ -156,9 +154,11 @@ pub(super) fn stale(
         .map_err(CniError::internal)?;
     let kept: BTreeSet<String> = valid
         .iter()
-        .map(|(id, ifname)| alias(&call.name, id, ifname))
+        .map(|(container_id, ifname)| {
+            Owner { network: &call.name, container_id, ifname }.alias()
+        })
         .collect();
-    let prefix = format!("flannel:{}:", call.name);
+    let prefix = owner::prefix(&call.name);
     let ours = |link: &LinkInfo| {
         link.name.starts_with(PREFIX)
             && link
@@ -178,10 +178,4 @@ fn names(call: &Call) -> [String; 2] {
         hashed::name(PREFIX, &[network, id], NAME_LEN),
         hashed::name(PREFIX, &second, NAME_LEN),
     ]
-}
-
-fn alias(network: &str, container_id: &str, ifname: &str) -> String {
-    let mut out = format!("flannel:{network}:{container_id}:{ifname}");
-    out.truncate(254);
-    out
 }

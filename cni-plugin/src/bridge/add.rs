@@ -12,10 +12,12 @@ use super::conf::{Conf, Node};
 use super::ipam::Ipam;
 use super::pod::Pod;
 use super::util::gone;
-use super::{device, gateway, port};
+use super::{device, gateway, macspoof, port};
 use crate::cidr::Cidr;
 use crate::mac;
-use crate::protocol::{Call, CniError, FailedAdd, log};
+use crate::masquerade;
+use crate::owner::Owner;
+use crate::protocol::{Call, CniError, FailedAdd, gather, log};
 use crate::result::{CniResult, Interface, Route};
 
 /// How long undoing a failed ADD may take, also when its time is up.
@@ -27,6 +29,10 @@ struct Made {
     /// The veth pair, by the name of the host's end: whatever becomes of the
     /// pod's, this one takes it along.
     port: Option<String>,
+    /// Rules against spoofing may be there.
+    spoofing: bool,
+    /// Masquerade rules may be there.
+    masquerade: bool,
     /// IPAM may hold addresses of this ADD.
     addresses: bool,
 }
@@ -72,13 +78,13 @@ fn attach(
     made.addresses = ipam.keeps_after_failure();
     let given = ipam.add(call)?;
     made.addresses = true;
-    if given.ips.is_empty() {
+    if given.ips.is_empty() && !conf.ipam.is_empty() {
         return Err(CniError::internal(
             "IPAM plugin returned missing IP config",
         ));
     }
     call.deadline.enter("giving the bridge its addresses")?;
-    let mut result = complete(conf, given);
+    let result = complete(conf, given);
     let gateways = match conf.gateway {
         true => gateways(&result),
         false => Vec::new(),
@@ -90,7 +96,13 @@ fn attach(
         }
     }
     call.deadline.enter("configuring the pod's interface")?;
+    if conf.leave_down {
+        let link = Pod::untouched(netns, ifname)?;
+        restrict(call, conf, &link, &port, &result, made)?;
+        return tell(call, socket, result, [&bridge, &port, &link]);
+    }
     let mut pod = Pod::configure(netns, conf, ifname, &result)?;
+    restrict(call, conf, &pod.link, &port, &result, made)?;
     let port = port::wait_forwarding(socket, &port)?;
     if port::forwards(&port) {
         gateway::wait_usable(socket, &gateways)?;
@@ -99,13 +111,49 @@ fn attach(
         }
         pod.announce()?;
     }
+    tell(call, socket, result, [&bridge, &port, &pod.link])
+}
+
+/// Rules for what the pod sends, where they are asked for.
+fn restrict(
+    call: &Call,
+    conf: &Conf,
+    pod: &LinkInfo,
+    port: &LinkInfo,
+    result: &CniResult,
+    made: &mut Made,
+) -> Result<(), CniError> {
+    if conf.check_spoofing
+        && let Some(mac) = pod.mac
+    {
+        made.spoofing = true;
+        macspoof::set(Owner::of(call), &port.name, mac)?;
+    }
+    let ips: Vec<Cidr> = result.ips.iter().map(|ip| ip.address).collect();
+    if let Some(backend) = conf.masquerade
+        && !ips.is_empty()
+    {
+        call.deadline.enter("masquerading for the pod")?;
+        made.masquerade = true;
+        masquerade::set(Owner::of(call), backend, &ips)?;
+    }
+    Ok(())
+}
+
+/// The result with its interfaces: bridge, port and pod.
+fn tell(
+    call: &Call,
+    socket: &mut Socket,
+    mut result: CniResult,
+    [bridge, port, pod]: [&LinkInfo; 3],
+) -> Result<CniResult, CniError> {
     // its address follows the ports where nobody has fixed it (BR-42)
     let bridge =
         link::by_index(socket, bridge.index).map_err(CniError::internal)?;
     result.interfaces = vec![
         interface(&bridge, ""),
-        interface(&port, ""),
-        interface(&pod.link, &call.env.netns),
+        interface(port, ""),
+        interface(pod, &call.env.netns),
     ];
     Ok(result)
 }
@@ -206,9 +254,18 @@ impl Made {
         let unlinked = self.port.as_ref().map_or(Ok(()), |name| {
             gone(socket.request(&link::delete_by_name(name)))
         });
+        let owner = Owner::of(call);
+        let mut rules = Vec::new();
+        if self.spoofing {
+            rules.push(macspoof::remove(owner));
+        }
+        if self.masquerade {
+            rules.push(masquerade::remove(owner));
+        }
         let undone = unlinked.map_err(CniError::internal).and_then(|()| {
             if self.addresses { ipam.del(call).map(drop) } else { Ok(()) }
         });
+        let undone = gather(rules.into_iter().chain([undone]));
         if let Err(e) = &undone {
             log(format_args!("undoing a failed ADD: {e}"));
         }

@@ -8,8 +8,11 @@ use netlink::{Dump, Socket, addr, link};
 
 use super::conf::Conf;
 use super::ipam::Ipam;
-use super::pod;
+use super::{macspoof, pod};
+use crate::cidr::Cidr;
 use crate::mac;
+use crate::masquerade;
+use crate::owner::Owner;
 use crate::protocol::{Call, CniError, code};
 use crate::result::{CniResult, Interface, Route};
 
@@ -28,14 +31,23 @@ pub(crate) fn check(
     Ipam::of(call, &object, text, &conf.ipam).check(call, &previous)?;
     let mut inside =
         Socket::open_in(&call.netns()?).map_err(CniError::internal)?;
-    let pod = check_pod(&mut inside, interface, &previous)?;
+    let pod = check_pod(&conf, &mut inside, interface, &previous)?;
     let mut outside = Socket::open().map_err(CniError::internal)?;
     let bridge = check_bridge(&conf, &mut outside, &previous)?;
     check_port(&conf, &mut outside, &bridge, &pod)?;
     if conf.gateway {
         check_gateways(&mut outside, &bridge, &previous)?;
     }
-    Ok(())
+    let ips: Vec<Cidr> = previous.ips.iter().map(|ip| ip.address).collect();
+    if let Some(backend) = conf.masquerade {
+        masquerade::check(Owner::of(call), backend, &ips)?;
+    }
+    match pod.mac {
+        Some(mac) if conf.check_spoofing => {
+            macspoof::check(Owner::of(call), mac)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The pod's interface in `previous`, and `previous` without the addresses
@@ -64,6 +76,7 @@ fn own_part<'a>(
 
 /// The pod's interface, its addresses and its routes.
 fn check_pod(
+    conf: &Conf,
     socket: &mut Socket,
     interface: &Interface,
     previous: &CniResult,
@@ -77,7 +90,7 @@ fn check_pod(
         ));
     }
     check_mac(interface, &pod)?;
-    if !pod.up {
+    if !pod.up && !conf.leave_down {
         return differs(format_args!("interface {ifname} is down"));
     }
     let addresses = addr::list(socket, None, Some(pod.index))

@@ -5,6 +5,7 @@ use ipam::gojson::Object;
 
 use super::util::no_pattern;
 use crate::mac;
+use crate::masquerade;
 use crate::protocol::{Args, CniError, code, interface_name_problem};
 use crate::result::Dns;
 
@@ -52,7 +53,13 @@ pub(super) struct Conf {
     pub(super) dns: Option<Dns>,
     /// What flannel knows beyond this.
     pub(super) node: Node,
-    /// The plugin that gives addresses.
+    /// Masquerade for the pod.
+    pub(super) masquerade: Option<masquerade::Backend>,
+    /// Let the pod send by its own link-layer address only.
+    pub(super) check_spoofing: bool,
+    /// Leave the pod's interface down.
+    pub(super) leave_down: bool,
+    /// The plugin that gives addresses; empty for none.
     pub(super) ipam: String,
 }
 
@@ -83,6 +90,9 @@ impl Conf {
             mac: mac(conf, args)?,
             dns: dns(conf)?,
             node: Node::default(),
+            masquerade: masquerade::wanted(conf)?,
+            check_spoofing: flag("macspoofchk")?,
+            leave_down: flag("disableContainerInterface")?,
             ipam: ipam_kind(conf)?,
         };
         if out.hairpin && out.promiscuous {
@@ -90,7 +100,7 @@ impl Conf {
                 "cannot set hairpin mode and promiscuous mode at the same time",
             ));
         }
-        if flag("disableContainerInterface")? {
+        if out.leave_down && !out.ipam.is_empty() {
             return Err(CniError::config(
                 "cannot use IPAM when DisableContainerInterface flag is set",
             ));
@@ -123,25 +133,6 @@ fn refuse_unbuilt(conf: &Object<'_>) -> Result<(), CniError> {
             format!("{key}: {value} is not supported by this build; {remedy}"),
         ))
     };
-    if ipam_kind(conf)?.is_empty() {
-        return refuse(
-            "ipam.type",
-            "\"\"",
-            "pods are attached with an address only: name an IPAM plugin, \
-             such as host-local",
-        );
-    }
-    if conf.bool("ipMasq")? == Some(true) {
-        return refuse(
-            "ipMasq",
-            "true",
-            "it sets no masquerade rules: say \"ipMasq\": false in the \
-             delegate and masquerade by other means",
-        );
-    }
-    if conf.bool("macspoofchk")? == Some(true) {
-        return refuse("macspoofchk", "true", "leave it out of the delegate");
-    }
     if vlan != 0 {
         let vlan = vlan.to_string();
         return refuse("vlan", &vlan, "leave it out of the delegate");
@@ -238,8 +229,7 @@ mod tests {
     #[test]
     fn what_is_not_built_is_named() {
         for (members, code, text) in [
-            (r#""ipMasq":true"#, 2, "ipMasq: true is not supported"),
-            (r#""macspoofchk":true"#, 2, "macspoofchk: true"),
+            (r#""ipMasqBackend":"foo""#, 7, "unknown ipmasq backend \"foo\""),
             (r#""vlan":7"#, 2, "vlan: 7 is not supported"),
             (r#""vlanTrunk":[{"id":5}]"#, 2, r#"vlanTrunk: [{"id":5}]"#),
             (
@@ -265,7 +255,8 @@ mod tests {
             assert!(error.msg.contains(text), "{members}: {}", error.msg);
         }
         assert!(with(r#""vlanTrunk":[],"preserveDefaultVlan":true"#).is_ok());
-        assert_eq!(read("{}", "").unwrap_err().code, 2);
+        let layer_2 = read(r#"{"disableContainerInterface":true}"#, "");
+        assert!(layer_2.unwrap().leave_down);
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::result::CniResult;
 /// The address manager of a configuration.
 #[derive(Debug)]
 pub(super) enum Ipam<'a> {
+    /// From nowhere: the pod gets none.
+    Nothing,
     /// In this process.
     HostLocal {
         /// The attachment's pool.
@@ -41,6 +43,9 @@ impl<'a> Ipam<'a> {
         text: &'a str,
         kind: &str,
     ) -> Self {
+        if kind.is_empty() {
+            return Self::Nothing;
+        }
         if kind != hostlocal::TYPE {
             return Self::Plugin { kind: kind.to_owned(), text };
         }
@@ -51,7 +56,7 @@ impl<'a> Ipam<'a> {
     /// Whether there is something to ask; before anything is made.
     pub(super) fn find(&self, call: &Call) -> Result<(), CniError> {
         match self {
-            Self::HostLocal { .. } => Ok(()),
+            Self::Nothing | Self::HostLocal { .. } => Ok(()),
             Self::Plugin { kind, .. } => exec::find(call, kind).map(drop),
         }
     }
@@ -59,6 +64,7 @@ impl<'a> Ipam<'a> {
     /// Addresses for the attachment.
     pub(super) fn add(&self, call: &Call) -> Result<CniResult, CniError> {
         match self {
+            Self::Nothing => Ok(CniResult::default()),
             Self::HostLocal { pool, conf } => pool.add(conf, call),
             Self::Plugin { kind, text } => exec::add(call, kind, text),
         }
@@ -70,7 +76,7 @@ impl<'a> Ipam<'a> {
     /// use by a living pod.
     pub(super) const fn keeps_after_failure(&self) -> bool {
         match self {
-            Self::HostLocal { .. } => false,
+            Self::Nothing | Self::HostLocal { .. } => false,
             Self::Plugin { .. } => true,
         }
     }
@@ -78,6 +84,7 @@ impl<'a> Ipam<'a> {
     /// Gives them back; which these were, as far as that is known.
     pub(super) fn del(&self, call: &Call) -> Result<Vec<IpAddr>, CniError> {
         match self {
+            Self::Nothing => Ok(Vec::new()),
             Self::HostLocal { pool, .. } => pool.release(call),
             Self::Plugin { kind, text } => {
                 exec::other(call, "DEL", kind, text).map(|()| Vec::new())
@@ -92,6 +99,7 @@ impl<'a> Ipam<'a> {
         valid: &ValidAttachments,
     ) -> Result<(), CniError> {
         match self {
+            Self::Nothing => Ok(()),
             Self::HostLocal { pool, .. } => pool.gc(call, valid),
             Self::Plugin { kind, text } => exec::other(call, "GC", kind, text),
         }
@@ -102,7 +110,7 @@ impl<'a> Ipam<'a> {
     pub(super) fn holders(&self, call: &Call, network: Subnet) -> Vec<String> {
         match self {
             Self::HostLocal { pool, .. } => pool.holders(call, network),
-            Self::Plugin { .. } => Vec::new(),
+            Self::Nothing | Self::Plugin { .. } => Vec::new(),
         }
     }
 
@@ -113,6 +121,7 @@ impl<'a> Ipam<'a> {
         previous: &CniResult,
     ) -> Result<(), CniError> {
         match self {
+            Self::Nothing => Ok(()),
             Self::HostLocal { pool, .. } => pool.check(call, previous),
             Self::Plugin { kind, text } => {
                 exec::other(call, "CHECK", kind, text)
@@ -123,6 +132,7 @@ impl<'a> Ipam<'a> {
     /// Whether it can give addresses.
     pub(super) fn status(&self, call: &Call) -> Result<(), CniError> {
         match self {
+            Self::Nothing => Ok(()),
             Self::HostLocal { pool, conf } => pool.status(conf, call),
             Self::Plugin { kind, text } => {
                 exec::other(call, "STATUS", kind, text)

@@ -12,6 +12,8 @@ mod conf;
 mod device;
 mod gateway;
 mod ipam;
+mod macspoof;
+mod plugin;
 mod pod;
 mod port;
 mod util;
@@ -25,12 +27,14 @@ use netlink::{Request, Socket, link, neigh};
 use self::conf::{Conf, bridge_name, ipam_kind};
 use self::ipam::Ipam;
 use self::util::gone;
+use crate::masquerade;
 use crate::owner::{self, Owner};
-use crate::protocol::{Args, Call, CniError, ValidAttachments, code};
+use crate::protocol::{Args, Call, CniError, ValidAttachments, code, gather};
 
 pub(crate) use self::add::add;
 pub(crate) use self::check::check;
 pub(crate) use self::conf::Node;
+pub(crate) use self::plugin::Bridge;
 
 /// Detaches by the configuration `text`: the link, then the address. A
 /// namespace that is gone, or whose path holds something else (CW-3), took
@@ -44,14 +48,14 @@ pub(crate) fn del(call: &Call, text: &str) -> Result<(), CniError> {
     call.deadline.enter("removing the pod's link")?;
     let mut socket = Socket::open().map_err(not_removed)?;
     remove_link(call, &mut socket)?;
+    // the address goes free also when rules cannot be removed
+    let rules = remove_rules(call, &conf);
     let kind = ipam_kind(&conf)?;
-    if kind.is_empty() {
-        // then ADD never got that far
-        return Ok(());
+    let released = Ipam::of(call, &conf, text, &kind).del(call);
+    if let Ok(released) = &released {
+        forget_neighbours(&mut socket, &conf, released);
     }
-    let released = Ipam::of(call, &conf, text, &kind).del(call)?;
-    forget_neighbours(&mut socket, &conf, &released);
-    Ok(())
+    gather([rules, released.map(drop)])
 }
 
 /// Removes what belongs to none of the attachments in `valid` (S-64), by the
@@ -66,13 +70,18 @@ pub(crate) fn gc(
 ) -> Result<(), CniError> {
     let conf = Object::parse(text)?;
     let links = remove_invalid_links(call, valid);
-    let kind = ipam_kind(&conf)?;
-    if kind.is_empty() {
-        return links;
+    let mut rules = Vec::new();
+    if masquerades(&conf) {
+        call.deadline.enter("removing masquerade rules nobody uses")?;
+        rules.push(masquerade::gc(&call.name, valid));
     }
+    if checks_spoofing(&conf) {
+        rules.push(macspoof::gc(&call.name, valid));
+    }
+    let kind = ipam_kind(&conf)?;
     // addresses last: those of a link that is still there are kept
     let addresses = Ipam::of(call, &conf, text, &kind).gc(call, valid);
-    links.and(addresses)
+    gather([links].into_iter().chain(rules).chain([addresses]))
 }
 
 /// Whether ADD could be served with the configuration `text`.
@@ -110,6 +119,29 @@ fn remove_link(call: &Call, socket: &mut Socket) -> Result<(), CniError> {
             gone(socket.request(&delete))
         })
         .map_err(not_removed)
+}
+
+/// Removes the rules that ADD may have made.
+fn remove_rules(call: &Call, conf: &Object<'_>) -> Result<(), CniError> {
+    let mut done = Vec::new();
+    if masquerades(conf) {
+        call.deadline.enter("removing the pod's masquerade rules")?;
+        done.push(masquerade::remove(Owner::of(call)));
+    }
+    if checks_spoofing(conf) {
+        done.push(macspoof::remove(Owner::of(call)));
+    }
+    gather(done)
+}
+
+/// Whether the configuration has rules made. One that does not say so
+/// properly has made none.
+fn masquerades(conf: &Object<'_>) -> bool {
+    conf.bool("ipMasq").ok().flatten().unwrap_or_default()
+}
+
+fn checks_spoofing(conf: &Object<'_>) -> bool {
+    conf.bool("macspoofchk").ok().flatten().unwrap_or_default()
 }
 
 fn not_removed(e: netlink::Error) -> CniError {

@@ -63,6 +63,16 @@ impl Pod {
         Ok(Self { link, socket })
     }
 
+    /// The interface, which is left down (BR-15).
+    pub(super) fn untouched(
+        netns: &NetNs,
+        ifname: &str,
+    ) -> Result<LinkInfo, CniError> {
+        Socket::open_in(netns)
+            .and_then(|mut socket| link::by_name(&mut socket, ifname))
+            .map_err(CniError::internal)
+    }
+
     /// Tells the neighbours at which link-layer address the pod's addresses
     /// are now: another pod may have had them a moment ago.
     ///

@@ -18,9 +18,6 @@ pub(super) struct Delegate {
     pub(super) kind: String,
     /// Its configuration as upstream would write it.
     pub(super) text: String,
-    /// `ipMasq` is true because nobody said otherwise, neither the
-    /// administrator nor flanneld (P-22).
-    pub(super) default_masquerade: bool,
 }
 
 // === impl Delegate ===
@@ -38,7 +35,6 @@ impl Delegate {
     ) -> Result<Self, CniError> {
         let mut map = conf.delegate.clone();
         let ipam = ipam(&conf.ipam, env)?;
-        let asked = map.contains("ipMasq") || map.contains("ipMasqBackend");
         let masquerade = env.is_some_and(|env| !env.ip_masq);
         let mut fill = || -> Result<(), serde_json::Error> {
             map.set("name", network)?;
@@ -62,7 +58,6 @@ impl Delegate {
         Ok(Self {
             kind: map.string("type").unwrap_or_default(),
             text: map.render().map_err(written)?,
-            default_masquerade: masquerade && !asked,
         })
     }
 
@@ -72,7 +67,7 @@ impl Delegate {
     /// Code 6 or 7 when the text is no configuration.
     pub(super) fn kept(text: String) -> Result<Self, CniError> {
         let kind = Object::parse(&text)?.string("type")?.unwrap_or_default();
-        Ok(Self { kind, text, default_masquerade: false })
+        Ok(Self { kind, text })
     }
 
     /// The same with other values for some keys.
@@ -99,30 +94,9 @@ impl Delegate {
             .iter()
             .filter_map(|key| Some((*key, call.value(key)?.compact())))
             .collect();
-        let mut values: Vec<(&str, &str)> =
+        let values: Vec<(&str, &str)> =
             lists.iter().map(|(key, json)| (*key, json.as_str())).collect();
-        if self.is_native() {
-            values.push(("ipMasq", "false"));
-        }
         self.with(&values)
-    }
-
-    /// The configuration for our own bridge: without masquerading where it
-    /// is but a default.
-    ///
-    /// With `FLANNEL_IPMASQ=false` upstream's default is that the bridge
-    /// plugin masquerades (P-22). This build cannot. A default is no order,
-    /// so a pod is attached without it, and ADD says so; an explicit
-    /// `ipMasq: true` is refused by the bridge. `text` has upstream's value
-    /// in any case, so that upstream's plugin can take over.
-    ///
-    /// # Errors
-    /// As [`Delegate::with`].
-    pub(super) fn native(&self) -> Result<String, CniError> {
-        match self.default_masquerade {
-            true => self.with(&[("ipMasq", "false")]),
-            false => Ok(self.text.clone()),
-        }
     }
 
     /// Whether it is done in this process.

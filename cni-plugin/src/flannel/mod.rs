@@ -98,15 +98,9 @@ impl Plugin for Flannel {
                 Delegate::derive(&conf, &call.name, Some(&env))?
             }
         };
-        // a kept configuration holds upstream's ipMasq, which this build
-        // neither sets nor checks
         let previous_json = own.value("prevResult").map(|v| v.compact());
         let previous_json = previous_json.unwrap_or_default();
-        let mut values = vec![("prevResult", previous_json.as_str())];
-        if delegate.is_native() {
-            values.push(("ipMasq", "false"));
-        }
-        let text = delegate.with(&values)?;
+        let text = delegate.with(&[("prevResult", &previous_json)])?;
         if delegate.is_native() {
             return bridge::check(call, &text, &previous);
         }
@@ -146,7 +140,7 @@ impl Plugin for Flannel {
         daemon::check_serving(&conf.subnet_file)?;
         let delegate = Delegate::derive(&conf, &call.name, Some(&env))?;
         if delegate.is_native() {
-            return bridge::status(call, &delegate.native()?);
+            return bridge::status(call, &delegate.text);
         }
         exec::other(call, "STATUS", &delegate.kind, &delegate.text)
     }
@@ -161,15 +155,7 @@ fn add(
     first: bool,
 ) -> Result<CniResult, FailedAdd> {
     if delegate.is_native() {
-        if delegate.default_masquerade {
-            log(format_args!(
-                "flannel: container {}: nobody masquerades \
-                 (FLANNEL_IPMASQ=false; flanneld does with --ip-masq): what \
-                 leaves the flannel network keeps the pod's address",
-                call.env.container_id
-            ));
-        }
-        return bridge::add(call, &delegate.native()?, node);
+        return bridge::add(call, &delegate.text, node);
     }
     exec::add(call, &delegate.kind, &delegate.text).map_err(|error| {
         // S-61; but an attachment that was there before must live on

@@ -108,22 +108,16 @@ fn refused_delegates() {
     assert_eq!(derive(r#"{"delegate":[]}"#, V4).unwrap_err().code, 7);
 }
 
+/// P-22
 #[test]
-fn masquerading_by_default_is_not_an_order() {
+fn who_masquerades() {
     let env = V4.replace("true", "false");
     let default = derive("{}", &env).unwrap();
-    assert!(default.default_masquerade);
     assert!(default.text.contains(r#""ipMasq":true"#));
-    assert!(default.native().unwrap().contains(r#""ipMasq":false"#));
-    for conf in [
-        r#"{"delegate":{"ipMasq":true}}"#,
-        r#"{"delegate":{"ipMasqBackend":"nftables"}}"#,
-    ] {
-        let asked = derive(conf, &env).unwrap();
-        assert!(!asked.default_masquerade);
-        assert!(asked.native().unwrap().contains(r#""ipMasq":true"#));
-    }
-    assert!(!derive("{}", V4).unwrap().default_masquerade);
+    let own = derive(r#"{"delegate":{"ipMasq":false}}"#, &env).unwrap();
+    assert!(own.text.contains(r#""ipMasq":false"#));
+    let daemon = derive("{}", V4).unwrap();
+    assert!(daemon.text.contains(r#""ipMasq":false"#));
 }
 
 #[test]

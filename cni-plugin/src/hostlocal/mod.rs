@@ -3,6 +3,7 @@
 
 mod conf;
 mod heal;
+mod plugin;
 mod resolvconf;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ use crate::protocol::{Call, CniError, code};
 use crate::result::{CniResult, IpConfig};
 
 use conf::Conf;
+pub(crate) use plugin::HostLocalPlugin;
 
 /// The `type` it is known by.
 pub(crate) const TYPE: &str = "host-local";

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use ipam::{Family, Subnet};
 
-use super::Owner;
 use super::conf::{Conf, Mapping, Protocol};
 use crate::cidr::Cidr;
 use crate::hashed;
+use crate::owner::Owner;
 use crate::protocol::{CniError, ValidAttachments, code};
 use crate::xtables::{Saved, Xtables, comment, value_of, word, words};
 

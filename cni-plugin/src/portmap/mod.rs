@@ -17,6 +17,7 @@ use ipam::{Family, PerFamily};
 use netlink::{Socket, link, nft, route, sysctl};
 
 use crate::cidr::Cidr;
+use crate::owner::Owner;
 use crate::protocol::{Call, CniError, Plugin, Version, code, gather, log};
 use crate::result::CniResult;
 use crate::xtables::Xtables;
@@ -26,15 +27,6 @@ use conf::{Backend, Conf};
 /// The plugin.
 #[derive(Debug)]
 pub(crate) struct Portmap;
-
-/// Whose ports these are: what the names and comments of the rules are made
-/// of.
-#[derive(Clone, Copy, Debug)]
-struct Owner<'a> {
-    network: &'a str,
-    container_id: &'a str,
-    ifname: &'a str,
-}
 
 impl Plugin for Portmap {
     fn name(&self) -> &'static str {
@@ -221,16 +213,4 @@ fn route_localnet(pod: &Cidr) -> Result<(), CniError> {
         link::by_index(&mut socket, index).map_err(CniError::internal)?;
     let key = format!("net/ipv4/conf/{}/route_localnet", link.name);
     sysctl::write_if_different(&key, "1").map(drop).map_err(CniError::internal)
-}
-
-// === impl Owner ===
-
-impl<'a> Owner<'a> {
-    fn of(call: &'a Call) -> Self {
-        Self {
-            network: &call.name,
-            container_id: &call.env.container_id,
-            ifname: &call.env.ifname,
-        }
-    }
 }

@@ -15,9 +15,10 @@ use netlink::nft::{
     Verdict,
 };
 
+use super::condition;
 use super::conf::{Conf, Mapping};
-use super::{Owner, condition};
 use crate::cidr::Cidr;
+use crate::owner::Owner;
 use crate::protocol::{CniError, ValidAttachments, code};
 
 const TABLE: &str = "cni_hostport";
@@ -32,8 +33,6 @@ const PREROUTING: &str = "prerouting";
 const OUTPUT: &str = "output";
 /// What is to come back through the node.
 const MASQUERADING: &str = "masquerading";
-/// As much fits beside a rule, with its lengths and zeros.
-const WORDS: usize = 250;
 /// Others may change rules between reading and writing.
 const ATTEMPTS: u32 = 5;
 
@@ -64,7 +63,7 @@ pub(super) fn set(
             if !complete {
                 shared |= foundation(&mut batch, family, &there);
             }
-            for rule in there.iter().filter(|rule| owner.owns(rule)) {
+            for rule in there.iter().filter(|rule| owns(owner, rule)) {
                 batch.delete_rule(&rule.chain, rule.handle);
             }
             let table = TableId::new(family, TABLE);
@@ -94,7 +93,7 @@ pub(super) fn set(
 /// # Errors
 /// Code 999.
 pub(super) fn remove(owner: Owner<'_>) -> Result<(), CniError> {
-    delete(|rule| owner.owns(rule))
+    delete(|rule| owns(owner, rule))
 }
 
 /// Removes the rules of this network's attachments that are not valid. A rule
@@ -171,7 +170,7 @@ fn wanted(
     for mapping in conf.of(family) {
         let mut exprs = conditions.clone().unwrap_or_default();
         exprs.extend(to_port(mapping, pod.ip));
-        out.push((PORTS, owner.rule(exprs)));
+        out.push((PORTS, rule_of(owner, exprs)));
     }
     if conf.snat && !out.is_empty() {
         let to_pod = Expr::to(Subnet::host(pod.ip));
@@ -180,7 +179,7 @@ fn wanted(
             // of what comes to the pod, what came through a mapped port
             let mapped = Expr::CtStatus(CT_STATUS_DNAT);
             let exprs = vec![to_pod, mapped, masquerade()];
-            out.push((MASQUERADING, owner.rule(exprs)));
+            out.push((MASQUERADING, rule_of(owner, exprs)));
         } else {
             let own = Ipv4Addr::LOCALHOST;
             let sources =
@@ -188,7 +187,7 @@ fn wanted(
             for source in sources.into_iter().flatten() {
                 let from = Expr::from(Subnet::host(source));
                 let exprs = vec![from, to_pod.clone(), masquerade()];
-                out.push((MASQUERADING, owner.rule(exprs)));
+                out.push((MASQUERADING, rule_of(owner, exprs)));
             }
         }
     }
@@ -293,23 +292,19 @@ fn open() -> Result<NftSocket, CniError> {
     NftSocket::open().map_err(CniError::internal)
 }
 
-// === impl Owner ===
+/// A rule of this owner's.
+fn rule_of(owner: Owner<'_>, exprs: Vec<Expr>) -> Rule {
+    let id = owner.container_id;
+    let note = format!("{} {}", owner.network, owner.ifname);
+    let note = Some(note).filter(|n| n.len() + id.len() <= Rule::WORDS);
+    Rule { comment: Some(id.to_owned()), note, ..Rule::new(exprs) }
+}
 
-impl Owner<'_> {
-    /// A rule of this owner's.
-    fn rule(&self, exprs: Vec<Expr>) -> Rule {
-        let id = self.container_id;
-        let note = format!("{} {}", self.network, self.ifname);
-        let note = Some(note).filter(|n| n.len() + id.len() <= WORDS);
-        Rule { comment: Some(id.to_owned()), note, ..Rule::new(exprs) }
-    }
-
-    /// Whether a rule is this owner's. One of the Go plugin's says only the
-    /// container.
-    fn owns(&self, info: &RuleInfo) -> bool {
-        let Rule { comment, note, .. } = &info.rule;
-        let note = note.as_deref().and_then(|note| note.split_once(' '));
-        comment.as_deref() == Some(self.container_id)
-            && note.is_none_or(|place| place == (self.network, self.ifname))
-    }
+/// Whether a rule is this owner's. One of the Go plugin's says only the
+/// container.
+fn owns(owner: Owner<'_>, info: &RuleInfo) -> bool {
+    let Rule { comment, note, .. } = &info.rule;
+    let note = note.as_deref().and_then(|note| note.split_once(' '));
+    comment.as_deref() == Some(owner.container_id)
+        && note.is_none_or(|place| place == (owner.network, owner.ifname))
 }

@@ -179,9 +179,8 @@ fn options() {
     on_a_node(|node| {
         node.flanneld(Stack::V4);
         for (key, value, code, text) in [
-            ("ipMasq", json!(true), 2, "ipMasq: true is not supported"),
+            ("ipMasqBackend", json!("x"), 7, "unknown ipmasq backend \"x\""),
             ("vlan", json!(100), 2, "vlan: 100 is not supported"),
-            ("macspoofchk", json!(true), 2, "macspoofchk: true"),
             ("promiscMode", json!(true), 7, "cannot set hairpin mode and"),
             ("mtu", json!("big"), 7, "mtu is \"big\""),
             ("name", json!("x"), 7, "must not have 'name' field"),

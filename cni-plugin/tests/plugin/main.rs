@@ -10,6 +10,7 @@
 
 mod attach;
 mod bandwidth;
+mod bridge;
 mod check;
 mod delegates;
 mod detach;
@@ -17,6 +18,7 @@ mod failures;
 mod firewall;
 mod fixed;
 mod heal;
+mod hostlocal;
 mod killed;
 mod loopback;
 mod neighbours;

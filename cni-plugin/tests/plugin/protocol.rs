@@ -34,7 +34,7 @@ fn by_hand() {
 
 #[test]
 fn under_another_name() {
-    for name in ["bridge", "", "flannel2"] {
+    for name in ["macvlan", "", "flannel2"] {
         let (code, msg) = bare(name, &[("CNI_COMMAND", "VERSION")], "").error();
         assert_eq!(code, 7);
         assert!(

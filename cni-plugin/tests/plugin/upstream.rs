@@ -87,22 +87,22 @@ fn an_old_reservation_is_released() {
     });
 }
 
-/// FL-6: upstream's DEL reads its delegate, with upstream's value for
-/// masquerading, from our file.
+/// FL-6, P-22: upstream's default for masquerading is kept, and carried out.
 #[test]
-fn the_kept_file_has_upstreams_default_for_masquerading() {
+fn without_the_daemon_each_pod_is_masqueraded() {
     on_a_node(|node| {
         node.flanneld(Stack::V4);
         let env = fs::read_to_string("/run/flannel/subnet.env").unwrap();
         node.subnet_env(&env.replace("IPMASQ=true", "IPMASQ=false"));
         let pod = node.pod("a");
-        let answer = pod.call("ADD");
-        answer.result();
-        assert_eq!(answer.stderr.lines().count(), 1, "{}", answer.stderr);
-        assert!(answer.stderr.contains("nobody masquerades"));
+        let result = pod.add();
         let kept = fs::read_to_string("/var/lib/cni/flannel/a").unwrap();
         assert!(kept.contains(r#""ipMasq":true"#), "{kept}");
+        let rules = || run("iptables-save", &["-t", "nat"]);
+        assert!(rules().contains("-A POSTROUTING -s 10.244.1.2/32"));
+        assert!(pod.after(&result).call("CHECK").ok);
         pod.del();
+        assert!(!rules().contains("CNI-"), "{}", rules());
         node.assert_clean();
     });
 }

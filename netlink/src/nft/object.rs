@@ -17,7 +17,7 @@ pub enum Family {
     Inet,
     /// ARP; events only.
     Arp,
-    /// Bridges; events only.
+    /// Bridges (`bridge`)
     Bridge,
     /// Devices; events only.
     Netdev,
@@ -127,7 +127,7 @@ pub struct Rule {
     pub comment: Option<String>,
     /// Words for programs like ours, which `nft` neither shows nor minds:
     /// whose the rule is, where the comment's form is given. Together with
-    /// the comment at most 250 bytes.
+    /// the comment at most [`Rule::WORDS`].
     pub note: Option<String>,
 }
 
@@ -309,6 +309,9 @@ impl Policy {
 // === impl Rule ===
 
 impl Rule {
+    /// The longest comment and note together, in bytes.
+    pub const WORDS: usize = 250;
+
     /// A rule without a comment.
     pub fn new(exprs: impl Into<Vec<Expr>>) -> Self {
         Self { exprs: exprs.into(), comment: None, note: None }

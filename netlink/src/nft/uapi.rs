@@ -75,6 +75,7 @@ pub(super) const NFTA_PAYLOAD_DREG: u16 = 1;
 pub(super) const NFTA_PAYLOAD_BASE: u16 = 2;
 pub(super) const NFTA_PAYLOAD_OFFSET: u16 = 3;
 pub(super) const NFTA_PAYLOAD_LEN: u16 = 4;
+pub(super) const NFT_PAYLOAD_LL_HEADER: u32 = 0;
 pub(super) const NFT_PAYLOAD_NETWORK_HEADER: u32 = 1;
 pub(super) const NFT_PAYLOAD_TRANSPORT_HEADER: u32 = 2;
 pub(super) const NFTA_CMP_SREG: u16 = 1;
@@ -117,6 +118,9 @@ pub(super) const NFT_FIB_RESULT_ADDRTYPE: u32 = 3;
 pub(super) const NFTA_FIB_F_DADDR: u32 = 2;
 /// `rtnetlink.h`
 pub(super) const RTN_LOCAL: u32 = 2;
+
+/// Where the sender is in an Ethernet header.
+pub(super) const ETHER_SOURCE: u32 = 6;
 
 // nf_nat.h
 pub(super) const NF_NAT_RANGE_MAP_IPS: u32 = 1;

@@ -117,6 +117,15 @@ fn together(exprs: &[Kernel<'_>], context: Context) -> Option<(Expr, usize)> {
             (Expr::Mark { mask, op: *op, value }, 3)
         }
         [
+            Kernel::Payload {
+                base: NFT_PAYLOAD_LL_HEADER,
+                offset: ETHER_SOURCE,
+                len: 6,
+            },
+            Kernel::Cmp(op, with),
+            ..,
+        ] => (Expr::EtherSource(*op, (*with).try_into().ok()?), 2),
+        [
             Kernel::Payload { base: NFT_PAYLOAD_NETWORK_HEADER, offset, len },
             Kernel::Cmp(op, with),
             ..,

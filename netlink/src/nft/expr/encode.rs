@@ -47,6 +47,10 @@ fn one(m: &mut Message, expr: &Expr) {
         Expr::OutInterface(op, name) => {
             interface(m, NFT_META_OIFNAME, *op, name);
         }
+        Expr::EtherSource(op, mac) => {
+            payload(m, NFT_PAYLOAD_LL_HEADER, ETHER_SOURCE, 6);
+            cmp(m, *op, mac);
+        }
         Expr::NfProto(family) => {
             meta(m, NFT_META_NFPROTO);
             cmp(m, Op::Is, &[af(*family)]);

@@ -42,6 +42,9 @@ pub enum Expr {
     InInterface(Op, String),
     /// The name of the interface it leaves by (`oifname`).
     OutInterface(Op, String),
+    /// The Ethernet address it comes from, in `bridge` tables
+    /// (`ether saddr`).
+    EtherSource(Op, crate::link::Mac),
     /// IPv4 or IPv6, in `inet` tables (`meta nfproto`).
     NfProto(ipam::Family),
     /// The transport protocol's number, such as 6 for TCP (`meta l4proto`).
@@ -217,6 +220,14 @@ impl fmt::Display for Expr {
             }
             Self::InInterface(op, name) => write!(f, "iifname {op}{name:?}"),
             Self::OutInterface(op, name) => write!(f, "oifname {op}{name:?}"),
+            Self::EtherSource(op, mac) => {
+                let [a, b, c, d, e, last] = mac;
+                write!(
+                    f,
+                    "ether saddr {op}{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:\
+                     {last:02x}"
+                )
+            }
             Self::NfProto(ipam::Family::V4) => f.write_str("meta nfproto ipv4"),
             Self::NfProto(ipam::Family::V6) => f.write_str("meta nfproto ipv6"),
             Self::L4Proto(op, number) => {

@@ -59,6 +59,7 @@ fn any_expr(family: ipam::Family) -> impl Strategy<Value = Expr> {
         (op(), name).prop_map(|(op, n)| Expr::InInterface(op, n)),
         (op(), name).prop_map(|(op, n)| Expr::OutInterface(op, n)),
         (op(), any::<u8>()).prop_map(|(op, n)| Expr::L4Proto(op, n)),
+        (op(), any::<[u8; 6]>()).prop_map(|(op, m)| Expr::EtherSource(op, m)),
         (side(), op(), any::<u16>()).prop_map(|(side, op, port)| Expr::Port {
             side,
             op,

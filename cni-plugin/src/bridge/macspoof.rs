@@ -1,0 +1,180 @@
+//! `macspoofchk`: a pod sends by its own Ethernet address only (BR-57,
+//! BR-58). Upstream's table and chains, in the kernel's nf_tables.
+
+use netlink::link::Mac;
+use netlink::nft::{
+    Batch, Chain, ChainKind, Expr, Family, Hook, NftSocket, Op, Rule, RuleInfo,
+    Table, TableId, Verdict,
+};
+
+use crate::owner::Owner;
+use crate::protocol::{CniError, ValidAttachments, code};
+
+const PREROUTING: &str = "PREROUTING";
+/// `dstnat` of bridges.
+const PRIORITY: i32 = -300;
+/// The longest name of a chain.
+const CHAIN_LEN: usize = 127;
+/// Others may change rules between reading and writing.
+const ATTEMPTS: u32 = 5;
+
+/// Lets the pod behind `port` send by `mac` only.
+///
+/// # Errors
+/// Code 7 for a container id that makes no chain's name, code 999.
+pub(super) fn set(
+    owner: Owner<'_>,
+    port: &str,
+    mac: Mac,
+) -> Result<(), CniError> {
+    let [chain, of_mac] = chains(owner);
+    if of_mac.len() > CHAIN_LEN {
+        return Err(CniError::config(format!(
+            "macspoofchk: the container's id is too long to name the chain \
+             {of_mac:?}"
+        )));
+    }
+    let jump = |to: &str| Expr::Verdict(Verdict::Jump(to.to_owned()));
+    let rule = |exprs: Vec<Expr>| rule(owner, exprs);
+    commit(|there, batch| {
+        clear(there, owner, batch);
+        let id = table();
+        batch.add_table(&Table::new(id.clone()));
+        let (kind, hook) = (ChainKind::Filter, Hook::Prerouting);
+        let base = Chain::base(id.chain(PREROUTING), kind, hook, PRIORITY);
+        let own = Chain::plain(id.chain(&chain));
+        let inner = Chain::plain(id.chain(&of_mac));
+        batch.add_chain(&base).add_chain(&own).add_chain(&inner);
+        let from = Expr::InInterface(Op::Is, port.to_owned());
+        let mine = Expr::EtherSource(Op::Is, mac);
+        let drop = Expr::Verdict(Verdict::Drop);
+        batch
+            .append_rule(&inner.id, &rule(vec![mine, Expr::ret()]))
+            .append_rule(&inner.id, &rule(vec![drop]))
+            .append_rule(&own.id, &rule(vec![jump(&of_mac)]))
+            .append_rule(&base.id, &rule(vec![from, jump(&chain)]));
+    })
+}
+
+/// Removes that again.
+///
+/// # Errors
+/// Code 999.
+pub(super) fn remove(owner: Owner<'_>) -> Result<(), CniError> {
+    commit(|there, batch| {
+        if there.iter().any(|info| of(info, owner)) {
+            clear(there, owner, batch);
+            for chain in chains(owner) {
+                batch.delete_chain(&table().chain(chain));
+            }
+        }
+    })
+}
+
+/// Says whether it is missing.
+///
+/// # Errors
+/// Code 100.
+pub(super) fn check(owner: Owner<'_>, mac: Mac) -> Result<(), CniError> {
+    let there = rules(&mut open()?)?;
+    let mine = [Expr::EtherSource(Op::Is, mac), Expr::ret()];
+    let has = |name: &str| {
+        there.iter().any(|info| of(info, owner) && info.chain.name == name)
+    };
+    let [chain, of_mac] = chains(owner);
+    let allowed = there
+        .iter()
+        .any(|info| info.chain.name == of_mac && info.rule.exprs == mine);
+    if has(PREROUTING) && has(&chain) && allowed {
+        return Ok(());
+    }
+    Err(CniError::new(
+        code::DIFFERS,
+        format!("table {}: the rules of macspoofchk are missing", table()),
+    ))
+}
+
+/// Removes what belongs to this network's attachments that are not valid. A
+/// rule of the Go plugin does not say its network, and stays.
+///
+/// # Errors
+/// Code 999.
+pub(super) fn gc(
+    network: &str,
+    valid: &ValidAttachments,
+) -> Result<(), CniError> {
+    let mut stale = Vec::new();
+    for info in rules(&mut open()?)? {
+        let note = info.rule.note.as_deref().unwrap_or_default();
+        let mut words = note.split(' ').map(str::to_owned);
+        let words = [words.next(), words.next(), words.next()];
+        if let [Some(of), Some(id), Some(ifname)] = words
+            && of == network
+            && !valid.contains(&id, &ifname)
+            && !stale.contains(&(id.clone(), ifname.clone()))
+        {
+            stale.push((id, ifname));
+        }
+    }
+    for (container_id, ifname) in &stale {
+        remove(Owner { network, container_id, ifname })?;
+    }
+    Ok(())
+}
+
+fn table() -> TableId {
+    TableId::new(Family::Bridge, "nat")
+}
+
+/// The attachment's chains, the second behind the first.
+fn chains(owner: Owner<'_>) -> [String; 2] {
+    let chain = format!("cni-br-iface-{}-{}", owner.container_id, owner.ifname);
+    [chain.clone(), chain + "-mac"]
+}
+
+fn rule(owner: Owner<'_>, exprs: Vec<Expr>) -> Rule {
+    let Owner { network, container_id, ifname } = owner;
+    let note = format!("{network} {container_id} {ifname}");
+    let comment = comment(owner);
+    let fits = note.len() + comment.len() <= Rule::WORDS;
+    let note = Some(note).filter(|_| fits);
+    Rule { comment: Some(comment), note, ..Rule::new(exprs) }
+}
+
+fn comment(owner: Owner<'_>) -> String {
+    format!("macspoofchk-{}-{}", owner.container_id, owner.ifname)
+}
+
+fn of(info: &RuleInfo, owner: Owner<'_>) -> bool {
+    info.rule.comment.as_deref() == Some(&comment(owner))
+}
+
+/// Deletes the owner's rules.
+fn clear(there: &[RuleInfo], owner: Owner<'_>, batch: &mut Batch) {
+    for info in there.iter().filter(|info| of(info, owner)) {
+        batch.delete_rule(&info.chain, info.handle);
+    }
+}
+
+fn commit(fill: impl Fn(&[RuleInfo], &mut Batch)) -> Result<(), CniError> {
+    let mut socket = open()?;
+    let mut attempt = 1;
+    loop {
+        let there = rules(&mut socket)?;
+        let mut batch = Batch::new();
+        fill(&there, &mut batch);
+        match socket.commit(&batch) {
+            Ok(()) => return Ok(()),
+            Err(e) if attempt < ATTEMPTS && e.is_not_found() => attempt += 1,
+            Err(e) => return Err(CniError::internal(e)),
+        }
+    }
+}
+
+fn rules(socket: &mut NftSocket) -> Result<Vec<RuleInfo>, CniError> {
+    socket.rules(&table()).map_err(CniError::internal)
+}
+
+fn open() -> Result<NftSocket, CniError> {
+    NftSocket::open().map_err(CniError::internal)
+}

@@ -1,0 +1,145 @@
+//! Masquerading for single pods, as `bridge` and `ptp` do it where `ipMasq`
+//! is asked for (BR-49..BR-56). Rules are found by owner: neither the pod nor
+//! its addresses are needed to remove them (CW-2, CW-9).
+
+mod iptables;
+mod nftables;
+
+use ipam::Family;
+use ipam::gojson::Object;
+use netlink::nft;
+
+use crate::cidr::Cidr;
+use crate::owner::Owner;
+use crate::protocol::{CniError, ValidAttachments, gather};
+use crate::xtables::Xtables;
+
+/// Who carries the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// Upstream's choice: iptables where it is installed, else nf_tables.
+    Any,
+    /// iptables and ip6tables.
+    Iptables,
+    /// nf_tables, in the kernel.
+    Nftables,
+}
+
+/// What a configuration asks for; `None` for no masquerading.
+///
+/// # Errors
+/// Code 7 for a backend that is none.
+pub(crate) fn wanted(conf: &Object<'_>) -> Result<Option<Backend>, CniError> {
+    let backend = match conf.string("ipMasqBackend")?.as_deref() {
+        None | Some("") => Backend::Any,
+        Some("iptables") => Backend::Iptables,
+        Some("nftables") => Backend::Nftables,
+        Some(other) => {
+            return Err(CniError::config(format!(
+                "unknown ipmasq backend {other:?}: it must be iptables or \
+                 nftables"
+            )));
+        }
+    };
+    let on = conf.bool("ipMasq")?.unwrap_or_default();
+    Ok(on.then_some(backend))
+}
+
+/// Masquerades what the owner sends from `ips` to other networks than the
+/// addresses'.
+///
+/// # Errors
+/// Code 50 without iptables where it is named, code 999. Some of it may be
+/// there then: [`remove`] it.
+pub(crate) fn set(
+    owner: Owner<'_>,
+    backend: Backend,
+    ips: &[Cidr],
+) -> Result<(), CniError> {
+    match backend.choose(ips) {
+        Backend::Nftables => nftables::set(owner, ips),
+        Backend::Any | Backend::Iptables => {
+            each(ips, |tool, ips| iptables::set(tool, owner, ips))
+        }
+    }
+}
+
+/// Says what is missing of what [`set`] makes.
+///
+/// # Errors
+/// Code 100.
+pub(crate) fn check(
+    owner: Owner<'_>,
+    backend: Backend,
+    ips: &[Cidr],
+) -> Result<(), CniError> {
+    match backend.choose(ips) {
+        Backend::Nftables => nftables::check(owner, ips),
+        Backend::Any | Backend::Iptables => {
+            each(ips, |tool, ips| iptables::check(tool, owner, ips))
+        }
+    }
+}
+
+/// Removes the owner's rules from wherever they may be (BR-55). Where there
+/// are none, no program is run.
+///
+/// # Errors
+/// Code 999, all of them together.
+pub(crate) fn remove(owner: Owner<'_>) -> Result<(), CniError> {
+    let tools = Family::ALL.into_iter().filter_map(Xtables::find);
+    let over_iptables = tools.map(|tool| iptables::remove(&tool, owner));
+    let over_nftables = without_nft(nftables::remove(owner));
+    gather(over_iptables.chain([over_nftables]))
+}
+
+/// Removes the rules of this network's attachments that are not valid.
+///
+/// # Errors
+/// Code 999, all of them together.
+pub(crate) fn gc(
+    network: &str,
+    valid: &ValidAttachments,
+) -> Result<(), CniError> {
+    let tools = Family::ALL.into_iter().filter_map(Xtables::find);
+    let over_iptables = tools.map(|tool| iptables::gc(&tool, network, valid));
+    let over_nftables = without_nft(nftables::gc(network, valid));
+    gather(over_iptables.chain([over_nftables]))
+}
+
+/// A kernel without nf_tables has nothing in it.
+fn without_nft(result: Result<(), CniError>) -> Result<(), CniError> {
+    result.or_else(|e| match nft::supported() {
+        Ok(false) => Ok(()),
+        _ => Err(e),
+    })
+}
+
+/// The addresses of each family, with its programs.
+fn each(
+    ips: &[Cidr],
+    work: impl Fn(&Xtables, &[Cidr]) -> Result<(), CniError>,
+) -> Result<(), CniError> {
+    for family in Family::ALL {
+        let of = |ip: &&Cidr| ip.family() == family;
+        let ips: Vec<Cidr> = ips.iter().filter(of).copied().collect();
+        if !ips.is_empty() {
+            work(&Xtables::required(family)?, &ips)?;
+        }
+    }
+    Ok(())
+}
+
+// === impl Backend ===
+
+impl Backend {
+    fn choose(self, ips: &[Cidr]) -> Self {
+        let missing = |ip: &Cidr| Xtables::find(ip.family()).is_none();
+        let nft = || matches!(nft::supported(), Ok(true));
+        match self {
+            Self::Any if ips.iter().any(missing) && nft() => Self::Nftables,
+            Self::Any => Self::Iptables,
+            Self::Iptables | Self::Nftables => self,
+        }
+    }
+}
