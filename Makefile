@@ -22,7 +22,7 @@ help:
 	@echo "make demo   three nodes, a real etcd, pods that reach each other"
 	@echo "make test   every test"
 	@echo "make fuzz   every fuzz target for FUZZ_SECONDS ($(FUZZ_SECONDS))"
-	@echo "make soak   random faults from ten seeds, or SEEDS"
+	@echo "make soak   random faults from ten seeds, or SEEDS; 10,000 CNI calls"
 	@echo "make lint   formatting, clippy, licences and dependency rules"
 	@echo "make bench  ratios beside the kernel's floor and upstream's numbers"
 	@echo "make build  static release binaries under $(DIST)"
@@ -65,6 +65,8 @@ fuzz:
 soak: build
 	@$(SETUP) run
 	cargo run --quiet --locked -p integration --bin soak -- $(SEEDS)
+	FLANNEL_SOAK_CALLS=10000 cargo test --quiet --locked -p cni-plugin \
+		--test plugin soak -- --nocapture
 
 lint:
 	@$(SETUP) build

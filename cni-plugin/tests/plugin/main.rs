@@ -26,5 +26,6 @@ mod node;
 mod options;
 mod portmap;
 mod protocol;
+mod soak;
 mod tuning;
 mod upstream;

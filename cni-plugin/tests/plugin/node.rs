@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use netlink::{NetNs, Socket, link};
 use nix::mount::{MsFlags, mount};
@@ -319,15 +319,16 @@ pub(crate) fn ping(target: &str) -> bool {
 
 /// Runs `command` with `input` on its stdin.
 pub(crate) fn feed(command: &mut Command, input: &[u8]) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the plugin");
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    feed_no_answer(command, input).wait_with_output().unwrap()
+}
+
+/// Starts it with its input.
+pub(crate) fn feed_no_answer(command: &mut Command, input: &[u8]) -> Child {
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("the plugin");
     // the plugin may answer without reading
     let _ = child.stdin.take().unwrap().write_all(input);
-    child.wait_with_output().unwrap()
+    child
 }
 
 /// The addresses of a result, whatever its version.

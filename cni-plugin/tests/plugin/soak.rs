@@ -1,0 +1,265 @@
+//! Many calls at random, sixteen at a time, with faults: no address is given
+//! twice, nothing is left at the end. `FLANNEL_SOAK_CALLS` says how many
+//! (`make soak`: 10,000), `FLANNEL_SOAK_SEED` repeats a run.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, RwLock};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::node::{Call, Node, feed_no_answer, on_a_node, plain, run};
+
+const WORKERS: usize = 16;
+const PODS: usize = 40;
+/// Enough for a smoke test.
+const CALLS: usize = 400;
+const POOL: &str = "/var/lib/cni/networks/cbr0";
+
+/// What the runtime knows of a pod.
+#[derive(Clone, Debug)]
+enum Known {
+    /// Nothing was asked for since the last DEL that succeeded.
+    Detached,
+    /// The result of ADD.
+    Attached(Value),
+    /// An ADD or DEL that failed or was killed: only DEL or GC may follow.
+    Unclear,
+}
+
+/// A sequence of numbers from a seed (xorshift64*).
+struct Random(u64);
+
+/// What all workers share.
+struct Shared {
+    pods: Vec<Mutex<(Call, Known)>>,
+    /// Who has which address, from ADD's answer to DEL's call.
+    taken: Mutex<BTreeMap<String, usize>>,
+    /// GC is never called beside another verb (S-64).
+    gc: RwLock<()>,
+    left: AtomicUsize,
+    added: AtomicUsize,
+    failed: AtomicUsize,
+    killed: AtomicUsize,
+    net: String,
+}
+
+// === impl Random ===
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        (self.next() >> 16) % n
+    }
+
+    fn in_100(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn work(&self, random: &mut Random) {
+        let more = |left: usize| left.checked_sub(1);
+        while self
+            .left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, more)
+            .is_ok()
+        {
+            if random.in_100(3) {
+                self.disturb(random);
+            }
+            if random.in_100(1) {
+                self.collect();
+                continue;
+            }
+            let _verbs = self.gc.read().unwrap();
+            let at = usize::try_from(random.below(PODS as u64)).unwrap();
+            // busy: another worker's; the spec allows one call at a time
+            let Ok(mut pod) = self.pods[at].try_lock() else { continue };
+            let known = self.step(at, &pod, random);
+            pod.1 = known;
+        }
+    }
+
+    /// One call about a pod, and what is known of it then.
+    fn step(
+        &self,
+        at: usize,
+        pod: &(Call, Known),
+        random: &mut Random,
+    ) -> Known {
+        let (call, known) = pod;
+        match known {
+            Known::Detached => self.add(at, call, random),
+            Known::Attached(result) if random.in_100(35) => {
+                let check = call.after(result).call("CHECK");
+                assert!(check.ok, "pod {at}: {check:?}");
+                known.clone()
+            }
+            Known::Attached(_) | Known::Unclear => {
+                self.taken.lock().unwrap().retain(|_, of| *of != at);
+                self.del(at, call, random)
+            }
+        }
+    }
+
+    fn add(&self, at: usize, call: &Call, random: &mut Random) -> Known {
+        let mut call = call.clone();
+        if random.in_100(10) {
+            self.kill(&call, "ADD", random);
+            return Known::Unclear;
+        }
+        // fails when all but the routes is done
+        if random.in_100(10) {
+            let route = json!({ "dst": "192.168.5.0/24", "gw": "172.31.0.1" });
+            call = call.with("ipam", json!({ "routes": [route] }));
+        }
+        let answer = call.call("ADD");
+        if !answer.ok {
+            self.failed.fetch_add(1, Ordering::SeqCst);
+            return Known::Unclear;
+        }
+        let result = answer.result();
+        let mut taken = self.taken.lock().unwrap();
+        for ip in plain(&result) {
+            let other = taken.insert(ip.clone(), at);
+            assert_eq!(other, None, "{ip} is pod {at}'s too");
+        }
+        self.added.fetch_add(1, Ordering::SeqCst);
+        Known::Attached(result)
+    }
+
+    fn del(&self, at: usize, call: &Call, random: &mut Random) -> Known {
+        let mut call = call.clone();
+        if random.in_100(10) {
+            self.kill(&call, "DEL", random);
+            return Known::Unclear;
+        }
+        if random.in_100(20) {
+            call.netns = String::new();
+        }
+        let answer = call.call("DEL");
+        assert!(answer.ok, "pod {at}: {answer:?}");
+        Known::Detached
+    }
+
+    /// Starts a verb and kills it at some time.
+    fn kill(&self, call: &Call, verb: &str, random: &mut Random) {
+        self.killed.fetch_add(1, Ordering::SeqCst);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flannel"));
+        call.environment(&mut command, verb);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let text = call.conf.to_string();
+        let mut child = feed_no_answer(&mut command, text.as_bytes());
+        // whatever it has done by then
+        std::thread::sleep(Duration::from_micros(random.below(12_000)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// What others do to the pool's files.
+    fn disturb(&self, random: &mut Random) {
+        match random.below(4) {
+            0 => drop(fs::remove_file(format!("{POOL}/lock"))),
+            1 => {
+                drop(fs::remove_dir_all("/var/lib/cni/networks/.flannel-cbr0"))
+            }
+            // a crash of Go's host-local, under the lock
+            2 => {
+                let path = format!("{POOL}/{}.{}", self.net, random.below(62));
+                drop(fs::File::create_new(path));
+            }
+            _ => drop(fs::write(format!("{POOL}/last_reserved_ip.0"), "x")),
+        }
+    }
+
+    /// GC with the pods that are attached; the others are clean then.
+    fn collect(&self) {
+        let _alone = self.gc.write().unwrap();
+        let mut pods: Vec<_> =
+            self.pods.iter().map(|pod| pod.lock().unwrap()).collect();
+        let valid: Vec<&Call> = pods
+            .iter()
+            .filter(|pod| matches!(pod.1, Known::Attached(_)))
+            .map(|pod| &pod.0)
+            .collect();
+        let answer = pods[0].0.clone().valid(&valid).call("GC");
+        assert!(answer.ok, "{answer:?}");
+        for pod in &mut pods {
+            if matches!(pod.1, Known::Unclear) {
+                pod.1 = Known::Detached;
+            }
+        }
+    }
+}
+
+fn pods(node: &Node) -> Vec<Mutex<(Call, Known)>> {
+    let pod = |n| {
+        let call = node.pod(&format!("p{n}")).version("1.1.0");
+        Mutex::new((call, Known::Detached))
+    };
+    (0..PODS).map(pod).collect()
+}
+
+fn number(name: &str, usual: usize) -> usize {
+    let text = std::env::var(name).unwrap_or_default();
+    text.parse().unwrap_or(usual)
+}
+
+#[test]
+fn random_calls_with_faults() {
+    let calls = number("FLANNEL_SOAK_CALLS", CALLS);
+    let usual = usize::try_from(std::process::id()).unwrap();
+    let seed = number("FLANNEL_SOAK_SEED", usual);
+    println!("{calls} calls, seed {seed}");
+    on_a_node(|node| {
+        let net = node.flanneld_alone(26);
+        let shared = Shared {
+            pods: pods(node),
+            taken: Mutex::default(),
+            gc: RwLock::default(),
+            left: AtomicUsize::new(calls),
+            added: AtomicUsize::new(0),
+            failed: AtomicUsize::new(0),
+            killed: AtomicUsize::new(0),
+            net,
+        };
+        std::thread::scope(|scope| {
+            for worker in 0..WORKERS {
+                let seed = (seed * WORKERS + worker + 1) as u64;
+                let shared = &shared;
+                scope.spawn(move || shared.work(&mut Random(seed << 20 | 1)));
+            }
+        });
+        let (added, failed) = (
+            shared.added.load(Ordering::SeqCst),
+            shared.failed.load(Ordering::SeqCst),
+        );
+        let killed = shared.killed.load(Ordering::SeqCst);
+        println!("{added} added, {failed} failed, {killed} killed");
+        assert!(added * 10 > calls && killed * 100 > calls);
+        // half of the pods end without a word, as after a restart
+        for (n, pod) in shared.pods.iter().enumerate() {
+            let (call, _) = &*pod.lock().unwrap();
+            match n % 2 {
+                0 => call.del(),
+                _ => node.remove_netns(&call.id),
+            }
+        }
+        assert!(node.pod("last").version("1.1.0").valid(&[]).call("GC").ok);
+        node.assert_clean();
+        let bridge = run("ip", &["-br", "link", "show", "master", "cni0"]);
+        assert_eq!(bridge, "");
+    });
+}
