@@ -4,11 +4,11 @@ use ::ipam::gojson::Object;
 use ::ipam::{Family, PerFamily};
 use netlink::link::LinkInfo;
 use netlink::route::{self, RouteInfo, TABLE_MAIN};
-use netlink::{Dump, Socket, addr, link};
+use netlink::{Dump, Socket, addr, link, sysctl};
 
 use super::conf::Conf;
 use super::ipam::Ipam;
-use super::{macspoof, pod};
+use super::{gateway, macspoof, pod};
 use crate::cidr::Cidr;
 use crate::mac;
 use crate::masquerade;
@@ -37,6 +37,7 @@ pub(crate) fn check(
     check_port(&conf, &mut outside, &bridge, &pod)?;
     if conf.gateway {
         check_gateways(&mut outside, &bridge, &previous)?;
+        check_forwarding(&previous)?;
     }
     let ips: Vec<Cidr> = previous.ips.iter().map(|ip| ip.address).collect();
     if let Some(backend) = conf.masquerade {
@@ -251,6 +252,17 @@ fn check_gateways(
                 "bridge {} lacks the gateway {gateway}",
                 bridge.name
             ));
+        }
+    }
+    Ok(())
+}
+
+fn check_forwarding(previous: &CniResult) -> Result<(), CniError> {
+    for family in Family::ALL {
+        let has = previous.ips.iter().any(|ip| ip.address.family() == family);
+        let key = gateway::forwarding(family);
+        if has && sysctl::read(key).map_err(CniError::internal)? != "1" {
+            return differs(format_args!("{key} is off"));
         }
     }
     Ok(())

@@ -131,11 +131,16 @@ fn excludes(gateway: &Cidr, other: &Cidr) -> bool {
     }
 }
 
-fn forward(family: Family) -> Result<(), CniError> {
-    let key = match family {
+/// The switch for forwarding.
+pub(super) const fn forwarding(family: Family) -> &'static str {
+    match family {
         Family::V4 => "net/ipv4/ip_forward",
         Family::V6 => "net/ipv6/conf/all/forwarding",
-    };
+    }
+}
+
+fn forward(family: Family) -> Result<(), CniError> {
+    let key = forwarding(family);
     sysctl::write_if_different(key, "1").map(drop).map_err(|e| {
         CniError::internal(e).context("failed to enable forwarding")
     })

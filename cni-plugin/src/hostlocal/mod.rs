@@ -2,6 +2,7 @@
 //! files are [`ipam::pool`]'s; this is its configuration and its result.
 
 mod conf;
+mod flush;
 mod heal;
 mod plugin;
 mod resolvconf;
@@ -89,6 +90,8 @@ impl HostLocal {
             other => other,
         }
         .map_err(|e| failed(&e))?;
+        drop(pool);
+        flush::connections(taken.iter().filter(|t| t.recent).map(|t| t.ip));
         Ok(CniResult {
             interfaces: Vec::new(),
             ips: taken.iter().map(ip_config).collect(),

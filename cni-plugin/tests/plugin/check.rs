@@ -108,6 +108,16 @@ fn each_difference_is_named() {
 }
 
 #[test]
+fn forwarding() {
+    on_a_node(|node| {
+        let check = attached(node);
+        fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+        let (code, msg) = check.call("CHECK").error();
+        assert_eq!((code, msg.as_str()), (100, "net/ipv4/ip_forward is off"));
+    });
+}
+
+#[test]
 fn the_reservation() {
     on_a_node(|node| {
         let check = attached(node);

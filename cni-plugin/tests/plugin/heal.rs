@@ -1,9 +1,17 @@
 //! GC, STATUS, and addresses that come back by themselves (P15).
 
 use std::fs;
+use std::io::Write;
+use std::net::UdpSocket;
 use std::os::unix::fs::symlink;
 use std::time::{Duration, SystemTime};
 
+use ipam::Family;
+use netlink::conntrack::Conntrack;
+use netlink::nft::{
+    Batch, CT_NEW, Chain, ChainKind, Expr, Hook, NftSocket, PRIORITY_FILTER,
+    Rule, Table, TableId,
+};
 use serde_json::Value;
 
 use crate::node::{Call, Node, on_a_node, plain, run};
@@ -295,5 +303,93 @@ fn a_side_folder_that_is_something_else() {
         let (_, msg) = code(&pod(node, "a"), "ADD");
         assert!(msg.contains(".flannel-cbr0"), "{msg}");
         assert_eq!(node.veths().len(), 0);
+    });
+}
+
+/// P17: another pod does not get an address at once, unless it asks for it;
+/// and not with the connections of the one before.
+#[test]
+fn an_address_rests_and_is_forgotten() {
+    on_a_node(|node| {
+        let net = node.flanneld_alone(24);
+        track_connections();
+        let (a, b) = (pod(node, "a"), pod(node, "b"));
+        let first = plain(&a.add()).remove(0);
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.send_to(b"x", (first.as_str(), 7001)).unwrap();
+        let address = first.parse().unwrap();
+        let mut conntrack = Conntrack::open().unwrap();
+        let mut connections = || conntrack.of_address(address).unwrap().len();
+        assert_eq!(connections(), 1);
+        assert!(run("ip", &["neighbour"]).contains(&first));
+        a.del();
+        assert!(!run("ip", &["neighbour"]).contains(&first));
+        // the turn would begin with it
+        fs::remove_file(format!("{POOL}/last_reserved_ip.0")).unwrap();
+        assert_eq!(plain(&b.add()), [format!("{net}.3")]);
+        b.del();
+        assert_eq!(connections(), 1);
+        let asks = a.env("CNI_ARGS", &format!("IP={first}"));
+        assert_eq!(plain(&asks.add()), [first]);
+        assert_eq!(connections(), 0);
+    });
+}
+
+/// Connections are tracked where a rule looks at them.
+fn track_connections() {
+    let table = Table::new(TableId::new(Family::V4, "watch"));
+    let id = table.id.chain("output");
+    let (kind, hook) = (ChainKind::Filter, Hook::Output);
+    let chain = Chain::base(id, kind, hook, PRIORITY_FILTER);
+    let rule = Rule::new([Expr::CtState(CT_NEW), Expr::accept()]);
+    let mut batch = Batch::new();
+    batch.add_table(&table).add_chain(&chain).append_rule(&chain.id, &rule);
+    NftSocket::open().unwrap().commit(&batch).unwrap();
+}
+
+/// P16: a full disk fails ADD, gives nothing twice, and does not keep DEL
+/// from releasing.
+#[test]
+fn a_full_disk() {
+    on_a_node(|node| {
+        node.flanneld_alone(24);
+        fs::create_dir("/var/lib/cni").unwrap();
+        let size = ["mount", "-t", "tmpfs", "-o", "size=64k", "none"];
+        run(size[0], &[&size[1..], &["/var/lib/cni"]].concat());
+        let (a, b) = (pod(node, "a"), pod(node, "b"));
+        let kept = plain(&a.add());
+        let filler = "/var/lib/cni/filler";
+        let mut file = fs::File::create(filler).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+        let (got, msg) = code(&b, "ADD");
+        assert_eq!(got, 5, "{msg}");
+        assert_eq!(node.reserved(), kept);
+        assert_eq!(node.veths().len(), 1);
+        a.del();
+        assert_eq!(node.reserved(), [""; 0]);
+        fs::remove_file(filler).unwrap();
+        b.del();
+        b.add();
+        b.del();
+        node.assert_clean();
+    });
+}
+
+/// P16: without the lock file, and with one that others hold deleted.
+#[test]
+fn a_lost_lock_file() {
+    on_a_node(|node| {
+        node.flanneld_alone(24);
+        let (a, b) = (pod(node, "a"), pod(node, "b"));
+        let first = plain(&a.add());
+        let lock = format!("{POOL}/lock");
+        let held = fs::File::open(&lock).unwrap();
+        held.lock().unwrap();
+        fs::remove_file(&lock).unwrap();
+        assert_ne!(plain(&b.add()), first);
+        fs::remove_file(&lock).unwrap();
+        a.del();
+        b.del();
+        node.assert_clean();
     });
 }

@@ -92,3 +92,22 @@ fn install_makes_the_names() {
     let call = install(&[], &[("CNI_COMMAND", "ADD")]);
     assert_eq!(call.error().0, 4);
 }
+
+/// The list that is shipped: every version it names is one that its plugins
+/// know, and the oldest is kube-flannel's.
+#[test]
+fn the_shipped_list() {
+    let list: serde_json::Value =
+        serde_json::from_str(include_str!("../../10-flannel.conflist"))
+            .unwrap();
+    assert_eq!(list["cniVersion"], "0.3.1");
+    let named = list["cniVersions"].as_array().unwrap();
+    assert_eq!(named.last().unwrap(), "1.1.0");
+    for plugin in list["plugins"].as_array().unwrap() {
+        let name = plugin["type"].as_str().unwrap();
+        let answer = bare(name, &[("CNI_COMMAND", "VERSION")], "");
+        for version in named {
+            assert!(answer.stdout.contains(version.as_str().unwrap()));
+        }
+    }
+}

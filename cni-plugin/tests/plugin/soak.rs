@@ -177,7 +177,8 @@ impl Shared {
             }
             // a crash of Go's host-local, under the lock
             2 => {
-                let path = format!("{POOL}/{}.{}", self.net, random.below(62));
+                let ip = format!("{}.{}", self.net, 2 + random.below(60));
+                let path = format!("{POOL}/{ip}");
                 drop(fs::File::create_new(path));
             }
             _ => drop(fs::write(format!("{POOL}/last_reserved_ip.0"), "x")),

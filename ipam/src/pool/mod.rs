@@ -70,6 +70,9 @@ pub struct Allocated {
     pub gateway: IpAddr,
     /// The range set it is from, counted from 0.
     pub set: usize,
+    /// Another attachment had it within the last three minutes: connection
+    /// tracking may still remember that one (P17).
+    pub recent: bool,
 }
 
 /// How full a range set is.

@@ -184,6 +184,7 @@ impl<D: Disk> Store<D> {
                 prefix_len: range.subnet().len(),
                 gateway: range.gateway(),
                 set: number,
+                recent: self.index.cooling().is_recent(ip),
             });
         }
         match wanted.is_empty() {
@@ -225,7 +226,7 @@ impl<D: Disk> Store<D> {
             if asked == QUESTIONS {
                 taken = self.taken()?;
             }
-            if let Some(since) = self.index.cooling().since(ip) {
+            if let Some(since) = self.index.cooling().resting(ip) {
                 resting.push((since, range, ip));
                 continue;
             }

@@ -52,3 +52,31 @@ fn entries_are_found_by_port_and_deleted() {
         }
     });
 }
+
+/// Both directions: who began, and who was asked.
+#[test]
+fn entries_of_an_address() {
+    fresh(|_| {
+        track();
+        let mut conntrack = Conntrack::open().expect("socket");
+        let send = |from: &str, to: &str| {
+            let socket = UdpSocket::bind((from, 0)).expect("bind");
+            socket.send_to(b"x", (to, 7001)).expect("send");
+        };
+        send("127.0.0.1", "127.0.0.2");
+        send("127.0.0.2", "127.0.0.3");
+        send("127.0.0.3", "127.0.0.4");
+        send("::1", "::1");
+        for (ip, count) in [("127.0.0.2", 2), ("127.0.0.4", 1), ("::1", 1)] {
+            let ip = ip.parse().expect("address");
+            let entries = conntrack.of_address(ip).expect("list");
+            assert_eq!(entries.len(), count, "{ip}: {entries:?}");
+            for entry in &entries {
+                conntrack.delete(entry).expect("delete");
+            }
+            assert!(conntrack.of_address(ip).expect("list").is_empty());
+        }
+        let left = conntrack.list(Family::V4, None).expect("list");
+        assert!(left.complete().expect("complete").is_empty());
+    });
+}

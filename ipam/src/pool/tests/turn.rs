@@ -163,6 +163,7 @@ fn a_result_has_prefix_length_and_gateway() {
             prefix_len,
             gateway: ip(gateway),
             set,
+            recent: false,
         })
     );
 }
