@@ -160,6 +160,34 @@ impl<'a> Planner<'a> {
         }
     }
 
+    /// What fits into the family's tunnel. Where the option leaves less than
+    /// the family needs, but the interface does not, it is what that needs:
+    /// upstream accepts such an option, as it counts shorter headers (W-20).
+    fn inner_mtu(
+        &mut self,
+        family: Family,
+        outer: u32,
+    ) -> Result<u32, PlanError> {
+        let inner = outer.saturating_sub(overhead(family));
+        let least = match family {
+            Family::V4 => 68,
+            Family::V6 => 1280,
+        };
+        if inner >= least {
+            return Ok(inner);
+        }
+        let needed = least + overhead(family);
+        if self.facts.uplink.mtu < needed {
+            return Err(PlanError::Mtu { family, outer, inner, least });
+        }
+        self.plan.warnings.push(format!(
+            "the backend's MTU option {outer} leaves {inner} bytes inside the \
+             {family} tunnel, less than the {least} that {family} needs: packets \
+             between nodes are up to {needed} bytes long"
+        ));
+        Ok(least)
+    }
+
     /// The device with its address (B-20, B-21, B-25).
     fn add_tunnel(
         &mut self,
@@ -179,14 +207,7 @@ impl<'a> Planner<'a> {
             .ok_or(PlanError::NoPublicAddress(family))?;
         let mac =
             *self.facts.macs.get(family).ok_or(PlanError::NoMac(family))?;
-        let mtu = outer.saturating_sub(overhead(family));
-        let least = match family {
-            Family::V4 => 68,
-            Family::V6 => 1280,
-        };
-        if mtu < least {
-            return Err(PlanError::Mtu { family, outer, inner: mtu, least });
-        }
+        let mtu = self.inner_mtu(family, outer)?;
         let vxlan = Vxlan {
             vni: self.options.vni,
             parent: self.facts.uplink.index,

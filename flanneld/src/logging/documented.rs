@@ -52,6 +52,7 @@ const PASSED_ON: &[(&str, &[&str])] = &[
             "has the same subnet and leads elsewhere",
             "has the same Ethernet address",
             "the backend's MTU option",
+            "bytes inside the",
             "publish the same address",
         ],
     ),

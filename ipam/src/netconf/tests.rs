@@ -387,11 +387,11 @@ fn options_that_cannot_work_are_refused() {
         ),
         (
             r#""Type":"vxlan","MTU":0"#,
-            "Backend.MTU is 0, but must be a whole number from 1350 to 65535",
+            "Backend.MTU is 0, but must be a whole number from 1330 to 65535",
         ),
         (
             r#""Type":"vxlan","MTU":65536"#,
-            "Backend.MTU is 65536, but must be a whole number from 1350 to 65535",
+            "Backend.MTU is 65536, but must be a whole number from 1330 to 65535",
         ),
         (
             r#""Type":"vxlan","GBP":1"#,

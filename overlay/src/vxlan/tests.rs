@@ -213,6 +213,22 @@ fn too_little_mtu_is_refused() {
     assert_eq!(cluster.plan().mtu, 1280);
 }
 
+/// W-20: upstream works with it, so it is no reason to stop.
+#[test]
+fn an_option_that_is_short_for_ipv6_is_used_as_far_as_it_goes() {
+    let mut cluster = Cluster::new(&vxlan_conf(DUAL, r#""MTU":1340"#));
+    let plan = cluster.plan();
+    assert_eq!(plan.mtu, 1280);
+    assert_eq!(plan.desired.links[&name("flannel.1")].mtu, 1290);
+    assert_eq!(plan.desired.links[&name("flannel-v6.1")].mtu, 1280);
+    let [warning] = &plan.warnings[..] else { panic!("{:?}", plan.warnings) };
+    for part in ["option 1340 leaves 1270", "up to 1350 bytes"] {
+        assert!(warning.contains(part), "{warning}");
+    }
+    cluster.facts.uplink.mtu = 1349;
+    assert!(cluster.try_plan().is_err());
+}
+
 // === what is missing on this node ===
 
 #[test]
