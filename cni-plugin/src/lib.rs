@@ -29,6 +29,7 @@ mod owner;
 mod plugins;
 mod portmap;
 mod protocol;
+mod ptp;
 mod result;
 mod tuning;
 mod xtables;

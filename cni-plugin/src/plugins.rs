@@ -2,7 +2,8 @@
 
 use crate::protocol::{Answer, CniError, Plugin, Version};
 use crate::{
-    bandwidth, bridge, firewall, flannel, hostlocal, loopback, portmap, tuning,
+    bandwidth, bridge, firewall, flannel, hostlocal, loopback, portmap, ptp,
+    tuning,
 };
 
 /// One line for each; `install` makes a file for each.
@@ -15,6 +16,7 @@ const PLUGINS: &[&dyn Plugin] = &[
     &tuning::Tuning,
     &bridge::Bridge,
     &hostlocal::HostLocalPlugin,
+    &ptp::Ptp,
 ];
 
 /// The plugin called `name`.

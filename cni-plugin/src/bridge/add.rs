@@ -1,7 +1,6 @@
 //! ADD (BR-21..BR-43).
 
 use std::net::IpAddr;
-use std::time::Duration;
 
 use ::ipam::Family;
 use ::ipam::gojson::Object;
@@ -19,9 +18,6 @@ use crate::masquerade;
 use crate::owner::Owner;
 use crate::protocol::{Call, CniError, FailedAdd, gather, log};
 use crate::result::{CniResult, Interface, Route};
-
-/// How long undoing a failed ADD may take, also when its time is up.
-const UNDO: Duration = Duration::from_secs(5);
 
 /// What an ADD under way has made and must not leave behind.
 #[derive(Debug, Default)]
@@ -250,7 +246,7 @@ impl Made {
     /// an address that is free again. A link that cannot be removed keeps its
     /// address, until the runtime's DEL. Returns whether nothing is left.
     fn undo(&self, call: &Call, ipam: &Ipam<'_>, socket: &mut Socket) -> bool {
-        call.deadline.grant(UNDO);
+        call.deadline.grant(super::UNDO);
         let unlinked = self.port.as_ref().map_or(Ok(()), |name| {
             gone(socket.request(&link::delete_by_name(name)))
         });

@@ -31,7 +31,7 @@ pub(crate) fn check(
     Ipam::of(call, &object, text, &conf.ipam).check(call, &previous)?;
     let mut inside =
         Socket::open_in(&call.netns()?).map_err(CniError::internal)?;
-    let pod = check_pod(&conf, &mut inside, interface, &previous)?;
+    let pod = check_pod(conf.leave_down, &mut inside, interface, &previous)?;
     let mut outside = Socket::open().map_err(CniError::internal)?;
     let bridge = check_bridge(&conf, &mut outside, &previous)?;
     check_port(&conf, &mut outside, &bridge, &pod)?;
@@ -53,7 +53,7 @@ pub(crate) fn check(
 
 /// The pod's interface in `previous`, and `previous` without the addresses
 /// that later plugins gave to other interfaces (S-62).
-fn own_part<'a>(
+pub(crate) fn own_part<'a>(
     call: &Call,
     previous: &'a CniResult,
 ) -> Result<(&'a Interface, CniResult), CniError> {
@@ -76,8 +76,8 @@ fn own_part<'a>(
 }
 
 /// The pod's interface, its addresses and its routes.
-fn check_pod(
-    conf: &Conf,
+pub(crate) fn check_pod(
+    may_be_down: bool,
     socket: &mut Socket,
     interface: &Interface,
     previous: &CniResult,
@@ -91,7 +91,7 @@ fn check_pod(
         ));
     }
     check_mac(interface, &pod)?;
-    if !pod.up && !conf.leave_down {
+    if !pod.up && !may_be_down {
         return differs(format_args!("interface {ifname} is down"));
     }
     let addresses = addr::list(socket, None, Some(pod.index))
@@ -268,7 +268,10 @@ fn check_forwarding(previous: &CniResult) -> Result<(), CniError> {
     Ok(())
 }
 
-fn find(socket: &mut Socket, name: &str) -> Result<LinkInfo, CniError> {
+pub(crate) fn find(
+    socket: &mut Socket,
+    name: &str,
+) -> Result<LinkInfo, CniError> {
     match link::by_name(socket, name) {
         Err(e) if e.is_not_found() => {
             differs(format_args!("interface {name} is missing"))
@@ -291,7 +294,7 @@ fn check_mac(want: &Interface, link: &LinkInfo) -> Result<(), CniError> {
     ))
 }
 
-fn differs<T>(msg: std::fmt::Arguments<'_>) -> Result<T, CniError> {
+pub(crate) fn differs<T>(msg: std::fmt::Arguments<'_>) -> Result<T, CniError> {
     Err(CniError::new(code::DIFFERS, msg.to_string()))
 }
 

@@ -27,7 +27,7 @@ pub(crate) struct Node {
 
 /// What the configuration says, contradictions ruled out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Conf {
+pub(crate) struct Conf {
     /// The bridge's name.
     pub(super) bridge: String,
     /// Put the gateways on the bridge and forward.
@@ -113,7 +113,7 @@ impl Conf {
 ///
 /// # Errors
 /// Code 7 when it is no string.
-pub(super) fn ipam_kind(conf: &Object<'_>) -> Result<String, CniError> {
+pub(crate) fn ipam_kind(conf: &Object<'_>) -> Result<String, CniError> {
     let Some(ipam) = conf.object("ipam")? else { return Ok(String::new()) };
     Ok(ipam.string("type")?.unwrap_or_default())
 }
@@ -190,7 +190,7 @@ fn mac(conf: &Object<'_>, args: &Args) -> Result<Option<[u8; 6]>, CniError> {
 
 /// `dns` counts as soon as any of its members is there, even an empty list
 /// (BR-18).
-fn dns(conf: &Object<'_>) -> Result<Option<Dns>, CniError> {
+pub(crate) fn dns(conf: &Object<'_>) -> Result<Option<Dns>, CniError> {
     let Some(dns) = conf.object("dns")? else { return Ok(None) };
     let members = ["nameservers", "domain", "search", "options"];
     if members.iter().all(|key| dns.value(key).is_none()) {

@@ -119,7 +119,7 @@ fn create(socket: &mut Socket, conf: &Conf) -> Result<bool, CniError> {
 /// gets with its first port. While duplicate address detection goes on for
 /// it, traffic to the node's first pod is lost; [`ensure`] switches that off,
 /// so what is left is a moment. A node may be set to have no such address.
-pub(super) fn wait_link_local(
+pub(crate) fn wait_link_local(
     socket: &mut Socket,
     bridge: &LinkInfo,
 ) -> Result<(), CniError> {

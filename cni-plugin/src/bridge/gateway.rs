@@ -18,7 +18,7 @@ use crate::protocol::{CniError, log};
 /// that subnet now is not reachable as long as they are there. Addresses
 /// outside are not ours: flannel's bridge has them beside its own, another
 /// one must not (BR-36).
-pub(super) fn ensure(
+pub(crate) fn ensure(
     socket: &mut Socket,
     conf: &Conf,
     bridge: &LinkInfo,
@@ -111,7 +111,7 @@ fn delete(bridge: &LinkInfo, address: &Cidr) -> Request {
 
 /// Waits until the gateways answer: also one that somebody else put there a
 /// moment ago, with duplicate address detection.
-pub(super) fn wait_usable(
+pub(crate) fn wait_usable(
     socket: &mut Socket,
     gateways: &[Cidr],
 ) -> Result<(), CniError> {
@@ -139,7 +139,8 @@ pub(super) const fn forwarding(family: Family) -> &'static str {
     }
 }
 
-fn forward(family: Family) -> Result<(), CniError> {
+/// Switches forwarding on for a family (BR-38).
+pub(crate) fn forward(family: Family) -> Result<(), CniError> {
     let key = forwarding(family);
     sysctl::write_if_different(key, "1").map(drop).map_err(|e| {
         CniError::internal(e).context("failed to enable forwarding")

@@ -13,7 +13,7 @@ use crate::result::CniResult;
 
 /// The address manager of a configuration.
 #[derive(Debug)]
-pub(super) enum Ipam<'a> {
+pub(crate) enum Ipam<'a> {
     /// From nowhere: the pod gets none.
     Nothing,
     /// In this process.
@@ -37,7 +37,7 @@ pub(super) enum Ipam<'a> {
 impl<'a> Ipam<'a> {
     /// The address manager `kind` of the configuration `conf`, whose text is
     /// `text`.
-    pub(super) fn of(
+    pub(crate) fn of(
         call: &Call,
         conf: &'a Object<'a>,
         text: &'a str,
@@ -54,7 +54,7 @@ impl<'a> Ipam<'a> {
     }
 
     /// Whether there is something to ask; before anything is made.
-    pub(super) fn find(&self, call: &Call) -> Result<(), CniError> {
+    pub(crate) fn find(&self, call: &Call) -> Result<(), CniError> {
         match self {
             Self::Nothing | Self::HostLocal { .. } => Ok(()),
             Self::Plugin { kind, .. } => exec::find(call, kind).map(drop),
@@ -62,7 +62,7 @@ impl<'a> Ipam<'a> {
     }
 
     /// Addresses for the attachment.
-    pub(super) fn add(&self, call: &Call) -> Result<CniResult, CniError> {
+    pub(crate) fn add(&self, call: &Call) -> Result<CniResult, CniError> {
         match self {
             Self::Nothing => Ok(CniResult::default()),
             Self::HostLocal { pool, conf } => pool.add(conf, call),
@@ -74,7 +74,7 @@ impl<'a> Ipam<'a> {
     /// plugin must be asked to (S-61), the pool undoes by itself. What the
     /// pool holds for this attachment then is an earlier ADD's, and may be in
     /// use by a living pod.
-    pub(super) const fn keeps_after_failure(&self) -> bool {
+    pub(crate) const fn keeps_after_failure(&self) -> bool {
         match self {
             Self::Nothing | Self::HostLocal { .. } => false,
             Self::Plugin { .. } => true,
@@ -82,7 +82,7 @@ impl<'a> Ipam<'a> {
     }
 
     /// Gives them back; which these were, as far as that is known.
-    pub(super) fn del(&self, call: &Call) -> Result<Vec<IpAddr>, CniError> {
+    pub(crate) fn del(&self, call: &Call) -> Result<Vec<IpAddr>, CniError> {
         match self {
             Self::Nothing => Ok(Vec::new()),
             Self::HostLocal { pool, .. } => pool.release(call),
@@ -93,7 +93,7 @@ impl<'a> Ipam<'a> {
     }
 
     /// Gives back those of attachments that are not in `valid`.
-    pub(super) fn gc(
+    pub(crate) fn gc(
         &self,
         call: &Call,
         valid: &ValidAttachments,
@@ -107,7 +107,7 @@ impl<'a> Ipam<'a> {
 
     /// The containers that have addresses of `network`, as far as that is
     /// known.
-    pub(super) fn holders(&self, call: &Call, network: Subnet) -> Vec<String> {
+    pub(crate) fn holders(&self, call: &Call, network: Subnet) -> Vec<String> {
         match self {
             Self::HostLocal { pool, .. } => pool.holders(call, network),
             Self::Nothing | Self::Plugin { .. } => Vec::new(),
@@ -115,7 +115,7 @@ impl<'a> Ipam<'a> {
     }
 
     /// Whether they are still the attachment's.
-    pub(super) fn check(
+    pub(crate) fn check(
         &self,
         call: &Call,
         previous: &CniResult,
@@ -130,7 +130,7 @@ impl<'a> Ipam<'a> {
     }
 
     /// Whether it can give addresses.
-    pub(super) fn status(&self, call: &Call) -> Result<(), CniError> {
+    pub(crate) fn status(&self, call: &Call) -> Result<(), CniError> {
         match self {
             Self::Nothing => Ok(()),
             Self::HostLocal { pool, conf } => pool.status(conf, call),

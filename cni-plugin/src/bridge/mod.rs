@@ -7,19 +7,20 @@
 //! node's: they stay, as other pods may use them already (BR-48).
 
 mod add;
-mod check;
-mod conf;
-mod device;
-mod gateway;
-mod ipam;
+pub(crate) mod check;
+pub(crate) mod conf;
+pub(crate) mod device;
+pub(crate) mod gateway;
+pub(crate) mod ipam;
 mod macspoof;
 mod plugin;
-mod pod;
+pub(crate) mod pod;
 mod port;
-mod util;
+pub(crate) mod util;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use ::ipam::gojson::Object;
 use netlink::{Request, Socket, link, neigh};
@@ -35,6 +36,9 @@ pub(crate) use self::add::add;
 pub(crate) use self::check::check;
 pub(crate) use self::conf::Node;
 pub(crate) use self::plugin::Bridge;
+
+/// How long undoing a failed ADD may take, also when its time is up.
+pub(crate) const UNDO: Duration = Duration::from_secs(5);
 
 /// Detaches by the configuration `text`: the link, then the address. A
 /// namespace that is gone, or whose path holds something else (CW-3), took

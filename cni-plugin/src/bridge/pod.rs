@@ -19,9 +19,9 @@ const ADDRESS_WAIT: Duration = Duration::from_secs(5);
 
 /// The pod's interface.
 #[derive(Debug)]
-pub(super) struct Pod {
+pub(crate) struct Pod {
     /// As it was before it got its addresses.
-    pub(super) link: LinkInfo,
+    pub(crate) link: LinkInfo,
     /// Where it is.
     socket: Socket,
 }
@@ -31,7 +31,7 @@ pub(super) struct Pod {
 impl Pod {
     /// Gives the interface its addresses and routes and sets it up.
     /// Everything works when this returns, but for the port's own state.
-    pub(super) fn configure(
+    pub(crate) fn configure(
         netns: &NetNs,
         conf: &Conf,
         ifname: &str,
@@ -64,7 +64,7 @@ impl Pod {
     }
 
     /// The interface, which is left down (BR-15).
-    pub(super) fn untouched(
+    pub(crate) fn untouched(
         netns: &NetNs,
         ifname: &str,
     ) -> Result<LinkInfo, CniError> {
@@ -79,7 +79,7 @@ impl Pod {
     /// The kernel does so by itself when the link comes up (`arp_notify`),
     /// but then the port does not pass frames yet. It does so again when the
     /// link-layer address is set, also to what it is.
-    pub(super) fn announce(&mut self) -> Result<(), CniError> {
+    pub(crate) fn announce(&mut self) -> Result<(), CniError> {
         let Some(mac) = self.link.mac else { return Ok(()) };
         self.socket
             .request(&link::set(self.link.index).mac(mac).build())
@@ -89,7 +89,11 @@ impl Pod {
 
 /// Settings of the interface (BR-32, BR-33), and `ndisc_notify`, which is
 /// `arp_notify` for IPv6.
-fn settings(ifname: &str, v6: bool, detect: bool) -> Result<(), CniError> {
+pub(crate) fn settings(
+    ifname: &str,
+    v6: bool,
+    detect: bool,
+) -> Result<(), CniError> {
     let v6_key = |key: &str| format!("net/ipv6/conf/{ifname}/{key}");
     if v6 {
         for link in ["lo", ifname] {
@@ -116,7 +120,7 @@ fn settings(ifname: &str, v6: bool, detect: bool) -> Result<(), CniError> {
 /// The kernel takes an IPv6 address into use on a work queue, also one that
 /// is exempt from duplicate address detection: packets to it are for us only
 /// once it has a local route.
-pub(super) fn wait_usable(
+pub(crate) fn wait_usable(
     socket: &mut Socket,
     ip: IpAddr,
 ) -> Result<(), CniError> {
@@ -175,7 +179,7 @@ fn wait_undisputed(
 }
 
 /// The result's routes as the kernel gets them (BR-35), equal ones once.
-fn routes(
+pub(crate) fn routes(
     pod: &LinkInfo,
     result: &CniResult,
 ) -> Result<Vec<RouteSpec>, CniError> {
@@ -234,7 +238,7 @@ fn spec(
 }
 
 /// A route's own gateway, else the first one of its family.
-pub(super) fn gateway_of(ips: &[IpConfig], route: &Route) -> Option<IpAddr> {
+pub(crate) fn gateway_of(ips: &[IpConfig], route: &Route) -> Option<IpAddr> {
     let of_family = |ip: &&IpConfig| {
         ip.address.family() == route.dst.family() && ip.gateway.is_some()
     };

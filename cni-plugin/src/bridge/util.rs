@@ -10,7 +10,7 @@ use crate::protocol::{CniError, log};
 
 /// An address as it is put on a link; `detect` keeps duplicate address
 /// detection.
-pub(super) fn address(index: u32, cidr: &Cidr, detect: bool) -> AddrSpec {
+pub(crate) fn address(index: u32, cidr: &Cidr, detect: bool) -> AddrSpec {
     let has_broadcast = cidr.ip.is_ipv4() && cidr.len < 31;
     let network = cidr.network().filter(|_| has_broadcast);
     let broadcast = network.map(|network| network.last());
@@ -19,12 +19,12 @@ pub(super) fn address(index: u32, cidr: &Cidr, detect: bool) -> AddrSpec {
 }
 
 /// The first failure of several requests.
-pub(super) fn all(results: Vec<Result<(), Error>>) -> Result<(), Error> {
+pub(crate) fn all(results: Vec<Result<(), Error>>) -> Result<(), Error> {
     results.into_iter().collect()
 }
 
 /// What is not there any more need not be removed.
-pub(super) fn gone(result: Result<(), Error>) -> Result<(), Error> {
+pub(crate) fn gone(result: Result<(), Error>) -> Result<(), Error> {
     match result {
         Err(e) if e.is_not_found() => Ok(()),
         other => other,
@@ -33,7 +33,7 @@ pub(super) fn gone(result: Result<(), Error>) -> Result<(), Error> {
 
 /// Refuses a link name that the kernel would take for a pattern and make
 /// another name of.
-pub(super) fn no_pattern(
+pub(crate) fn no_pattern(
     what: &str,
     name: &str,
     code: u32,
@@ -46,7 +46,7 @@ pub(super) fn no_pattern(
 }
 
 /// Lets a link have IPv6 addresses.
-pub(super) fn enable_ipv6(link: &str) -> Result<(), CniError> {
+pub(crate) fn enable_ipv6(link: &str) -> Result<(), CniError> {
     let key = format!("net/ipv6/conf/{link}/disable_ipv6");
     match sysctl::write_if_different(&key, "0") {
         Err(e) if e.is_missing() => Err(CniError::internal(format_args!(
@@ -59,7 +59,7 @@ pub(super) fn enable_ipv6(link: &str) -> Result<(), CniError> {
 }
 
 /// For settings that upstream sets if it can (BR-23, BR-27, BR-32).
-pub(super) fn ignore<T>(result: Result<T, sysctl::SysctlError>) {
+pub(crate) fn ignore<T>(result: Result<T, sysctl::SysctlError>) {
     match result {
         Err(e) if !e.is_missing() => log(e),
         _ => {}
@@ -68,7 +68,7 @@ pub(super) fn ignore<T>(result: Result<T, sysctl::SysctlError>) {
 
 /// Numbers nobody needs to be unable to guess: the keys of a new hash table
 /// come from the kernel's random source.
-pub(super) fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 

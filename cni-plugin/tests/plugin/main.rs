@@ -26,6 +26,7 @@ mod node;
 mod options;
 mod portmap;
 mod protocol;
+mod ptp;
 mod soak;
 mod tuning;
 mod upstream;

@@ -26,6 +26,8 @@ pub use spec::{RouteMatch, RouteSpec, add, append, delete, prepend, replace};
 pub const TABLE_MAIN: u32 = 254;
 /// The local table's number.
 pub const TABLE_LOCAL: u32 = 255;
+/// Protocol `kernel`: routes that the kernel makes of addresses.
+pub const PROTOCOL_KERNEL: u8 = 2;
 /// Protocol `boot`: what upstream's routes carry (B-1).
 pub const PROTOCOL_BOOT: u8 = 3;
 

@@ -1,0 +1,217 @@
+//! The pair and what makes it a way (PT-2).
+
+use std::time::{Duration, Instant};
+
+use ipam::Subnet;
+use netlink::link::veth::{VethEnd, VethSpec};
+use netlink::link::{self, LinkInfo, OperState};
+use netlink::route::{
+    self, PROTOCOL_KERNEL, RouteMatch, RouteSpec, Scope, TABLE_MAIN,
+};
+use netlink::{NetNs, Request, Socket, addr, sysctl};
+
+use crate::bridge::device::wait_link_local;
+use crate::bridge::pod::{routes, settings, wait_usable};
+use crate::bridge::util::{
+    address, all, enable_ipv6, gone, ignore, no_pattern,
+};
+use crate::cidr::Cidr;
+use crate::owner::Owner;
+use crate::protocol::{Call, CniError, code};
+use crate::result::{CniResult, IpConfig};
+
+/// How long the host's end may take to pass packets.
+const UP_WAIT: Duration = Duration::from_secs(3);
+
+/// A pair of this attachment.
+#[derive(Debug)]
+pub(super) struct Pair {
+    /// The host's end.
+    pub(super) host: LinkInfo,
+    ifname: String,
+}
+
+// === impl Pair ===
+
+impl Pair {
+    /// Makes it; the host's end is up, and marked as this attachment's in the
+    /// same call. Its name is in `made` as soon as it may be there.
+    pub(super) fn make(
+        call: &Call,
+        mtu: Option<u32>,
+        netns: &NetNs,
+        socket: &mut Socket,
+        made: &mut Option<String>,
+    ) -> Result<Self, CniError> {
+        let ifname = &call.env.ifname;
+        no_pattern("CNI_IFNAME", ifname, code::ENVIRONMENT)?;
+        let owner = Owner::of(call);
+        let name = owner.link_name();
+        let end = |name: &str, mac| VethEnd {
+            name: name.to_owned(),
+            mtu,
+            mac,
+            txqlen: None,
+        };
+        let spec = VethSpec {
+            end: end(&name, Some(owner.mac())),
+            master: None,
+            up: true,
+            peer: end(ifname, None),
+            peer_namespace: Some(netns.clone()),
+        };
+        let mut results = socket
+            .batch(&[
+                link::veth::add(&spec),
+                link::set_named(&name).alias(&owner.alias()).build(),
+            ])
+            .into_iter();
+        match results.next().unwrap_or(Ok(())) {
+            Err(e) if e.is_exists() => {
+                return Err(CniError::internal(format_args!(
+                    "container veth name ({ifname:?}) peer provided \
+                     ({name:?}) already exists"
+                ))
+                .details(
+                    "an earlier ADD of this attachment made it; run DEL",
+                ));
+            }
+            Err(e) => {
+                *made = e.is_outcome_unknown().then_some(name);
+                return Err(CniError::internal(e));
+            }
+            Ok(()) => *made = Some(name.clone()),
+        }
+        all(results.collect()).map_err(CniError::internal)?;
+        for key in ["accept_ra", "accept_dad"] {
+            let key = format!("net/ipv6/conf/{name}/{key}");
+            ignore(sysctl::write_if_different(&key, "0"));
+        }
+        let host = link::by_name(socket, &name).map_err(CniError::internal)?;
+        Ok(Self { host, ifname: ifname.clone() })
+    }
+
+    /// Addresses and routes of both ends. The pod's interface is returned;
+    /// its addresses are in use.
+    pub(super) fn configure(
+        &self,
+        socket: &mut Socket,
+        netns: &NetNs,
+        result: &CniResult,
+    ) -> Result<LinkInfo, CniError> {
+        let v6 = result.ips.iter().any(|ip| ip.address.ip.is_ipv6());
+        let mut inside = netns.enter(|| {
+            settings(&self.ifname, v6, false)?;
+            Socket::open().map_err(CniError::internal)
+        })??;
+        let pod = link::by_name(&mut inside, &self.ifname)
+            .map_err(CniError::internal)?;
+        let mut requests: Vec<Request> = result
+            .ips
+            .iter()
+            .map(|ip| addr::add(&address(pod.index, &ip.address, false)))
+            .collect();
+        requests.push(link::set(pod.index).up().build());
+        all(inside.batch(&requests)).map_err(CniError::internal)?;
+        for ip in &result.ips {
+            self.lead(socket, &mut inside, &pod, ip)?;
+        }
+        let routes = routes(&pod, result)?;
+        let routes: Vec<_> = routes.iter().map(route::prepend).collect();
+        all(inside.batch(&routes)).map_err(CniError::internal)?;
+        for ip in &result.ips {
+            wait_usable(&mut inside, ip.address.ip)?;
+            if let Some(gateway) = ip.gateway {
+                wait_usable(socket, gateway)?;
+            }
+        }
+        self.wait_up(socket)?;
+        if v6 {
+            // the host asks for the pod from there
+            wait_link_local(socket, &self.host)?;
+        }
+        Ok(pod)
+    }
+
+    /// Waits until the host's end passes packets: the kernel notices on a
+    /// work queue that the other end is up.
+    fn wait_up(&self, socket: &mut Socket) -> Result<(), CniError> {
+        let began = Instant::now();
+        let mut pause = Duration::from_micros(200);
+        loop {
+            let now = link::by_index(socket, self.host.index)
+                .map_err(CniError::internal)?;
+            if now.operstate == OperState::Up {
+                return Ok(());
+            }
+            if began.elapsed() >= UP_WAIT {
+                return Err(CniError::internal(format_args!(
+                    "link {} is not up after {UP_WAIT:?}",
+                    self.host.name
+                )));
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
+    }
+
+    /// Leads one address of the pod: inside, everything goes to the gateway,
+    /// also what is for the own network; outside, the address goes to the
+    /// pod.
+    fn lead(
+        &self,
+        outside: &mut Socket,
+        inside: &mut Socket,
+        pod: &LinkInfo,
+        ip: &IpConfig,
+    ) -> Result<(), CniError> {
+        let Some(gateway) = ip.gateway else { return Ok(()) };
+        let own = ip.address.ip;
+        let network = ip.address.network();
+        let network = network.unwrap_or_else(|| Subnet::host(own));
+        let (to_gateway, src) = (Subnet::host(gateway), Some(own));
+        // the kernel has none for a network of one address
+        gone(inside.request(&route::delete(&RouteMatch {
+            dst: network,
+            table: TABLE_MAIN,
+            metric: None,
+            gateway: None,
+            oif: Some(pod.index),
+            nexthop: None,
+            protocol: Some(PROTOCOL_KERNEL),
+            kind: None,
+        })))
+        .map_err(CniError::internal)?;
+        let mut ways = vec![route::replace(&RouteSpec {
+            oif: Some(pod.index),
+            scope: Scope::Link,
+            src,
+            ..RouteSpec::to(to_gateway)
+        })];
+        if network != Subnet::host(own) && network != to_gateway {
+            ways.push(route::replace(&RouteSpec {
+                gateway: Some(gateway),
+                oif: Some(pod.index),
+                src,
+                ..RouteSpec::to(network)
+            }));
+        }
+        all(inside.batch(&ways)).map_err(CniError::internal)?;
+        if gateway.is_ipv6() {
+            enable_ipv6(&self.host.name)?;
+        }
+        let gateway = Cidr { ip: gateway, len: to_gateway.len() };
+        all(outside.batch(&[
+            // several addresses may have one gateway
+            addr::replace(&address(self.host.index, &gateway, false)),
+            route::replace(&RouteSpec {
+                oif: Some(self.host.index),
+                scope: Scope::Host,
+                ..RouteSpec::to(Subnet::host(own))
+            }),
+        ]))
+        .map_err(|e| {
+            CniError::internal(format_args!("link {}: {e}", self.host.name))
+        })
+    }
+}
