@@ -65,6 +65,8 @@ pub struct Memory {
     /// Before the first fault; `None` for a daemon that came later, or was
     /// restarted since: a new process tells nothing about growth.
     pub begin: Option<u32>,
+    /// After half of them; `None` as above.
+    pub half: Option<u32>,
     /// After the last.
     pub end: u32,
 }
@@ -86,6 +88,8 @@ struct Chaos {
     conf: Value,
     /// Process and resident memory of each daemon at the beginning.
     young: Vec<(u32, u32)>,
+    /// The same after half of the faults.
+    grown: Vec<(u32, u32)>,
     /// Keys under `subnets/` that are no leases.
     garbage: BTreeSet<String>,
     /// The first nodes' traffic rules, as they were.
@@ -124,20 +128,22 @@ impl std::fmt::Display for Outcome {
             f,
             "clean: {} faults of {} kinds, in order {:.1} s after the last, {} \
              pings and {} datagrams without a loss, {warnings} warnings, KiB \
-             resident at begin and end:",
+             resident at begin, half and end:",
             faults.0,
             faults.1,
             recovery.as_secs_f32(),
             traffic.0,
             traffic.1
         )?;
-        for Memory { begin, end } in memory {
-            match begin {
-                Some(begin) => write!(f, " {begin}-{end}")?,
-                None => write!(f, " (restarted) {end}")?,
+        // Of those that were restarted the end says nothing about growth.
+        for Memory { begin, half, end } in memory {
+            if let (Some(begin), Some(half)) = (begin, half) {
+                write!(f, " {begin}, {half}, {end};")?;
             }
         }
-        Ok(())
+        let ends = memory.iter().map(|m| m.end.to_string());
+        let ends: Vec<_> = ends.collect();
+        write!(f, " all at the end: {}", ends.join(" "))
     }
 }
 
@@ -168,6 +174,7 @@ impl Chaos {
             store: fault::Store::Well,
             conf,
             young: Vec::new(),
+            grown: Vec::new(),
             garbage: BTreeSet::new(),
             rules: rules?,
             log: String::new(),
@@ -183,7 +190,10 @@ impl Chaos {
     /// How many kinds of faults there were.
     fn attack(&mut self, count: usize) -> Result<usize> {
         let mut kinds = BTreeSet::new();
-        for _ in 0..count {
+        for n in 0..count {
+            if n == count / 2 {
+                self.grown = self.residents()?;
+            }
             for undo in self.due() {
                 self.undo(undo)?;
             }
@@ -263,8 +273,12 @@ impl Chaos {
     fn memory(&mut self) -> Result<Vec<Memory>> {
         let mut out = Vec::new();
         for (n, (pid, end)) in self.residents()?.into_iter().enumerate() {
-            let young = self.young.get(n).filter(|(before, _)| *before == pid);
-            out.push(Memory { begin: young.map(|(_, kib)| *kib), end });
+            let then = |all: &[(u32, u32)]| match all.get(n) {
+                Some((before, kib)) if *before == pid => Some(*kib),
+                _ => None,
+            };
+            let (begin, half) = (then(&self.young), then(&self.grown));
+            out.push(Memory { begin, half, end });
         }
         let first = out.first().context("no nodes")?;
         ensure!(
