@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use ipam::daemon_state::Phase;
@@ -20,6 +20,7 @@ use ipam::{PerFamily, Subnet};
 use overlay::{IfName, Mac, vxlan};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::interval;
 
 use self::events::{Health, Loop};
 use self::remember::{PATIENCE, Remembered};
@@ -77,7 +78,9 @@ pub async fn run(
     let vxlan = vxlan_of(&conf)?;
 
     let mut kernel = Kernel::open()?;
-    let uplink = choose_uplink(&mut kernel, options, &conf)?;
+    let choose = || choose_uplink(&mut kernel, options, &conf);
+    let again = saved.lease.is_some();
+    let uplink = wait_uplink(choose, again, &mut before).await?;
     let macs = device_macs(&mut kernel, &conf, &vxlan, saved.macs)?;
     saved.set_config(config.text.reveal());
     for (family, mac) in macs.iter() {
@@ -243,6 +246,39 @@ fn vxlan_of(conf: &NetConf) -> Result<VxlanOptions> {
         bail!("backend {} is not built", conf.backend.type_name());
     };
     Ok(*options)
+}
+
+/// For an interface that is not there, or not whole, at a start.
+const UPLINK_RETRY: Duration = Duration::from_secs(1);
+
+/// The interface that carries the tunnels. One that did so in an earlier run
+/// may be away now, as it may be while the daemon runs: so it is waited for
+/// when the daemon was there before (`again`). Else the flags are wrong.
+async fn wait_uplink(
+    mut choose: impl FnMut() -> Result<Uplink>,
+    again: bool,
+    before: &mut Before<'_>,
+) -> Result<Uplink> {
+    let mut watchdog = Watchdog::new();
+    let mut next = interval(UPLINK_RETRY);
+    let mut said = String::new();
+    loop {
+        tokio::select! {
+            () = watchdog.feed() => continue,
+            _ = next.tick() => {}
+        }
+        match choose() {
+            Err(error) if again => {
+                let reason = format!("waiting for the interface: {error:#}");
+                if reason != said {
+                    tracing::warn!("{reason}");
+                    before.say(Phase::Starting, &reason);
+                    said = reason;
+                }
+            }
+            result => return result,
+        }
+    }
 }
 
 fn choose_uplink(

@@ -39,6 +39,8 @@ pub struct Uplink {
     pub v4: String,
     /// IPv6 address.
     pub v6: String,
+    /// The default gateways, of IPv4 and IPv6.
+    pub via: [String; 2],
 }
 
 // === impl Underlay ===
@@ -143,6 +145,20 @@ impl Underlay {
         host.ip("link set eth0 up")?;
         host.ip(&format!("route add default via {gw4}"))?;
         host.ip(&format!("-6 route add default via {gw6}"))?;
-        Ok(Uplink { v4, v6 })
+        Ok(Uplink { v4, v6, via: [gw4, gw6] })
+    }
+
+    /// Sets `eth0` up again, once it was set down, with the IPv6 address and
+    /// the routes that it lost by that.
+    ///
+    /// # Errors
+    /// When a command fails.
+    pub fn lift(&self, host: &Host, uplink: &Uplink) -> Result<()> {
+        let Uplink { v6, via, .. } = uplink;
+        host.ip("link set eth0 up")?;
+        host.ip(&format!("addr replace {v6}/64 dev eth0 nodad"))?;
+        host.ip(&format!("route replace default via {}", via[0]))?;
+        host.ip(&format!("-6 route replace default via {}", via[1]))?;
+        Ok(())
     }
 }

@@ -112,15 +112,7 @@ impl Chaos {
             }
             Undo::Uplink(n) => {
                 let node = self.cluster.node(n);
-                let v6 = &node.uplink.v6;
-                for words in [
-                    "link set eth0 up",
-                    &format!("addr replace {v6}/64 dev eth0 nodad"),
-                    "route replace default via 192.168.77.254",
-                    "-6 route replace default via fd77::fe",
-                ] {
-                    node.host.ip(words)?;
-                }
+                self.cluster.underlay.lift(&node.host, &node.uplink)?;
                 self.say(&format!("node{}: eth0 is up", n + 1));
             }
             Undo::Attach(n) => {

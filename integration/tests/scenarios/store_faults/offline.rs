@@ -165,3 +165,24 @@ fn a_remembered_lease_ends() -> Result<()> {
     Pod::add(&cluster.node(0).host, "after")?;
     cluster.assert_settled()
 }
+
+/// The interface is down when the daemon starts again, and etcd behind it:
+/// both are waited for, as they are while it runs. A first start would end.
+#[test]
+fn a_start_without_etcd_and_interface() -> Result<()> {
+    let mut cluster = remembered()?;
+    let before = kernel::overlay(&cluster.node(0).host)?;
+    cluster.node(0).host.ip("link set eth0 down")?;
+    again(&mut cluster)?;
+    let texts = ["waiting for the interface", "no usable IPv6 address"];
+    cluster.node_mut(0).wait_not_ready(&texts)?;
+    let node = cluster.node(0);
+    cluster.underlay.lift(&node.host, &node.uplink)?;
+    cluster.node_mut(0).wait_ready()?;
+    let after = kernel::overlay(&cluster.node(0).host)?;
+    assert_eq!(after, before);
+    cluster.etcd.start_again(cluster.underlay.middle())?;
+    wait_well(&cluster)?;
+    pulse(&cluster)?;
+    cluster.assert_settled()
+}
