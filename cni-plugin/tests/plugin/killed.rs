@@ -10,11 +10,15 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::node::{Call, Node, Stack, names, on_a_node};
+use serde_json::Value;
+
+use crate::node::{Call, Node, Stack, names, on_a_node, run};
 
 /// How many nodes are tried at a time: most of the time goes into waiting for
 /// the kernel to remove links.
 const NODES: usize = 4;
+/// The pod, by a word that is in no rule but its own.
+const ID: &str = "mortal";
 
 /// Runs `verb` and kills it, with all that it has started, when `calls`
 /// system calls have returned. Whether it ended before by itself.
@@ -111,25 +115,35 @@ fn follow(first: Pid, calls: usize) -> bool {
     true
 }
 
+fn rules() -> String {
+    run("nft", &["list", "ruleset"]) + &run("iptables-save", &[])
+}
+
 /// Nothing of an attachment is left but what the next one uses too.
 fn assert_nothing_left(node: &Node, what: &str) {
     let side = names("/var/lib/cni/networks/.flannel-cbr0");
     let left = [node.veths(), node.reserved(), node.scratch()].concat();
     assert_eq!(left, [""; 0], "{what}");
+    let rules = rules();
+    assert!(!rules.contains(ID), "{what}: {rules}");
     let side: Vec<_> = side.iter().filter(|name| *name != "stamp").collect();
     assert!(side.is_empty(), "{what}: {side:?}");
 }
 
-/// Every `NODES`th number from `first` on: ADD is killed, then DEL is.
-fn try_every(first: usize) {
+/// One in `NODES` of every `step`th call, from `first` on: ADD is killed, then
+/// DEL is.
+fn try_every(first: usize, step: usize, delegate: &[(&str, Value)]) {
     on_a_node(|node| {
         node.flanneld(Stack::Dual);
-        let pod = node.pod("a").version("1.1.0");
+        let mut pod = node.pod(ID).version("1.1.0");
+        for (key, value) in delegate {
+            pod = pod.delegate(key, value.clone());
+        }
         let gc = pod.clone().valid(&[]);
         let (mut links, mut addresses) = (0, 0);
         let mut recover = |n: usize, what: &str| {
             // by turns, so that both are tried after each kind of call
-            let by_gc = (n / NODES).is_multiple_of(2);
+            let by_gc = (n / step / NODES).is_multiple_of(2);
             links += node.veths().len();
             addresses += node.reserved().len();
             let answer = if by_gc { gc.call("GC") } else { pod.call("DEL") };
@@ -137,7 +151,7 @@ fn try_every(first: usize) {
             assert_nothing_left(node, &format!("{what} after {n} calls"));
         };
         let (mut add_ended, mut del_ended) = (false, false);
-        let mut n = first;
+        let mut n = first * step;
         while !(add_ended && del_ended) {
             if !add_ended {
                 add_ended = killed_after(&pod, "ADD", n);
@@ -148,24 +162,47 @@ fn try_every(first: usize) {
                 del_ended = killed_after(&pod, "DEL", n);
                 recover(n, "DEL");
             }
-            n += NODES;
+            n += NODES * step;
         }
         assert!(n > 50, "{n} calls cannot be all");
-        assert!(links > 5 && addresses > 5, "they were killed in between");
+        assert!(links > 2 && addresses > 2, "they were killed in between");
         pod.add();
+        assert_eq!(rules().contains(ID), !delegate.is_empty());
         pod.del();
         assert_nothing_left(node, "the last DEL");
     });
 }
 
-#[test]
-fn after_every_system_call() {
+fn try_all(step: usize, delegate: &[(&str, Value)]) {
     std::thread::scope(|scope| {
         let tries: Vec<_> = (0..NODES)
-            .map(|first| scope.spawn(move || try_every(first)))
+            .map(|n| scope.spawn(move || try_every(n, step, delegate)))
             .collect();
         for one in tries {
             one.join().unwrap();
         }
     });
+}
+
+#[test]
+fn after_every_system_call() {
+    try_all(1, &[]);
+}
+
+#[test]
+fn with_rules_in_nftables() {
+    let delegate = [
+        ("ipMasq", true.into()),
+        ("ipMasqBackend", "nftables".into()),
+        ("macspoofchk", true.into()),
+    ];
+    try_all(5, &delegate);
+}
+
+/// Its children make thousands of calls.
+#[test]
+fn with_rules_by_iptables() {
+    let delegate =
+        [("ipMasq", true.into()), ("ipMasqBackend", "iptables".into())];
+    try_all(61, &delegate);
 }
