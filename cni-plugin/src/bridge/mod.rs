@@ -51,13 +51,13 @@ pub(crate) fn del(call: &Call, text: &str) -> Result<(), CniError> {
     let conf = Object::parse(text)?;
     call.deadline.enter("removing the pod's link")?;
     let mut socket = Socket::open().map_err(not_removed)?;
-    remove_link(call, &mut socket)?;
+    let bridge = remove_link(call, &mut socket)?;
     // the address goes free also when rules cannot be removed
     let rules = remove_rules(call, &conf);
     let kind = ipam_kind(&conf)?;
     let released = Ipam::of(call, &conf, text, &kind).del(call);
     if let Ok(released) = &released {
-        forget_neighbours(&mut socket, &conf, released);
+        forget_neighbours(&mut socket, &conf, bridge, released);
     }
     gather([rules, released.map(drop)])
 }
@@ -108,20 +108,26 @@ pub(crate) fn judge(call: &Call, text: &str) -> Result<(), CniError> {
 }
 
 /// Removes the pair: by the host's end, which tells whose it is; one that
-/// another plugin made, by the pod's.
-fn remove_link(call: &Call, socket: &mut Socket) -> Result<(), CniError> {
+/// another plugin made, by the pod's. Returns the index of the bridge it was a
+/// port of, if it tells.
+fn remove_link(
+    call: &Call,
+    socket: &mut Socket,
+) -> Result<Option<u32>, CniError> {
     let netns = call.living_netns()?;
     let own = owner::link_of(socket, Owner::of(call)).map_err(not_removed)?;
     if let Some(link) = own {
         return gone(socket.request(&link::delete(link.index)))
+            .map(|()| link.master)
             .map_err(not_removed);
     }
-    let Some(netns) = netns else { return Ok(()) };
+    let Some(netns) = netns else { return Ok(None) };
     Socket::open_in(&netns)
         .and_then(|mut socket| {
             let delete = link::delete_by_name(&call.env.ifname);
             gone(socket.request(&delete))
         })
+        .map(|()| None)
         .map_err(not_removed)
 }
 
@@ -188,15 +194,22 @@ fn remove_invalid_links(
 fn forget_neighbours(
     socket: &mut Socket,
     conf: &Object<'_>,
+    bridge: Option<u32>,
     released: &[IpAddr],
 ) {
     if released.is_empty() {
         return;
     }
-    let Ok(bridge) = bridge_name(conf) else { return };
-    let Ok(bridge) = link::by_name(socket, &bridge) else { return };
+    let index = match (bridge, bridge_name(conf)) {
+        (Some(index), _) => index,
+        (None, Ok(name)) => match link::by_name(socket, &name) {
+            Ok(bridge) => bridge.index,
+            Err(_) => return,
+        },
+        (None, Err(_)) => return,
+    };
     let requests: Vec<Request> =
-        released.iter().map(|ip| neigh::delete(bridge.index, *ip)).collect();
+        released.iter().map(|ip| neigh::delete(index, *ip)).collect();
     // most have no entry
     drop(socket.batch(&requests));
 }

@@ -251,9 +251,12 @@ fn without_addresses() {
 #[test]
 fn gc() {
     on_a_node(|node| {
+        let (v4, v6) = node.own_networks();
         for backend in ["iptables", "nftables"] {
             let members = json!({ "ipMasq": true, "ipMasqBackend": backend,
-                "macspoofchk": true });
+                "macspoofchk": true, "ipam": { "type": "host-local", "ranges":
+                    [[{ "subnet": format!("{v4}.0/24") }],
+                     [{ "subnet": format!("{v6}::/64") }]] } });
             let calls = ["a", "b"].map(|id| bridge(node, id, members.clone()));
             let results = [calls[0].add(), calls[1].add()];
             let other = bridge(node, "o", members).with("name", "other".into());

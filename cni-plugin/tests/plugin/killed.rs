@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use serde_json::Value;
 
-use crate::node::{Call, Node, Stack, names, on_a_node, run};
+use crate::node::{Call, Node, names, on_a_node, run};
 
 /// How many nodes are tried at a time: most of the time goes into waiting for
 /// the kernel to remove links.
@@ -134,7 +134,7 @@ fn assert_nothing_left(node: &Node, what: &str) {
 /// DEL is.
 fn try_every(first: usize, step: usize, delegate: &[(&str, Value)]) {
     on_a_node(|node| {
-        node.flanneld(Stack::Dual);
+        node.flanneld_alone_dual();
         let mut pod = node.pod(ID).version("1.1.0");
         for (key, value) in delegate {
             pod = pod.delegate(key, value.clone());

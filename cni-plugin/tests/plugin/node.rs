@@ -134,17 +134,34 @@ impl Node {
         }
     }
 
-    /// As [`Node::flanneld`], with addresses that no other test on this
-    /// machine uses meanwhile: what decides whether an address is in use
-    /// looks into all namespaces. Returns the first two numbers of them.
-    pub(crate) fn flanneld_alone(&self, len: u8) -> String {
+    /// What the addresses of both families begin with that no other test on
+    /// this machine uses meanwhile: what decides whether an address is in use
+    /// looks into all namespaces.
+    pub(crate) fn own_networks(&self) -> (String, String) {
         let id = nix::unistd::gettid().as_raw();
-        let net = format!("10.{}.{}", 128 + (id >> 8) % 100, id % 256);
+        let (high, low) = (128 + (id >> 8) % 100, id % 256);
+        (format!("10.{high}.{low}"), format!("fd00:{high}:{low}"))
+    }
+
+    /// As [`Node::flanneld`] with [`Node::own_networks`]. Returns what the
+    /// IPv4 addresses begin with.
+    pub(crate) fn flanneld_alone(&self, len: u8) -> String {
+        let (v4, _) = self.own_networks();
         self.subnet_env(&format!(
-            "FLANNEL_NETWORK=10.0.0.0/8\nFLANNEL_SUBNET={net}.1/{len}\n\
+            "FLANNEL_NETWORK=10.0.0.0/8\nFLANNEL_SUBNET={v4}.1/{len}\n\
              FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
         ));
-        net
+        v4
+    }
+
+    /// The same with both families.
+    pub(crate) fn flanneld_alone_dual(&self) {
+        let (v4, v6) = self.own_networks();
+        self.subnet_env(&format!(
+            "FLANNEL_NETWORK=10.0.0.0/8\nFLANNEL_SUBNET={v4}.1/24\n\
+             FLANNEL_IPV6_NETWORK=fd00::/16\nFLANNEL_IPV6_SUBNET={v6}::1/64\n\
+             FLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
+        ));
     }
 
     pub(crate) fn netns(&self, name: &str) {

@@ -45,6 +45,8 @@ pub(super) struct Index {
     boot_id: Option<String>,
     fresh: bool,
     cooling: Cooling,
+    /// Whether what rests has changed since it was read.
+    cooled: bool,
 }
 
 /// The folder's reservations by (trimmed) content.
@@ -71,6 +73,7 @@ impl Index {
             boot_id: disk.boot_id(),
             fresh: false,
             cooling: Cooling::default(),
+            cooled: false,
         };
         if let (Ok(Some(text)), Ok(stat)) = (disk.stamp(), disk.stat()) {
             let (stamp, behind) =
@@ -92,19 +95,11 @@ impl Index {
         &self.cooling
     }
 
-    /// Remembers that `ips` are free from now on. Failing to has no
-    /// consequence but that they may be given again at once.
-    pub(super) fn cool(&mut self, disk: &mut impl Disk, ips: &[IpAddr]) {
-        let Some(boot_id) = self.boot_id.clone() else { return };
+    /// Remembers that `ips` are free from now on: written with the next
+    /// [`Self::seal`], which must follow.
+    pub(super) fn cool(&mut self, disk: &impl Disk, ips: &[IpAddr]) {
         self.cooling.add(ips, disk.uptime());
-        // sealed just before: what is there fits
-        let stamp = disk.stamp().ok().flatten().unwrap_or_default();
-        let stamp = match stamp.split_at_checked(STAMP_LEN + 1) {
-            Some((stamp, _)) => stamp.to_owned(),
-            None => format!("{:STAMP_LEN$}\n", ""),
-        };
-        let text = stamp + &self.cooling.render(&boot_id);
-        let _ = disk.stamp_replace(&text);
+        self.cooled = true;
     }
 
     /// What `attachment` holds.
@@ -171,6 +166,18 @@ impl Index {
     /// Ties the notes, if they are right, to the folder's present state.
     pub(super) fn seal(&mut self, disk: &mut impl Disk) {
         self.fresh = self.fresh && self.try_seal(disk).unwrap_or(false);
+        if self.cooled && !self.fresh {
+            // Notes that are not right need no stamp, but what rests does.
+            // Failing has no consequence but that it may be given at once.
+            let text = self.cooling_behind(format!("{:STAMP_LEN$}\n", ""));
+            let _ = disk.stamp_replace(&text);
+        }
+        self.cooled = false;
+    }
+
+    fn cooling_behind(&self, stamp: String) -> String {
+        let boot_id = self.boot_id.as_deref().unwrap_or_default();
+        stamp + &self.cooling.render(boot_id)
     }
 
     fn try_seal(&self, disk: &mut impl Disk) -> Result<bool, DiskError> {
@@ -185,7 +192,10 @@ impl Index {
         else {
             return Ok(false);
         };
-        disk.stamp_write(&stamp)?;
+        match self.cooled {
+            true => disk.stamp_replace(&self.cooling_behind(stamp))?,
+            false => disk.stamp_write(&stamp)?,
+        }
         Ok(true)
     }
 

@@ -89,10 +89,10 @@ impl<D: Disk> Store<D> {
             }
         }
         self.index.put(&mut self.disk, &content, &ips, &left);
-        self.index.seal(&mut self.disk);
         let free: Vec<IpAddr> =
             ips.iter().copied().filter(|ip| !left.contains(ip)).collect();
-        self.index.cool(&mut self.disk, &free);
+        self.index.cool(&self.disk, &free);
+        self.index.seal(&mut self.disk);
         failed.map_or(Ok(ips), Err)
     }
 
