@@ -87,9 +87,9 @@ struct Chaos {
     /// The network configuration.
     conf: Value,
     /// Process and resident memory of each daemon at the beginning.
-    young: Vec<(u32, u32)>,
+    young: Vec<Option<(u32, u32)>>,
     /// The same after half of the faults.
-    grown: Vec<(u32, u32)>,
+    grown: Vec<Option<(u32, u32)>>,
     /// Keys under `subnets/` that are no leases.
     garbage: BTreeSet<String>,
     /// The first nodes' traffic rules, as they were.
@@ -258,12 +258,12 @@ impl Chaos {
         Ok(Outcome { faults: (0, 0), recovery, traffic, warnings, memory })
     }
 
-    /// Process and resident memory of each daemon.
-    fn residents(&mut self) -> Result<Vec<(u32, u32)>> {
+    /// Process and resident memory of each daemon that runs.
+    fn residents(&mut self) -> Result<Vec<Option<(u32, u32)>>> {
         let mut out = Vec::new();
         for node in &mut self.cluster.nodes {
             let child = node.daemon.as_mut().context("no daemon")?.child();
-            out.push((child.pid(), child.resident()?));
+            out.push(child.resident().ok().map(|kib| (child.pid(), kib)));
         }
         Ok(out)
     }
@@ -272,9 +272,10 @@ impl Chaos {
     /// every fault, holds no more than any may.
     fn memory(&mut self) -> Result<Vec<Memory>> {
         let mut out = Vec::new();
-        for (n, (pid, end)) in self.residents()?.into_iter().enumerate() {
-            let then = |all: &[(u32, u32)]| match all.get(n) {
-                Some((before, kib)) if *before == pid => Some(*kib),
+        for (n, last) in self.residents()?.into_iter().enumerate() {
+            let (pid, end) = last.context("a daemon is gone")?;
+            let then = |all: &[Option<(u32, u32)>]| match all.get(n) {
+                Some(Some((before, kib))) if *before == pid => Some(*kib),
                 _ => None,
             };
             let (begin, half) = (then(&self.young), then(&self.grown));

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use ipam::PerFamily;
 use ipam::choose::Listed;
 use ipam::lease::{
     KeyError, Lease, LeaseAttrs, LeaseError, SubnetKey, Undecodable,
 };
+use ipam::{Family, PerFamily};
 
 /// One entry of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -201,6 +201,42 @@ impl Entries {
         self.leases.values().filter_map(|e| e.missing_until).min()
     }
 
+    /// Drops what is missing of a node that has another lease, that of `of`
+    /// or, without it, any: one that the node took since it was gone. Not
+    /// `own`, which is written there again. The leases that are gone.
+    pub fn give_way(
+        &mut self,
+        of: Option<&SubnetKey>,
+        own: Option<&SubnetKey>,
+    ) -> Vec<SubnetKey> {
+        if !self.some_missing {
+            return Vec::new();
+        }
+        let there = |entry: &&Entry| entry.missing_until.is_none();
+        let present: Vec<LeaseAttrs> = match of {
+            Some(key) => self.leases.get(key).into_iter().collect(),
+            None => self.leases.values().collect::<Vec<_>>(),
+        }
+        .into_iter()
+        .filter(there)
+        .filter_map(|entry| entry.attrs.clone())
+        .collect();
+        let left: BTreeSet<SubnetKey> = self
+            .leases
+            .iter()
+            .filter(|(key, entry)| {
+                entry.missing_until.is_some() && Some(*key) != own
+            })
+            .filter(|(_, entry)| {
+                entry.attrs.as_ref().is_some_and(|attrs| {
+                    present.iter().any(|other| same_node(attrs, other))
+                })
+            })
+            .map(|(key, _)| *key)
+            .collect();
+        self.drop_missing(|key, _| left.contains(key))
+    }
+
     fn drop_missing(
         &mut self,
         which: impl Fn(&SubnetKey, Duration) -> bool,
@@ -271,6 +307,17 @@ impl Entries {
         );
         Some(key)
     }
+}
+
+/// Whether two leases are one node's: by a public address, or by what only
+/// one node can publish for its backend (an Ethernet address, a key).
+fn same_node(a: &LeaseAttrs, b: &LeaseAttrs) -> bool {
+    Family::ALL.into_iter().any(|family| {
+        let address = a.public.get(family);
+        let data = a.data.get(family).filter(|d| d.as_str().starts_with('{'));
+        (address.is_some() && address == b.public.get(family))
+            || (data.is_some() && data == b.data.get(family))
+    })
 }
 
 /// The entry as a lease. One in a sub-folder is none, though its last part

@@ -182,6 +182,7 @@ impl Ledger {
         self.entries.replace(entries, reset, now + LEASE_TTL);
         self.listed = Some(revision);
         let own = self.own.key();
+        self.entries.give_way(None, own.as_ref());
         let entry = own.and_then(|key| self.entries.get(&key));
         self.own.observe(now, entry, revision, reset);
         self.own.freed(now);
@@ -193,7 +194,7 @@ impl Ledger {
         let name = match change {
             Change::Put(kv) => {
                 let name = kv.key.clone();
-                self.changed.extend(self.entries.put(kv));
+                self.put(kv);
                 name
             }
             Change::Deleted { key, revision } => {
@@ -232,11 +233,20 @@ impl Ledger {
         self.own.answer(now, answer);
     }
 
+    fn put(&mut self, kv: Kv) {
+        let own = self.own.key();
+        for key in self.entries.put(kv) {
+            let gone = self.entries.give_way(Some(&key), own.as_ref());
+            self.changed.extend(gone);
+            self.changed.insert(key);
+        }
+    }
+
     fn found(&mut self, found: Found) -> Option<Entry> {
         let Found { key, entry, revision } = found;
         let present = entry.is_some();
         match entry {
-            Some(kv) => self.changed.extend(self.entries.put(kv)),
+            Some(kv) => self.put(kv),
             None => {
                 let gone = self.entries.delete(&key.to_string(), revision);
                 self.changed.extend(gone);

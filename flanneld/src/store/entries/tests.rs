@@ -113,3 +113,52 @@ fn a_store_that_went_back_removes_nothing_for_a_while() {
     assert_eq!(entries.expire_missing(KEEP), [key("10.5.4.0-24")]);
     assert_eq!(entries.next_expiry(), None);
 }
+
+/// What a store that went back lacks gives way to what its node has now: by
+/// its address, or by its tunnel's Ethernet address if that has moved. Else
+/// the new one would be left out for a day, as its Ethernet address is behind
+/// two published addresses.
+#[test]
+fn what_is_missing_gives_way_to_its_nodes_next_lease() {
+    let with_mac = |key, public, revision, mac| {
+        Kv {
+        value: format!(
+            r#"{{"PublicIP":"{public}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:00:{mac}"}}}}"#
+        )
+        .into_bytes(),
+        ..kv(key, public, revision)
+    }
+    };
+    let mut entries = Entries::default();
+    entries.put(with_mac("10.5.1.0-24", "1.1.1.1", 20, "01"));
+    entries.put(with_mac("10.5.2.0-24", "1.1.1.2", 21, "02"));
+    entries.put(with_mac("10.5.3.0-24", "1.1.1.3", 22, "03"));
+    entries.put(kv("10.5.4.0-24", "1.1.1.4", 23));
+    let own = key("10.5.4.0-24");
+    entries.replace(Vec::new(), true, KEEP);
+    assert_eq!(entries.give_way(None, Some(&own)), []);
+
+    entries.put(with_mac("10.5.7.0-24", "1.1.1.1", 2, "09"));
+    let of = key("10.5.7.0-24");
+    let gone = entries.give_way(Some(&of), Some(&own));
+    assert_eq!(gone, [key("10.5.1.0-24")], "the same address");
+    // a list that has one with the same Ethernet address, and one of our own
+    let list = vec![
+        with_mac("10.5.7.0-24", "1.1.1.1", 2, "09"),
+        with_mac("10.5.8.0-24", "1.1.1.99", 3, "02"),
+        kv("10.5.9.0-24", "1.1.1.4", 4),
+    ];
+    entries.replace(list, false, KEEP);
+    let gone = entries.give_way(None, Some(&own));
+    assert_eq!(gone, [key("10.5.2.0-24")]);
+    assert_eq!(
+        keys(&entries),
+        [
+            "10.5.3.0-24",
+            "10.5.4.0-24",
+            "10.5.7.0-24",
+            "10.5.8.0-24",
+            "10.5.9.0-24"
+        ]
+    );
+}
