@@ -31,6 +31,7 @@ mod portmap;
 mod protocol;
 mod ptp;
 mod result;
+mod sbr;
 mod tuning;
 mod xtables;
 

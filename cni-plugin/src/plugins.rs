@@ -3,7 +3,7 @@
 use crate::protocol::{Answer, CniError, Plugin, Version};
 use crate::{
     bandwidth, bridge, firewall, flannel, hostlocal, loopback, portmap, ptp,
-    tuning,
+    sbr, tuning,
 };
 
 /// One line for each; `install` makes a file for each.
@@ -17,6 +17,7 @@ const PLUGINS: &[&dyn Plugin] = &[
     &bridge::Bridge,
     &hostlocal::HostLocalPlugin,
     &ptp::Ptp,
+    &sbr::Sbr,
 ];
 
 /// The plugin called `name`.

@@ -9,6 +9,7 @@
 //! | [`link`] | links: read, change, delete; [`vxlan`](link::vxlan), [`bridge`](link::bridge), [`veth`](link::veth), [`ifb`](link::ifb) |
 //! | [`addr`] | addresses on links |
 //! | [`route`] | routes and look-ups |
+//! | [`rule`] | which table a route is looked for in |
 //! | [`nexthop`] | nexthop objects |
 //! | [`neigh`], [`fdb`] | neighbour entries, forwarding entries of vxlan devices |
 //! | [`monitor`] | notifications, with overruns told |
@@ -51,6 +52,7 @@ mod packet_tests;
 pub mod program;
 mod request;
 pub mod route;
+pub mod rule;
 mod socket;
 pub mod sysctl;
 pub mod tc;

@@ -27,6 +27,7 @@ mod options;
 mod portmap;
 mod protocol;
 mod ptp;
+mod sbr;
 mod soak;
 mod tuning;
 mod upstream;

@@ -18,6 +18,7 @@ mod nft;
 mod ns;
 mod nsid;
 mod route;
+mod rule;
 mod sysctl;
 mod tc;
 mod upstream;
