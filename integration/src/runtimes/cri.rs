@@ -1,6 +1,7 @@
 //! The few calls of Kubernetes' Container Runtime Interface, version 1, that
 //! kubelet makes for a pod. Messages hold the fields that are used here.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -27,6 +28,8 @@ pub struct Pod {
     pub attempt: u32,
     /// Ports of the node that lead to it.
     pub ports: Vec<Port>,
+    /// Its annotations.
+    pub annotations: Vec<(&'static str, &'static str)>,
 }
 
 /// A port of the node that leads to a pod.
@@ -225,6 +228,11 @@ impl<'a> Cri<'a> {
             }),
             hostname: pod.name.clone(),
             port_mappings: pod.ports.iter().map(PortMapping::of).collect(),
+            annotations: pod
+                .annotations
+                .iter()
+                .map(|(key, value)| ((*key).into(), (*value).into()))
+                .collect(),
             linux: Some(PodLinux { cgroup_parent: self.cgroup.clone() }),
         }
     }
@@ -339,6 +347,8 @@ struct PodConfig {
     hostname: String,
     #[prost(message, repeated, tag = "5")]
     port_mappings: Vec<PortMapping>,
+    #[prost(btree_map = "string, string", tag = "7")]
+    annotations: BTreeMap<String, String>,
     #[prost(message, optional, tag = "8")]
     linux: Option<PodLinux>,
 }

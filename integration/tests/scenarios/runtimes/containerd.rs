@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::poll::poll_until;
 use integration::runtimes::containerd::Containerd;
 use integration::runtimes::cri::{Cri, Pod};
 use integration::runtimes::image::SLEEP;
+use serde_json::{Value, json};
 
 use super::{LIST, prepared, reserved};
 
@@ -56,6 +57,36 @@ fn pods_of_containerd_reach_each_other_and_leave_nothing() -> Result<()> {
     assert_eq!(reserved(&host, "cbr0")?, Vec::<String>::new());
     assert!(!host.ip("-o link show type veth")?.contains("veth"));
     Ok(())
+}
+
+/// What kubelet's annotations become: an amount that no 32 bits of bytes hold
+/// comes with every limit.
+#[test]
+fn a_pods_bandwidth_is_limited_until_it_stops() -> Result<()> {
+    let mut list: Value = serde_json::from_str(LIST)?;
+    let plugins = list["plugins"].as_array_mut().context("a list")?;
+    let capabilities = json!({ "bandwidth": true });
+    plugins.push(json!({ "type": "bandwidth", "capabilities": capabilities }));
+    let host = prepared("limits", &list.to_string())?;
+    let containerd = Containerd::start(&host)?;
+    let cri = containerd.cri(&host);
+    wait_network(&cri)?;
+    let annotations = vec![
+        ("kubernetes.io/ingress-bandwidth", "8M"),
+        ("kubernetes.io/egress-bandwidth", "16M"),
+    ];
+    let id = cri.run_pod(&Pod { annotations, ..Pod::named("slow") })?;
+    let limits = host.cmd(&["tc", "qdisc", "show"])?;
+    for rate in ["8Mbit", "16Mbit"] {
+        let text = format!("rate {rate} ");
+        let limited = |l: &str| l.contains("tbf") && l.contains(&text);
+        assert!(limits.lines().any(limited), "{limits}");
+    }
+    cri.stop_pod(&id)?;
+    let left = host.cmd(&["tc", "qdisc", "show"])?;
+    assert!(!left.contains("tbf"), "{left}");
+    assert_eq!(host.ip("-o link show type ifb")?, "");
+    cri.remove_pod(&id)
 }
 
 /// `ctr run --cni`: the namespace is that of a process.

@@ -64,6 +64,7 @@ fn after_a_reboot_old_pods_go_and_their_addresses_come_back() -> Result<()> {
     let refused = format!("{refused:#}");
     assert!(refused.contains("subnet.env"), "{refused}");
     assert!(cri.pods()?.iter().all(|pod| !pod.ready));
+    assert_eq!(reserved(host, "cbr0")?, Vec::<String>::new());
 
     cluster.start_one(0, &flags)?;
     let host = &cluster.node(0).host;
