@@ -71,7 +71,7 @@ fn ports_of_the_node_lead_into_a_pod_until_it_stops() -> Result<()> {
 }
 
 /// Until the server in the container listens.
-fn wait_get(host: &Host, to: SocketAddr) -> Result<()> {
+pub(super) fn wait_get(host: &Host, to: SocketAddr) -> Result<()> {
     let what = format!("an answer from {to} to {}", host.name());
     poll_until(&what, Duration::from_secs(10), || {
         let page = host.run(move || get(to))?;
@@ -80,7 +80,7 @@ fn wait_get(host: &Host, to: SocketAddr) -> Result<()> {
     })
 }
 
-fn get(to: SocketAddr) -> Result<String> {
+pub(super) fn get(to: SocketAddr) -> Result<String> {
     let limit = Duration::from_secs(2);
     let mut stream = TcpStream::connect_timeout(&to, limit)?;
     stream.set_read_timeout(Some(limit))?;
