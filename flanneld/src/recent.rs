@@ -22,7 +22,7 @@ pub struct Recent(Arc<Mutex<VecDeque<Event>>>);
 struct Event {
     /// When, in milliseconds since 1970.
     at_ms: u64,
-    /// Of what sort: `phase`, `repair`, `lease`, `underlay`, `pass`.
+    /// Of what sort: `phase`, `repair`, `lease`, `underlay`, `pass`, `config`.
     kind: &'static str,
     /// In words.
     text: String,

@@ -206,7 +206,9 @@ impl Loop<'_> {
         let reason = match live(&self.config, &new) {
             Ok(_) if new.netconf == self.config.netconf => None,
             Ok(options) => {
-                tracing::info!("the network config has changed, and is used");
+                let text = "the network config has changed, and is used";
+                tracing::info!("{text}");
+                self.remember("config", text);
                 self.saved.set_config(new.text.reveal());
                 self.save();
                 self.store.publisher.choose_from(new.ranges);
@@ -221,6 +223,7 @@ impl Loop<'_> {
             && self.health.config.as_ref() != Some(reason)
         {
             tracing::warn!("{reason}");
+            self.remember("config", reason);
         }
         self.health.config = reason;
         self.report();
@@ -436,7 +439,9 @@ impl Loop<'_> {
             self.env = Some((lease.key, env));
         }
         let refused_peers = summary(&refused.words).map(|text| {
-            format!("{} of {peers} peers refused: {text}", refused.peers)
+            // Without how many there are: each new one would be news.
+            let s = if refused.peers == 1 { "" } else { "s" };
+            format!("{} peer{s} refused: {text}", refused.peers)
         });
         match summary(failed) {
             None if refused.is_most(*peers) => {

@@ -28,6 +28,10 @@ fn what_can_change_under_traffic_does_and_the_rest_is_told() -> Result<()> {
     wait_told(&cluster, "Network (running pods have addresses")?;
     wait_told(&cluster, "Backend.VNI (the tunnel")?;
     streams.assert_untouched(&cluster)?;
+    let node = cluster.node(0);
+    let daemon = node.daemon.as_ref().context("daemon")?;
+    let (_, events) = daemon.get(&node.host, "/events")?;
+    ensure!(events.contains(r#""kind":"config","text":"the net"#), "{events}");
     cluster.ctl(&["put", "/coreos.com/network/config", "{"])?;
     wait_told(&cluster, "the one in use stays in use")?;
     cluster.ctl(&["del", "/coreos.com/network/config"])?;
