@@ -47,7 +47,7 @@ impl Alive {
     /// Something could not be looked at: then nothing may be taken back.
     pub(crate) fn survey(network: &str) -> Result<Self, CniError> {
         let mut out = Self::default();
-        let mut host = Socket::open().map_err(CniError::internal)?;
+        let mut host = Socket::open().map_err(CniError::from)?;
         let mut seen = BTreeSet::new();
         for netns in namespaces()? {
             out.look_into(&netns, &mut host, &mut seen)?;
@@ -56,9 +56,9 @@ impl Alive {
         let veths =
             link::list(&mut host, Filter { kind: Some("veth"), master: None })
                 .and_then(Dump::complete)
-                .map_err(CniError::internal)?;
+                .map_err(CniError::from)?;
         out.aliases = owner::links_of(&mut host, network)
-            .map_err(CniError::internal)?
+            .map_err(CniError::from)?
             .into_iter()
             .map(|(alias, _)| alias)
             .collect();
@@ -120,11 +120,10 @@ impl Alive {
             Err(_) if !path.exists() => return Ok(()),
             other => other?,
         };
-        let mut socket = Socket::open_in(&netns).map_err(CniError::internal)?;
+        let mut socket = Socket::open_in(&netns).map_err(CniError::from)?;
         let mut holders = BTreeSet::new();
         self.add_addresses(&mut socket, &mut holders)?;
-        let number =
-            nsid::number_of(host, &netns).map_err(CniError::internal)?;
+        let number = nsid::number_of(host, &netns).map_err(CniError::from)?;
         if let Some(number) = number {
             seen.extend(holders.iter().map(|index| (number, *index)));
         }
@@ -140,7 +139,7 @@ impl Alive {
     ) -> Result<(), CniError> {
         let all = addr::list(socket, None, None)
             .and_then(Dump::complete)
-            .map_err(CniError::internal)?;
+            .map_err(CniError::from)?;
         for one in all {
             let local = match one.ip {
                 IpAddr::V4(ip) => ip.is_link_local(),

@@ -22,15 +22,15 @@ impl Plugin for Loopback {
     fn add(&self, call: &Call) -> Result<CniResult, CniError> {
         let previous = call.previous()?;
         let mut socket = open(call)?;
-        let lo = link::by_name(&mut socket, LO).map_err(CniError::internal)?;
+        let lo = link::by_name(&mut socket, LO).map_err(CniError::from)?;
         if !lo.up {
             socket
                 .request(&link::set(lo.index).up().build())
-                .map_err(CniError::internal)?;
+                .map_err(CniError::from)?;
         }
         let addresses = addr::list(&mut socket, None, Some(lo.index))
             .and_then(Dump::complete)
-            .map_err(CniError::internal)?;
+            .map_err(CniError::from)?;
         if let Some(other) = addresses.iter().find(|a| !a.ip.is_loopback()) {
             return Err(CniError::internal(format_args!(
                 "loopback interface has non-loopback address {}",
@@ -65,16 +65,16 @@ impl Plugin for Loopback {
     /// nothing.
     fn del(&self, call: &Call) -> Result<(), CniError> {
         let Some(netns) = call.living_netns()? else { return Ok(()) };
-        let mut socket = Socket::open_in(&netns).map_err(CniError::internal)?;
-        let lo = link::by_name(&mut socket, LO).map_err(CniError::internal)?;
+        let mut socket = Socket::open_in(&netns).map_err(CniError::from)?;
+        let lo = link::by_name(&mut socket, LO).map_err(CniError::from)?;
         socket
             .request(&link::set(lo.index).down().build())
-            .map_err(CniError::internal)
+            .map_err(CniError::from)
     }
 
     fn check(&self, call: &Call) -> Result<(), CniError> {
         let mut socket = open(call)?;
-        let lo = link::by_name(&mut socket, LO).map_err(CniError::internal)?;
+        let lo = link::by_name(&mut socket, LO).map_err(CniError::from)?;
         match lo.up {
             true => Ok(()),
             false => {
@@ -96,5 +96,5 @@ impl Plugin for Loopback {
 }
 
 fn open(call: &Call) -> Result<Socket, CniError> {
-    Socket::open_in(&call.netns()?).map_err(CniError::internal)
+    Socket::open_in(&call.netns()?).map_err(CniError::from)
 }

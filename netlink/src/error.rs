@@ -153,6 +153,30 @@ impl Error {
         matches!(self, Self::Unknown { .. })
     }
 
+    /// It may well work when tried again: an answer got lost, tables changed
+    /// while they were read, memory or descriptors were short, something was
+    /// busy (`EAGAIN`, `EBUSY`, `EINTR`, `ENOBUFS`, `ENOMEM`, `EMFILE`,
+    /// `ENFILE`).
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        const PASSING: [Errno; 7] = [
+            Errno::EAGAIN,
+            Errno::EBUSY,
+            Errno::EINTR,
+            Errno::ENOBUFS,
+            Errno::ENOMEM,
+            Errno::EMFILE,
+            Errno::ENFILE,
+        ];
+        match self {
+            Self::Unknown { .. } | Self::Interrupted { .. } => true,
+            Self::Undecodable { .. } => false,
+            Self::Refused { .. } | Self::Socket { .. } => {
+                self.errno().is_some_and(|errno| PASSING.contains(&errno))
+            }
+        }
+    }
+
     fn refused_with(&self, numbers: &[Errno]) -> bool {
         matches!(self, Self::Refused { errno, .. } if numbers.contains(errno))
     }

@@ -48,7 +48,7 @@ pub(crate) fn add(
     let ipam = Ipam::of(call, &object, text, &conf.ipam);
     ipam.find(call)?;
     let netns = call.netns()?;
-    let mut socket = Socket::open().map_err(CniError::internal)?;
+    let mut socket = Socket::open().map_err(CniError::from)?;
     let mut made = Made::default();
     attach(call, &conf, &ipam, &netns, &mut socket, &mut made).map_err(
         |error| FailedAdd {
@@ -145,7 +145,7 @@ fn tell(
 ) -> Result<CniResult, CniError> {
     // its address follows the ports where nobody has fixed it (BR-42)
     let bridge =
-        link::by_index(socket, bridge.index).map_err(CniError::internal)?;
+        link::by_index(socket, bridge.index).map_err(CniError::from)?;
     result.interfaces = vec![
         interface(&bridge, ""),
         interface(port, ""),
@@ -258,7 +258,7 @@ impl Made {
         if self.masquerade {
             rules.push(masquerade::remove(owner));
         }
-        let undone = unlinked.map_err(CniError::internal).and_then(|()| {
+        let undone = unlinked.map_err(CniError::from).and_then(|()| {
             if self.addresses { ipam.del(call).map(drop) } else { Ok(()) }
         });
         let undone = gather(rules.into_iter().chain([undone]));

@@ -29,10 +29,9 @@ pub(crate) fn check(
     let conf = Conf::read(&object, &call.args()?)?;
     let (interface, previous) = own_part(call, previous)?;
     Ipam::of(call, &object, text, &conf.ipam).check(call, &previous)?;
-    let mut inside =
-        Socket::open_in(&call.netns()?).map_err(CniError::internal)?;
+    let mut inside = Socket::open_in(&call.netns()?).map_err(CniError::from)?;
     let pod = check_pod(conf.leave_down, &mut inside, interface, &previous)?;
-    let mut outside = Socket::open().map_err(CniError::internal)?;
+    let mut outside = Socket::open().map_err(CniError::from)?;
     let bridge = check_bridge(&conf, &mut outside, &previous)?;
     check_port(&conf, &mut outside, &bridge, &pod)?;
     if conf.gateway {
@@ -96,7 +95,7 @@ pub(crate) fn check_pod(
     }
     let addresses = addr::list(socket, None, Some(pod.index))
         .and_then(Dump::complete)
-        .map_err(CniError::internal)?;
+        .map_err(CniError::from)?;
     for want in previous.ips.iter().map(|ip| ip.address) {
         let found =
             addresses.iter().any(|a| a.ip == want.ip && a.len == want.len);
@@ -157,9 +156,7 @@ fn routes(
     family: Family,
 ) -> Result<Vec<RouteInfo>, CniError> {
     let all = route::Filter { family, table: None, oif: None, protocol: None };
-    route::list(socket, all)
-        .and_then(Dump::complete)
-        .map_err(CniError::internal)
+    route::list(socket, all).and_then(Dump::complete).map_err(CniError::from)
 }
 
 fn check_bridge(
@@ -204,7 +201,7 @@ fn check_port(
                 pod.name
             ));
         }
-        other => other.map_err(CniError::internal)?,
+        other => other.map_err(CniError::from)?,
     };
     if port.kind.as_deref() != Some("veth") || port.peer != Some(pod.index) {
         return differs(format_args!(
@@ -245,7 +242,7 @@ fn check_gateways(
 ) -> Result<(), CniError> {
     let addresses = addr::list(socket, None, Some(bridge.index))
         .and_then(Dump::complete)
-        .map_err(CniError::internal)?;
+        .map_err(CniError::from)?;
     for gateway in previous.ips.iter().filter_map(|ip| ip.gateway) {
         if !addresses.iter().any(|a| a.ip == gateway) {
             return differs(format_args!(
@@ -261,7 +258,7 @@ fn check_forwarding(previous: &CniResult) -> Result<(), CniError> {
     for family in Family::ALL {
         let has = previous.ips.iter().any(|ip| ip.address.family() == family);
         let key = gateway::forwarding(family);
-        if has && sysctl::read(key).map_err(CniError::internal)? != "1" {
+        if has && sysctl::read(key).map_err(CniError::from)? != "1" {
             return differs(format_args!("{key} is off"));
         }
     }
@@ -276,7 +273,7 @@ pub(crate) fn find(
         Err(e) if e.is_not_found() => {
             differs(format_args!("interface {name} is missing"))
         }
-        other => other.map_err(CniError::internal),
+        other => other.map_err(CniError::from),
     }
 }
 

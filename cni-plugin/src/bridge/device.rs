@@ -44,7 +44,7 @@ pub(super) fn ensure(
         }
         other => other,
     };
-    let bridge = found.map_err(CniError::internal)?;
+    let bridge = found.map_err(CniError::from)?;
     if bridge.kind.as_deref() != Some("bridge") {
         return Err(CniError::config(format!(
             "{name:?} already exists but is not a bridge"
@@ -87,7 +87,7 @@ pub(super) fn ensure(
     }
     if changed {
         socket.request(&changes.build()).map_err(|e| {
-            CniError::internal(format_args!("bridge {name:?}: {e}"))
+            CniError::from(e).context(format_args!("bridge {name:?}"))
         })?;
     }
     Ok(bridge)
@@ -107,9 +107,8 @@ fn create(socket: &mut Socket, conf: &Conf) -> Result<bool, CniError> {
     match socket.request(&link::bridge::add(&spec)) {
         Ok(()) => Ok(true),
         Err(e) if e.is_exists() => Ok(false),
-        Err(e) => Err(CniError::internal(format_args!(
-            "failed to create bridge {name:?}: {e}"
-        ))),
+        Err(e) => Err(CniError::from(e)
+            .context(format_args!("failed to create bridge {name:?}"))),
     }
 }
 
@@ -129,7 +128,7 @@ pub(crate) fn wait_link_local(
     let began = Instant::now();
     while began.elapsed() < LINK_LOCAL_WAIT {
         let there = addr::list(socket, Some(Family::V6), Some(bridge.index))
-            .map_err(CniError::internal)?;
+            .map_err(CniError::from)?;
         let usable =
             |a: &AddrInfo| a.scope == Scope::Link && !a.flags.tentative();
         if there.items.iter().any(usable) {

@@ -26,7 +26,7 @@ pub(crate) fn ensure(
 ) -> Result<Vec<Cidr>, CniError> {
     let there = addr::list(socket, None, Some(bridge.index))
         .and_then(Dump::complete)
-        .map_err(CniError::internal)?;
+        .map_err(CniError::from)?;
     let there: Vec<Cidr> =
         there.iter().map(|a| Cidr { ip: a.ip, len: a.len }).collect();
     let old: Vec<Cidr> = there
@@ -85,8 +85,8 @@ pub(crate) fn ensure(
                 other => gone(other),
             };
             result.map_err(|e| {
-                CniError::internal(format_args!(
-                    "failed to set bridge addr: {:?}: {e}",
+                CniError::from(e).context(format_args!(
+                    "failed to set bridge addr: {:?}",
                     conf.bridge
                 ))
             })?;

@@ -172,9 +172,9 @@ fn commit(fill: impl Fn(&[RuleInfo], &mut Batch)) -> Result<(), CniError> {
 }
 
 fn rules(socket: &mut NftSocket) -> Result<Vec<RuleInfo>, CniError> {
-    socket.rules(&table()).map_err(CniError::internal)
+    socket.rules(&table()).map_err(CniError::from)
 }
 
 fn open() -> Result<NftSocket, CniError> {
-    NftSocket::open().map_err(CniError::internal)
+    NftSocket::open().map_err(CniError::from)
 }

@@ -169,9 +169,9 @@ fn remove_invalid_links(
     valid: &ValidAttachments,
 ) -> Result<(), CniError> {
     call.deadline.enter("removing links nobody uses")?;
-    let mut socket = Socket::open().map_err(CniError::internal)?;
+    let mut socket = Socket::open().map_err(CniError::from)?;
     let links =
-        owner::links_of(&mut socket, &call.name).map_err(CniError::internal)?;
+        owner::links_of(&mut socket, &call.name).map_err(CniError::from)?;
     let network = &call.name;
     let kept: BTreeSet<String> = valid
         .iter()
@@ -185,7 +185,7 @@ fn remove_invalid_links(
         .map(|(_, link)| link::delete(link.index))
         .collect();
     let failed = socket.batch(&requests).into_iter().map(gone);
-    failed.collect::<Result<(), _>>().map_err(CniError::internal)
+    failed.collect::<Result<(), _>>().map_err(CniError::from)
 }
 
 /// Forgets the link-layer addresses of pods that are gone: another pod may

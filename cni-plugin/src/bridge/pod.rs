@@ -41,22 +41,22 @@ impl Pod {
         let v6 = result.ips.iter().any(|ip| ip.address.ip.is_ipv6());
         let mut socket = netns.enter(|| {
             settings(ifname, v6, detect)?;
-            Socket::open().map_err(CniError::internal)
+            Socket::open().map_err(CniError::from)
         })??;
         let link =
-            link::by_name(&mut socket, ifname).map_err(CniError::internal)?;
+            link::by_name(&mut socket, ifname).map_err(CniError::from)?;
         let address = |ip: &IpConfig| address(link.index, &ip.address, detect);
         let mut requests: Vec<Request> =
             result.ips.iter().map(|ip| addr::add(&address(ip))).collect();
         requests.push(link::set(link.index).up().build());
         let routes = routes(&link, result)?;
         if detect && v6 {
-            all(socket.batch(&requests)).map_err(CniError::internal)?;
+            all(socket.batch(&requests)).map_err(CniError::from)?;
             requests = Vec::new();
             wait_undisputed(&mut socket, &link)?;
         }
         requests.extend(routes.iter().map(route::prepend));
-        all(socket.batch(&requests)).map_err(CniError::internal)?;
+        all(socket.batch(&requests)).map_err(CniError::from)?;
         for ip in &result.ips {
             wait_usable(&mut socket, ip.address.ip)?;
         }
@@ -70,7 +70,7 @@ impl Pod {
     ) -> Result<LinkInfo, CniError> {
         Socket::open_in(netns)
             .and_then(|mut socket| link::by_name(&mut socket, ifname))
-            .map_err(CniError::internal)
+            .map_err(CniError::from)
     }
 
     /// Tells the neighbours at which link-layer address the pod's addresses
@@ -83,7 +83,7 @@ impl Pod {
         let Some(mac) = self.link.mac else { return Ok(()) };
         self.socket
             .request(&link::set(self.link.index).mac(mac).build())
-            .map_err(CniError::internal)
+            .map_err(CniError::from)
     }
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn settings(
             enable_ipv6(link)?;
         }
         sysctl::write_if_different(&v6_key("keep_addr_on_down"), "1")
-            .map_err(CniError::internal)?;
+            .map_err(CniError::from)?;
     }
     let accept = if detect { "1" } else { "0" };
     let mut wanted = vec![
@@ -157,7 +157,7 @@ fn wait_undisputed(
     loop {
         let addresses = addr::list(socket, Some(Family::V6), Some(pod.index))
             .and_then(netlink::Dump::complete)
-            .map_err(CniError::internal)?;
+            .map_err(CniError::from)?;
         if let Some(a) = addresses.iter().find(|a| a.flags.dad_failed()) {
             return Err(CniError::internal(format_args!(
                 "address {} is in use on this network by another host",

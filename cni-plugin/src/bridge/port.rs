@@ -74,17 +74,19 @@ pub(super) fn add(
         }
         Err(e) => {
             *made = e.is_outcome_unknown().then_some(name);
-            return Err(CniError::internal(e));
+            return Err(e.into());
         }
         Ok(()) => *made = Some(name.clone()),
     }
-    let port = |e| CniError::internal(format_args!("port {name}: {e}"));
+    let port = |e: netlink::Error| {
+        CniError::from(e).context(format_args!("port {name}"))
+    };
     all(results.collect()).map_err(port)?;
     ignore(sysctl::write_if_different(
         &format!("net/ipv6/conf/{name}/accept_ra"),
         "0",
     ));
-    link::by_name(socket, &name).map_err(CniError::internal)
+    link::by_name(socket, &name).map_err(CniError::from)
 }
 
 /// Waits until the port passes frames (BR-41): without a pause when it does
@@ -99,8 +101,7 @@ pub(super) fn wait_forwarding(
     let began = Instant::now();
     let mut pause = Duration::from_micros(500);
     loop {
-        let now =
-            link::by_index(socket, port.index).map_err(CniError::internal)?;
+        let now = link::by_index(socket, port.index).map_err(CniError::from)?;
         let up = now.operstate == OperState::Up;
         if up && forwards(&now) {
             return Ok(now);

@@ -54,7 +54,7 @@ pub(crate) fn enable_ipv6(link: &str) -> Result<(), CniError> {
              kernel has IPv6 off"
         ))
         .details(e.to_string())),
-        other => other.map(drop).map_err(CniError::internal),
+        other => other.map(drop).map_err(CniError::from),
     }
 }
 

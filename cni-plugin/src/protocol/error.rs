@@ -155,6 +155,22 @@ fn replace_folded(text: &mut String, phrase: &str, other: &str) {
     }
 }
 
+impl From<netlink::Error> for CniError {
+    /// A step that the kernel refused: code 11 where it may work when tried
+    /// again, so that the runtime can tell.
+    fn from(e: netlink::Error) -> Self {
+        let code =
+            if e.is_transient() { code::TRY_AGAIN } else { code::INTERNAL };
+        Self::new(code, e.to_string())
+    }
+}
+
+impl From<netlink::sysctl::SysctlError> for CniError {
+    fn from(e: netlink::sysctl::SysctlError) -> Self {
+        Self::internal(e)
+    }
+}
+
 impl From<netlink::NetNsError> for CniError {
     fn from(e: netlink::NetNsError) -> Self {
         Self::new(code::NETNS, e.to_string())
@@ -188,6 +204,29 @@ mod tests {
                 "\"msg\": \"a \\u003c b\",\n    \"details\": \"d\"\n}"
             )
         );
+    }
+
+    /// CW-19: a runtime can tell what passes by itself.
+    #[test]
+    fn passing_failures_of_the_kernel() {
+        let refused = |errno| netlink::Error::Refused {
+            object: "create link x".into(),
+            errno,
+            kernel: None,
+        };
+        for (errno, code) in [
+            (netlink::Errno::ENOBUFS, code::TRY_AGAIN),
+            (netlink::Errno::EBUSY, code::TRY_AGAIN),
+            (netlink::Errno::EINVAL, code::INTERNAL),
+            (netlink::Errno::EPERM, code::INTERNAL),
+        ] {
+            assert_eq!(CniError::from(refused(errno)).code, code, "{errno}");
+        }
+        let lost = netlink::Error::Unknown {
+            object: "create link x".into(),
+            reason: "lost",
+        };
+        assert_eq!(CniError::from(lost).code, code::TRY_AGAIN);
     }
 
     #[test]
