@@ -49,8 +49,8 @@ impl Peers {
         self.dir.join("flanneld")
     }
 
-    /// The folder of the Go CNI plugins: `flannel`, `bridge`, `host-local`,
-    /// `loopback`, `portmap`.
+    /// The folder of the Go CNI plugins: `flannel`, and what this binary
+    /// answers to besides.
     #[must_use]
     pub fn cni(&self) -> PathBuf {
         self.dir.join("cni")

@@ -10,6 +10,7 @@
 
 mod attach;
 mod bandwidth;
+mod beside_go;
 mod bridge;
 mod check;
 mod delegates;
