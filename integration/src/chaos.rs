@@ -25,6 +25,8 @@ mod rng;
 
 pub use rng::Rng;
 
+/// Revisions of the store before the first fault.
+const HISTORY: usize = 150;
 /// Nodes at the beginning.
 const NODES: u8 = 4;
 /// Nodes at most: some join.
@@ -84,6 +86,8 @@ struct Chaos {
     stopped: BTreeSet<usize>,
     /// How etcd is.
     store: fault::Store,
+    /// It has lost its data once.
+    emptied: bool,
     /// The network configuration.
     conf: Value,
     /// Process and resident memory of each daemon at the beginning.
@@ -160,6 +164,11 @@ impl Chaos {
         let security = Security { tls, client_certs: tls, users: false };
         let mut cluster = Cluster::of_three_members(NODES, security)?;
         cluster.configure(&conf)?;
+        // A store that begins anew has a shorter history than any that was in
+        // use: that tells who was away meanwhile.
+        for _ in 0..HISTORY {
+            cluster.ctl(&["put", "/history", ""])?;
+        }
         cluster.start(&fault::FLAGS)?;
         cluster.assert_settled()?;
         let rules: Result<_> =
@@ -172,6 +181,7 @@ impl Chaos {
             pending: Vec::new(),
             stopped: BTreeSet::new(),
             store: fault::Store::Well,
+            emptied: false,
             conf,
             young: Vec::new(),
             grown: Vec::new(),

@@ -334,11 +334,13 @@ fn store_frozen(chaos: &mut Chaos) -> Result<Option<String>> {
     Ok(done.then(|| "etcd is frozen".to_owned()))
 }
 
-/// etcd begins anew, with the configuration and nothing else.
+/// etcd begins anew, with the configuration and nothing else: once, as its
+/// history is short from then on.
 fn store_emptied(chaos: &mut Chaos) -> Result<Option<String>> {
-    if !all_members(chaos, Store::Emptied, Members::kill)? {
+    if chaos.emptied || !all_members(chaos, Store::Emptied, Members::kill)? {
         return Ok(None);
     }
+    chaos.emptied = true;
     chaos.cluster.members()?.empty()?;
     Ok(Some("etcd is killed and loses its data".to_owned()))
 }
@@ -450,8 +452,14 @@ fn pods_changed(chaos: &mut Chaos) -> Result<Option<String>> {
     let n = chaos.rng.below(usize::from(NODES));
     let own = chaos.pods.iter().filter(|(at, _)| *at == n).count();
     if own < MOST_PODS && chaos.rng.below(2) == 0 {
-        chaos.plug(n)?;
-        return Ok(Some(format!("chaos{} on node{}", chaos.plugged, n + 1)));
+        return match chaos.plug(n) {
+            // Its lease is deleted, and a runtime would try again.
+            Err(e) if format!("{e:#}").contains(r#""code":11"#) => Ok(None),
+            done => {
+                let id = chaos.plugged;
+                done.map(|()| Some(format!("chaos{id} on node{}", n + 1)))
+            }
+        };
     }
     let Some(place) = chaos.pods.iter().position(|(at, _)| *at == n) else {
         return Ok(None);
