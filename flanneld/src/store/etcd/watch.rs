@@ -220,7 +220,9 @@ impl Follower {
     }
 
     /// Whether the witness was `found` with a revision that it did not have
-    /// when all events before `resume` had been heard.
+    /// when all events before `resume` had been heard. A store begun anew in
+    /// which it was written later than that is not told by this: that takes
+    /// one which was hardly used before.
     fn contradicts(&self, resume: i64, found: Option<i64>) -> bool {
         let noted = self.witness.as_ref().map(|w| w.revision);
         found.is_some_and(|now| now < resume && Some(now) != noted)
