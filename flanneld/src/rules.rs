@@ -19,6 +19,7 @@ mod mended;
 use self::events::Pending;
 use self::firewall::{Done, Firewall};
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 use crate::repairs::Repair;
 
 /// Everything is compared this often although nothing said that it changed.
@@ -101,6 +102,12 @@ struct Thread {
     /// When the last one ended, and how long it took.
     last: Option<(Instant, Duration)>,
     retry: Option<Duration>,
+    /// Mends at once, but not for ever.
+    pace: Pace,
+    /// Somebody else changes the rules again and again.
+    fought: bool,
+    /// When what nobody tells of was looked at last.
+    slow: Option<Instant>,
     /// Look also where rules may have been left behind.
     thorough: bool,
     /// Somebody waits for the line that says what was found.
@@ -120,9 +127,10 @@ struct Thread {
 struct Troubles {
     /// Why rules are not complete.
     failure: Option<String>,
-    /// What may have been left behind, and what undoes rules; as of the last
-    /// thorough pass.
-    rest: BTreeSet<String>,
+    /// What may have been left behind, as of the last thorough pass.
+    left: BTreeSet<String>,
+    /// What undoes rules.
+    drops: BTreeSet<String>,
 }
 
 // === impl Keeper ===
@@ -150,6 +158,9 @@ impl Keeper {
                     next: Instant::now(),
                     last: None,
                     retry: None,
+                    pace: Pace::default(),
+                    fought: false,
+                    slow: None,
                     thorough: true,
                     asked: false,
                     cause: None,
@@ -237,7 +248,10 @@ impl Thread {
                     at + long
                 };
                 let then = self.last.map_or(now, pause);
-                self.next = self.next.min(then.max(now));
+                // somebody may put back at once what is mended at once
+                self.pace.disturbed(now);
+                let due = self.pace.due().unwrap_or(now);
+                self.next = self.next.min(then.max(due));
                 self.cause.get_or_insert(what);
             }
         }
@@ -283,20 +297,34 @@ impl Thread {
             }
             let left =
                 |text| format!("rules may have been left behind: {text}");
-            troubles.rest = cleaned.failed.into_iter().map(left).collect();
-            troubles.rest.extend(self.firewall.obstacles(&rules));
+            troubles.left = cleaned.failed.into_iter().map(left).collect();
+            self.slow = None;
+        }
+        // Nobody tells of other tables.
+        if self.slow.is_none_or(|at| start >= at + SLOW_CHECK)
+            && troubles.failure.is_none()
+        {
+            self.slow = Some(start);
+            let drops = self.firewall.obstacles(&rules);
+            troubles.drops = drops.into_iter().collect();
         }
         let unsettled = !done.failed.is_empty() || self.thorough;
+        let repaired = !mended.is_empty();
         self.metrics.rules_passed(&done.kinds, done.failed.len(), done.blind);
         self.say(&done, cause, mended, troubles);
 
         let end = Instant::now();
         self.last = Some((end, end - start));
+        self.pace.passed(end);
+        if repaired {
+            self.pace.repaired(end);
+            self.warn_of_fight(end);
+        }
         self.retry = unsettled.then(|| {
             let doubled = |p: Duration| (p * 2).min(RETRY_LONGEST);
             self.retry.map_or(RETRY_FIRST, doubled)
         });
-        let usual = match self.firewall.is_polled() {
+        let usual = match self.firewall.is_polled(&self.pending) {
             true => self.setup.wishes.resync,
             false => SLOW_CHECK,
         };
@@ -359,10 +387,26 @@ impl Thread {
             (Some(_), None) => tracing::info!("traffic rules are complete"),
             _ => {}
         }
-        for text in now.rest.difference(&self.said.rest) {
+        for text in now.left.difference(&self.said.left) {
+            tracing::warn!("{text}");
+        }
+        for text in now.drops.difference(&self.said.drops) {
             tracing::warn!("{text}");
         }
         self.said = now;
+    }
+
+    /// Says when somebody breaks without end what is mended.
+    fn warn_of_fight(&mut self, now: Instant) {
+        let fought = self.pace.is_fight(now);
+        if fought && !self.fought {
+            tracing::warn!(
+                "something on this node changes flannel's traffic rules again \
+                 and again, which are mended once a second at most: look for \
+                 another flanneld with the same network and other flags"
+            );
+        }
+        self.fought = fought;
     }
 }
 

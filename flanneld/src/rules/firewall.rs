@@ -21,7 +21,8 @@ const ATTEMPTS: u32 = 5;
 
 /// The firewalls.
 pub(super) struct Firewall {
-    nftables: bool,
+    /// The families whose rules are in nftables; the others' are in iptables.
+    nftables: BTreeSet<Family>,
     nft: Option<Nft>,
     iptables: Option<Iptables>,
     /// Rules may choose ports at random.
@@ -57,16 +58,29 @@ impl Firewall {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let iptables = Iptables::find(&path, setup.families());
         let wished = setup.wishes.masquerade || setup.wishes.forward;
-        let mut nftables = setup.nftables;
-        if let (false, Err(missing)) = (nftables, &iptables) {
-            nftables = true;
-            if wished {
-                tracing::info!(
-                    "iptables cannot be used ({missing}): traffic rules are \
-                     set in nftables, as with EnableNFTables"
-                );
+        let nftables = match &iptables {
+            _ if setup.nftables => Family::ALL.into(),
+            Err(missing) => {
+                if wished {
+                    tracing::info!(
+                        "iptables cannot be used ({missing}): traffic rules \
+                         are set in nftables, as with EnableNFTables"
+                    );
+                }
+                Family::ALL.into()
             }
-        }
+            Ok(iptables) => {
+                for (family, missing) in iptables.missing() {
+                    if wished && setup.networks.get(*family).is_some() {
+                        tracing::info!(
+                            "iptables cannot be used for {family} ({missing}): \
+                             its traffic rules are set in nftables"
+                        );
+                    }
+                }
+                iptables.missing().keys().copied().collect()
+            }
+        };
         let mut out = Self {
             nftables,
             nft,
@@ -82,13 +96,18 @@ impl Firewall {
 
     fn random_ports(&mut self, setup: &Setup) -> bool {
         let wished = setup.wishes.masquerade && setup.wishes.random;
-        let mut families = setup.networks.families();
-        let possible = match (self.nftables, &mut self.nft, &self.iptables) {
-            _ if !wished => return false,
-            (true, Some(nft), _) => families.all(|f| nft.random_ports(f)),
-            (false, _, Some(iptables)) => iptables.random_ports(),
-            (true, None, _) | (false, _, None) => false,
-        };
+        if !wished {
+            return false;
+        }
+        let iptables =
+            self.iptables.as_ref().is_some_and(Iptables::random_ports);
+        let possible = setup.networks.families().all(|family| {
+            match (self.nftables.contains(&family), &mut self.nft) {
+                (true, Some(nft)) => nft.random_ports(family),
+                (true, None) => false,
+                (false, _) => iptables,
+            }
+        });
         if !possible {
             tracing::info!(
                 "source ports are not chosen at random when masquerading: \
@@ -104,13 +123,17 @@ impl Firewall {
         let mut tables: BTreeSet<_> = Family::ALL
             .map(|f| TableId::new(f, pure_nft::table_name(f)))
             .into();
-        if !self.nftables && flavour == Some(Flavour::Nft) {
-            for family in Family::ALL {
-                let table = |name| TableId::new(family, name);
+        let in_iptables: Vec<_> = Family::ALL
+            .into_iter()
+            .filter(|family| !self.nftables.contains(family))
+            .collect();
+        if flavour == Some(Flavour::Nft) {
+            for family in &in_iptables {
+                let table = |name| TableId::new(*family, name);
                 tables.extend([table("filter"), table("nat")]);
             }
         }
-        self.polled = !self.nftables && flavour != Some(Flavour::Nft);
+        self.polled = !in_iptables.is_empty() && flavour != Some(Flavour::Nft);
         let Some(nft) = &self.nft else {
             self.polled = true;
             return;
@@ -125,8 +148,8 @@ impl Firewall {
     }
 
     /// Whether nothing tells of changes.
-    pub(super) const fn is_polled(&self) -> bool {
-        self.polled
+    pub(super) fn is_polled(&self, pending: &Pending) -> bool {
+        self.polled || pending.is_deaf()
     }
 
     /// Makes the rules what they should be, where they are to be.
@@ -139,9 +162,10 @@ impl Firewall {
             masquerade.random = self.random;
         }
         let mut done = Done::default();
-        if self.nftables {
+        let nftables = self.nftables.clone();
+        if !nftables.is_empty() {
             match &mut self.nft {
-                Some(nft) => pass_nft(nft, &rules, &mut done),
+                Some(nft) => pass_nft(nft, &rules, &nftables, &mut done),
                 None => done.failed.push(
                     "this kernel has no nf_tables, and iptables cannot be \
                      used either: install iptables, or leave --ip-masq out \
@@ -149,9 +173,9 @@ impl Firewall {
                         .to_owned(),
                 ),
             }
-        } else {
-            self.pass_iptables(Scope::Primary, &rules, &mut done);
         }
+        let others = |family| !nftables.contains(&family);
+        self.pass_iptables(Scope::Primary, &rules, others, &mut done);
         done
     }
 
@@ -159,16 +183,20 @@ impl Firewall {
     pub(super) fn clean(&mut self, rules: &Rules) -> Done {
         let none = rules.none();
         let anywhere = rules.is_none();
+        let nftables = self.nftables.clone();
         let mut done = Done::default();
-        if (anywhere || !self.nftables)
+        let not_there: BTreeSet<_> = Family::ALL
+            .into_iter()
+            .filter(|family| anywhere || !nftables.contains(family))
+            .collect();
+        if !not_there.is_empty()
             && let Some(nft) = &mut self.nft
         {
-            pass_nft(nft, &none, &mut done);
+            pass_nft(nft, &none, &not_there, &mut done);
         }
-        if anywhere || self.nftables {
-            self.pass_iptables(Scope::Primary, &none, &mut done);
-        }
-        self.pass_iptables(Scope::Other, &none, &mut done);
+        let not_there = |family| anywhere || nftables.contains(&family);
+        self.pass_iptables(Scope::Primary, &none, not_there, &mut done);
+        self.pass_iptables(Scope::Other, &none, |_| true, &mut done);
         done
     }
 
@@ -181,7 +209,7 @@ impl Firewall {
         }
         let primary = self.iptables.as_ref().and_then(Iptables::flavour);
         let ours = |family, flavour| {
-            !self.nftables
+            !self.nftables.contains(&family)
                 && primary == Some(flavour)
                 && rules.networks.get(family).is_some()
         };
@@ -219,14 +247,35 @@ impl Firewall {
         chains.into_iter().map(text).collect()
     }
 
-    fn pass_iptables(&mut self, scope: Scope, rules: &Rules, done: &mut Done) {
+    /// What one family's programs refuse does not keep the other's from their
+    /// work.
+    fn pass_iptables(
+        &mut self,
+        scope: Scope,
+        rules: &Rules,
+        concerned: impl Fn(Family) -> bool,
+        done: &mut Done,
+    ) {
         let Some(iptables) = &mut self.iptables else { return };
+        if !Family::ALL.into_iter().any(&concerned) {
+            return;
+        }
         let shown = match iptables.observe(&scope) {
             Ok(shown) => shown,
             Err(error) => return done.unseen(&error),
         };
         let mut changes = Vec::new();
         for Shown { tool, saved } in shown {
+            if !concerned(tool.family) {
+                continue;
+            }
+            let saved = match saved {
+                Ok(saved) => saved,
+                Err(error) => {
+                    done.unseen(&error);
+                    continue;
+                }
+            };
             if tool.flavour == Flavour::Legacy && saved.drops_forwarded() {
                 self.legacy_drops.insert(tool.family);
             } else if tool.flavour == Flavour::Legacy {
@@ -263,12 +312,18 @@ fn family(chain: &ChainId) -> Option<Family> {
     }
 }
 
-fn pass_nft(nft: &mut Nft, rules: &Rules, done: &mut Done) {
+fn pass_nft(
+    nft: &mut Nft,
+    rules: &Rules,
+    families: &BTreeSet<Family>,
+    done: &mut Done,
+) {
     for attempt in 1..=ATTEMPTS {
-        let changes = match nft.observe(&()) {
+        let mut changes = match nft.observe(&()) {
             Ok(observed) => pure_nft::diff(rules, &observed),
             Err(error) => return done.unseen(&error),
         };
+        changes.retain(|change| families.contains(&change.family()));
         let outcomes = nft.apply(&changes);
         // One batch has one outcome.
         match outcomes.into_iter().next().unwrap_or(Ok(())) {

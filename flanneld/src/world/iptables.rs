@@ -6,6 +6,7 @@
 //! The one that `iptables` in PATH is, is used; the other is only looked at
 //! for what may have been left in it (P61).
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::PathBuf;
@@ -42,6 +43,7 @@ pub struct Tool {
 pub struct Iptables {
     tools: Vec<Tool>,
     version: Version,
+    missing: BTreeMap<Family, Missing>,
 }
 
 /// `iptables`'s version.
@@ -58,12 +60,13 @@ pub enum Scope {
 }
 
 /// What one tool shows.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Shown {
     /// The tool.
     pub tool: Tool,
-    /// What is there.
-    pub saved: Saved,
+    /// What is there. One family's program may not know what somebody else
+    /// has put in its tables; the other family's rules do not wait for that.
+    pub saved: Result<Saved, IptablesError>,
 }
 
 /// Input for one tool.
@@ -76,7 +79,7 @@ pub struct Change {
 }
 
 /// Why there is no iptables to be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum Missing {
     /// A program is not in PATH.
     #[error("{0} is not in PATH")]
@@ -85,8 +88,8 @@ pub enum Missing {
     #[error("iptables --version says {0:?}")]
     Version(String),
     /// A program does not run.
-    #[error(transparent)]
-    Run(#[from] ProgramError),
+    #[error("{0}")]
+    Run(String),
 }
 
 /// Why rules could not be looked at or changed.
@@ -111,7 +114,8 @@ impl Iptables {
     /// Finds the programs for `families` in `path` (the value of PATH).
     ///
     /// # Errors
-    /// What is missing.
+    /// What is missing, when there are none for any of them; see
+    /// [`Self::missing`].
     pub fn find(
         path: &OsStr,
         families: impl Iterator<Item = Family>,
@@ -119,14 +123,24 @@ impl Iptables {
         let which = |name: &'static str| {
             program::which(path, name).ok_or(Missing::Program(name))
         };
-        let said = program::run(&which("iptables")?, &["--version"], None)?;
+        let said = program::run(&which("iptables")?, &["--version"], None)
+            .map_err(|error| Missing::Run(error.to_string()))?;
         let (version, flavour) = version(&said)
             .ok_or_else(|| Missing::Version(said.trim().to_owned()))?;
         let mut tools = Vec::new();
+        let mut missing = BTreeMap::new();
         for family in families {
             let [save, restore] = names(family, None);
-            let (save, restore) = (which(save)?, which(restore)?);
-            tools.push(Tool { family, flavour, primary: true, save, restore });
+            let primary = true;
+            match (which(save), which(restore)) {
+                (Ok(save), Ok(restore)) => {
+                    let tool = Tool { family, flavour, primary, save, restore };
+                    tools.push(tool);
+                }
+                (Err(why), _) | (_, Err(why)) => {
+                    missing.insert(family, why);
+                }
+            }
             let flavour = flavour.other();
             let [save, restore] = names(family, Some(flavour));
             if let (Ok(save), Ok(restore)) = (which(save), which(restore)) {
@@ -134,7 +148,17 @@ impl Iptables {
                 tools.push(Tool { family, flavour, primary, save, restore });
             }
         }
-        Ok(Self { tools, version })
+        let why = missing.values().next().cloned();
+        match why.filter(|_| !tools.iter().any(|tool| tool.primary)) {
+            Some(why) => Err(why),
+            None => Ok(Self { tools, version, missing }),
+        }
+    }
+
+    /// The families without programs, with what is missing.
+    #[must_use]
+    pub const fn missing(&self) -> &BTreeMap<Family, Missing> {
+        &self.missing
     }
 
     /// The flavour that is in use.
@@ -159,17 +183,16 @@ impl World for Iptables {
     fn observe(&mut self, scope: &Scope) -> Result<Vec<Shown>, IptablesError> {
         let primary = *scope == Scope::Primary;
         let tools = self.tools.iter().filter(|t| t.primary == primary);
-        let show = |tool: &Tool| {
+        let saved = |tool: &Tool| {
             // Without a table's name, none is created in the kernel.
             let text = program::run(&tool.save, &[], None)?;
-            let saved =
-                Saved::parse(&text).map_err(|source| IptablesError::Read {
-                    program: program::name(&tool.save),
-                    source,
-                })?;
-            Ok(Shown { tool: tool.clone(), saved })
+            Saved::parse(&text).map_err(|source| IptablesError::Read {
+                program: program::name(&tool.save),
+                source,
+            })
         };
-        tools.map(show).collect()
+        let show = |tool| Shown { saved: saved(tool), tool: tool.clone() };
+        Ok(tools.map(show).collect())
     }
 
     fn apply(&mut self, changes: &[Change]) -> Vec<Result<(), IptablesError>> {

@@ -108,7 +108,8 @@ impl Host {
         let shown = self.world.observe(&scope).expect("a look");
         let change = |shown: flanneld::world::iptables::Shown| {
             let family = shown.tool.family;
-            let script = iptables::diff(rules, family, &shown.saved)?;
+            let script =
+                iptables::diff(rules, family, &shown.saved.expect("read"))?;
             Some(Change { tool: shown.tool, script })
         };
         let changes: Vec<_> = shown.into_iter().filter_map(change).collect();

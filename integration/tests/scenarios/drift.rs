@@ -249,11 +249,23 @@ fn the_check_of_everything_finds_what_nobody_tells() -> Result<()> {
 fn the_check_of_each_minute_finds_what_nobody_tells() -> Result<()> {
     let rig = Rig::new(&[])?;
     let path = "/proc/sys/net/ipv6/conf/flannel-v6.1/accept_ra";
-    rig.node().host.write(path, "2")?;
+    let host = &rig.node().host;
+    host.write(path, "2")?;
+    host.write(
+        "/run/theirs",
+        "table inet theirs {
+           chain all { type filter hook forward priority 5; policy drop; }
+         }",
+    )?;
+    host.cmd(&["nft", "-f", "/run/theirs"])?;
     let daemon = rig.node().daemon.as_ref().context("daemon")?;
     let found = "flannel-v6.1/accept_ra was 2: set 0";
     daemon.wait_log(found, 0, 2 * MINUTE)?;
-    ensure!(rig.node().host.read(path)?.trim() == "0");
+    ensure!(host.read(path)?.trim() == "0");
+    // rules of others, in which a policy drops what ours accept
+    let found = "chain inet theirs all of nf_tables drops";
+    daemon.wait_log(found, 0, 2 * MINUTE)?;
+    host.cmd(&["nft", "delete", "table", "inet", "theirs"])?;
     rig.cluster.assert_settled()
 }
 

@@ -68,6 +68,21 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// The family of the table that it changes.
+    #[must_use]
+    pub const fn family(&self) -> Family {
+        match self {
+            Self::AddTable(family)
+            | Self::DeleteTable(family)
+            | Self::AddChain(family, _)
+            | Self::DeleteChain(family, _)
+            | Self::AddRule(family, ..)
+            | Self::DeleteRule { family, .. } => *family,
+        }
+    }
+}
+
 /// The table's name (T-51).
 #[must_use]
 pub const fn table_name(family: Family) -> &'static str {
