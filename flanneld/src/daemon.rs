@@ -36,7 +36,7 @@ use crate::report::Reporter;
 use crate::rules::{self, Keeper};
 use crate::store::StoreStatus;
 use crate::store::etcd::{Config, Etcd};
-use crate::worker::Worker;
+use crate::worker::{Newest, Worker};
 use crate::world::Kernel;
 
 /// Runs until something ends it that no waiting can mend.
@@ -160,6 +160,8 @@ pub async fn run(
         lock,
         reporter,
         disk,
+        saves: Newest::default(),
+        peer_saves: Newest::default(),
         saved,
         subnet_file,
         env: None,

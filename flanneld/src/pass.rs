@@ -60,11 +60,6 @@ where
             .collect();
         changes.retain(|change| !kept.contains(&change.key()));
     }
-    for change in &changes {
-        if let Some(warning) = change.warning() {
-            tracing::warn!("{warning}");
-        }
-    }
     let outcomes = world.apply(&changes);
     let mut report = Report { changed: Vec::new(), failed: Vec::new() };
     for (change, outcome) in changes.into_iter().zip(outcomes) {

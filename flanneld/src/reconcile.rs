@@ -248,6 +248,12 @@ impl Reconciler {
         }
     }
 
+    /// Whether nothing is left of earlier configurations.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.setup.former == Former::default()
+    }
+
     /// How many other nodes are known.
     #[must_use]
     pub fn peer_count(&self) -> usize {
@@ -349,15 +355,13 @@ impl Reconciler {
         let mut result = self.pass_over(dirty).await;
         let now = Instant::now();
         self.pace.passed(now);
-        let (complete, settled, mended) = match &result {
+        let (complete, mended) = match &result {
             Ok(passed) => {
                 let own = passed.failed.is_empty();
                 let complete = own && passed.refused.words.is_empty();
-                // What single peers lack is known by its keys.
-                let settled = own && self.setup.former == Former::default();
-                (complete, settled, !passed.mended.is_empty())
+                (complete, !passed.mended.is_empty())
             }
-            Err(_) => (false, false, false),
+            Err(_) => (false, false),
         };
         if complete {
             if let Ok(passed) = &mut result
@@ -366,10 +370,15 @@ impl Reconciler {
                 passed.since_event = since.map(|at| now - at);
             }
             self.retry = None;
-            self.setup.former = Former::default();
+            // What only adds has removed nothing yet.
+            if !self.remembered {
+                self.setup.former = Former::default();
+            }
         } else {
+            // What failed is known by its keys, but for what is left of
+            // earlier configurations.
             self.dirty.everything |=
-                result.is_err() || (everything && !settled);
+                result.is_err() || (everything && !self.is_clean());
             self.dirty.since = since;
             self.try_again(now);
         }
@@ -442,11 +451,23 @@ impl Reconciler {
             } else {
                 Ok(Vec::new())
             };
-            Ok::<_, KernelError>((report, besides, holes))
+            let renamed = kernel.take_renamed();
+            Ok::<_, KernelError>((report, besides, renamed, holes))
         };
-        let (report, mut besides, holes) =
+        let (report, mut besides, renamed, holes) =
             self.kernel.run(run).await?.context("looking at the kernel")?;
+        // What is a repair is said with the repairs.
+        let planned = |change: &&Change| first || news.contains(&change.key());
+        let replaced = report.changed.iter().filter(planned);
+        let unsaid = renamed.iter().filter(|_| first || !same_lease);
+        let unsaid = unsaid.map(|repair| repair.text.clone());
+        for text in replaced.filter_map(Change::warning).chain(unsaid) {
+            tracing::warn!("{text}");
+        }
+        besides.extend(renamed);
         let trouble = holes.map(|repairs| besides.extend(repairs)).err();
+        // these are known by no key
+        self.dirty.everything |= trouble.is_some();
         self.planned = desired;
         self.planned_for = Some(lease.key);
         // It is looked at again, and said in words.

@@ -152,14 +152,13 @@ impl Repair {
     pub fn of(change: &Change) -> Self {
         let key = change.key();
         let cause = cause(change);
-        let text = match cause {
+        let text = change.warning().unwrap_or_else(|| match cause {
             Cause::Missing => format!("{key} was missing: {change}"),
             Cause::Altered => format!("{key} was altered: {change}"),
-            Cause::Surplus => format!("{key} is not flannel's: {change}"),
-            Cause::Foreign => {
-                change.warning().unwrap_or_else(|| change.to_string())
+            Cause::Surplus | Cause::Foreign => {
+                format!("{key} is not flannel's: {change}")
             }
-        };
+        });
         Self { kind: Kind::of(&key), cause, text }
     }
 
@@ -217,7 +216,9 @@ impl Repairs {
         }
     }
 
-    fn say(&self, line: &str, now: Instant) {
+    /// Says how many lines were left out, when that is over; to be called now
+    /// and then.
+    pub fn tick(&self, now: Instant) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(unsaid) = said.new_window(now) {
             tracing::warn!(
@@ -226,6 +227,11 @@ impl Repairs {
                  the health port"
             );
         }
+    }
+
+    fn say(&self, line: &str, now: Instant) {
+        self.tick(now);
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         if said.take() {
             tracing::warn!("repaired: {line}");
         } else {

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -22,6 +23,12 @@ pub struct Worker<T> {
     /// Closed when the thread ends.
     alive: Receiver<()>,
 }
+
+/// The newest of several values that a thread is to do the same with: those
+/// before it that it has not come to are dropped. A thread that hangs costs
+/// one of them, however many follow.
+#[derive(Debug)]
+pub struct Newest<V>(Arc<Mutex<Option<V>>>);
 
 /// The thread is gone: a job of its panicked.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +79,42 @@ impl<T: Send + 'static> Worker<T> {
     }
 }
 
+// === impl Newest ===
+
+impl<V: Send + 'static> Newest<V> {
+    /// Has `job` done on the thread with `value`, or a newer one.
+    pub fn post<T: Send + 'static>(
+        &self,
+        worker: &Worker<T>,
+        value: V,
+        job: impl FnOnce(&mut T, V) + Send + 'static,
+    ) {
+        let put = |value| {
+            let mut slot =
+                self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            slot.replace(value)
+        };
+        if put(value).is_some() {
+            // Its job takes this one instead.
+            return;
+        }
+        let slot = Arc::clone(&self.0);
+        worker.post(move |state| {
+            let value =
+                slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(value) = value {
+                job(state, value);
+            }
+        });
+    }
+}
+
+impl<V> Default for Newest<V> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
 impl<T> Drop for Worker<T> {
     fn drop(&mut self) {
         self.jobs = None;
@@ -83,7 +126,6 @@ impl<T> Drop for Worker<T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
@@ -97,6 +139,28 @@ mod tests {
         worker.post(|list| list.push(3));
         let list = worker.run(|list| list.clone()).await.unwrap();
         assert_eq!(list, [0, 1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn of_many_values_the_newest_is_used() {
+        let worker = Worker::spawn("test", Vec::new()).unwrap();
+        let newest = Newest::default();
+        let post = |value| {
+            newest.post(&worker, value, |list: &mut Vec<i32>, value| {
+                list.push(value);
+            });
+        };
+        let (go, held) = std::sync::mpsc::channel::<()>();
+        worker.post(move |_| {
+            let _ = held.recv();
+        });
+        (0..1000).for_each(post);
+        drop(go);
+        let list = worker.run(|list| list.clone()).await.unwrap();
+        assert_eq!(list, [999]);
+        post(7);
+        let list = worker.run(|list| list.clone()).await.unwrap();
+        assert_eq!(list, [999, 7]);
     }
 
     #[tokio::test]

@@ -204,8 +204,8 @@ impl Change {
         }
     }
 
-    /// What a person should know before it happens, if anything: a device of
-    /// ours by name, but of another shape, is about to be deleted.
+    /// What a person should know of it, if anything: a device of ours by name,
+    /// but of another shape, is deleted.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
         let Self::ReplaceLink { name, before, after } = self else {

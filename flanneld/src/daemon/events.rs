@@ -27,7 +27,7 @@ use crate::report::Reporter;
 use crate::rules::Keeper;
 use crate::store::etcd::{Config, Store};
 use crate::store::{LossReason, StoreEvent, StoreStatus};
-use crate::worker::Worker;
+use crate::worker::{Newest, Worker};
 
 /// Everything is compared this often although nothing said that it changed.
 const SLOW_CHECK: Duration = Duration::from_secs(60);
@@ -56,6 +56,9 @@ pub(super) struct Loop<'a> {
     pub(super) hangup: Signal,
     pub(super) reporter: &'a mut Reporter,
     pub(super) disk: Worker<StateDir>,
+    /// What waits for the disk.
+    pub(super) saves: Newest<Saved>,
+    pub(super) peer_saves: Newest<Vec<u8>>,
     pub(super) saved: Saved,
     pub(super) subnet_file: SubnetFile,
     /// What the last complete pass wants the subnet file to say.
@@ -80,9 +83,9 @@ pub(super) struct Health {
     /// whose outcome the subnet file says.
     complete: Option<SubnetKey>,
     /// Why the last pass did not give pods their network.
-    pass: Option<String>,
+    pass: Option<Trouble>,
     /// Which peers it left without what leads to them.
-    refused: Option<String>,
+    refused: Option<Trouble>,
     /// Why traffic rules are not.
     rules: Option<String>,
     /// Why the subnet file could not be written.
@@ -102,6 +105,33 @@ pub(super) struct Health {
     from_disk: bool,
     /// Why the configuration in the store is not the one that is used.
     config: Option<String>,
+}
+
+/// What went wrong in a pass, in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Trouble {
+    text: String,
+    /// The part of it that makes it another trouble: not how many there are.
+    first: String,
+}
+
+// === impl Trouble ===
+
+impl Trouble {
+    /// Of several failures: the first, and how many more there are.
+    fn of(failed: &[String]) -> Option<Self> {
+        let (first, rest) = failed.split_first()?;
+        let text = match rest.len() {
+            0 => first.clone(),
+            more => format!("{first} (and {more} more)"),
+        };
+        Some(Self { text, first: first.clone() })
+    }
+
+    /// Whether it is worth a line after `before`.
+    fn is_news(&self, before: Option<&Self>) -> bool {
+        before.is_none_or(|before| before.first != self.first)
+    }
 }
 
 // === impl Health ===
@@ -192,6 +222,7 @@ impl Loop<'_> {
                 () = look => {}
                 _ = slow.tick() => {
                     self.lock.keep();
+                    self.repairs.tick(Instant::now());
                     self.reconciler.mark_everything(Instant::now());
                 }
             }
@@ -235,7 +266,10 @@ impl Loop<'_> {
         self.peers_due = None;
         if let Some(peers) = self.reconciler.peers() {
             let bytes = PeersFile::render(peers);
-            self.disk.post(move |disk| disk.save_peers(&bytes));
+            let save = |disk: &mut StateDir, bytes: Vec<u8>| {
+                disk.save_peers(&bytes);
+            };
+            self.peer_saves.post(&self.disk, bytes, save);
         }
     }
 
@@ -311,13 +345,15 @@ impl Loop<'_> {
             Ok(passed) => self.finish(passed, asked),
             // nothing new is known of the peers
             Err(error) => {
-                (Some(format!("{error:#}")), self.health.refused.take())
+                let failure = Trouble::of(&[format!("{error:#}")]);
+                (failure, self.health.refused.take())
             }
         };
         match (&self.health.refused, &refused) {
-            (before, Some(text))
-                if before.as_ref() != Some(text) && failure != refused =>
+            (before, Some(new))
+                if new.is_news(before.as_ref()) && failure != refused =>
             {
+                let text = &new.text;
                 tracing::warn!("not all peers can be reached: {text}");
                 self.remember("pass", text);
             }
@@ -328,7 +364,8 @@ impl Loop<'_> {
         }
         self.health.refused = refused;
         match (&self.health.pass, &failure) {
-            (before, Some(failure)) if before.as_ref() != Some(failure) => {
+            (before, Some(new)) if new.is_news(before.as_ref()) => {
+                let failure = &new.text;
                 tracing::warn!("a pass failed, another follows: {failure}");
                 self.remember("pass", failure);
             }
@@ -350,7 +387,11 @@ impl Loop<'_> {
         let Health { pass, lease, held, own, .. } = &self.health;
         let follows = lease.is_some() && *held && *own;
         let whole = pass.is_none();
-        if (whole || follows)
+        // What was whole once and is not now keeps no pod from its network by
+        // a file that is gone.
+        let once =
+            self.env.is_some_and(|(key, _)| self.health.complete == Some(key));
+        if (whole || follows || once)
             && let Some((key, env)) = &self.env
             && rules.complete == Some(*key)
         {
@@ -360,7 +401,7 @@ impl Loop<'_> {
                     self.health.complete = Some(key);
                     self.recover(key);
                     if whole
-                        && self.health.refused.is_none()
+                        && self.reconciler.is_clean()
                         && !std::mem::take(&mut self.saved.former).is_empty()
                     {
                         self.save();
@@ -385,8 +426,8 @@ impl Loop<'_> {
     /// Writes what a restart needs to know, on the thread that waits for the
     /// disk.
     fn save(&self) {
-        let saved = self.saved.clone();
-        self.disk.post(move |disk| disk.save(&saved));
+        let save = |disk: &mut StateDir, saved: Saved| disk.save(&saved);
+        self.saves.post(&self.disk, self.saved.clone(), save);
     }
 
     /// Logs what a pass did, and keeps what the subnet file is to say when the
@@ -396,7 +437,7 @@ impl Loop<'_> {
         &mut self,
         passed: &Passed,
         asked: bool,
-    ) -> (Option<String>, Option<String>) {
+    ) -> (Option<Trouble>, Option<Trouble>) {
         let Passed {
             lease,
             mtu,
@@ -438,12 +479,14 @@ impl Loop<'_> {
         if failed.is_empty() {
             self.env = Some((lease.key, env));
         }
-        let refused_peers = summary(&refused.words).map(|text| {
-            // Without how many there are: each new one would be news.
+        let refused_peers = Trouble::of(&refused.words).map(|trouble| {
+            let Trouble { text, first } = trouble;
+            // Without how many there are: each new one would be a change.
             let s = if refused.peers == 1 { "" } else { "s" };
-            format!("{} peer{s} refused: {text}", refused.peers)
+            let text = format!("{} peer{s} refused: {text}", refused.peers);
+            Trouble { text, first }
         });
-        match summary(failed) {
+        match Trouble::of(failed) {
             None if refused.is_most(*peers) => {
                 (refused_peers.clone(), refused_peers)
             }
@@ -511,15 +554,16 @@ impl Loop<'_> {
         if *from_disk {
             store.get_or_insert_default().insert_str(0, FROM_DISK);
         }
-        if let Some(refused) = refused {
+        if let Some(Trouble { text, .. }) = refused {
             store = Some(match store {
-                Some(store) => format!("{refused}; {store}"),
-                None => refused.clone(),
+                Some(store) => format!("{text}; {store}"),
+                None => text.clone(),
             });
         }
         let key = self.reconciler.lease();
         let complete = key.is_some() && *complete == key;
-        let trouble = pass.as_ref().or(rules.as_ref()).or(file.as_ref());
+        let pass = pass.as_ref().map(|trouble| &trouble.text);
+        let trouble = pass.or(rules.as_ref()).or(file.as_ref());
         let (phase, usually) = if lease.is_some() {
             (Phase::LeaseLost, "")
         } else if complete && trouble.is_some() {
@@ -535,17 +579,6 @@ impl Loop<'_> {
         };
         let why = lease.as_ref().or(trouble).or(store.as_ref());
         self.reporter.say(phase, why.map_or(usually, String::as_str));
-    }
-}
-
-/// The first of them, and how many more there are.
-fn summary(failed: &[String]) -> Option<String> {
-    match failed {
-        [] => None,
-        [one] => Some(one.clone()),
-        [first, rest @ ..] => {
-            Some(format!("{first} (and {} more)", rest.len()))
-        }
     }
 }
 
@@ -589,6 +622,20 @@ mod tests {
         let value = br#"{"PublicIP":"192.168.1.9","PublicIPv6":"fd00::9"}"#;
         let by = Box::new(LeaseAttrs::decode(value).unwrap());
         lost(SubnetKey::parse(key).unwrap(), &LossReason::Taken { by })
+    }
+
+    #[test]
+    fn the_same_trouble_in_other_numbers_is_no_news() {
+        let of = |texts: &[&str]| {
+            let texts: Vec<_> = texts.iter().map(|t| (*t).into()).collect();
+            Trouble::of(&texts)
+        };
+        assert_eq!(of(&[]), None);
+        let one = of(&["a"]).unwrap();
+        let two = of(&["a", "b"]).unwrap();
+        assert_eq!(two.text, "a (and 1 more)");
+        assert!(one.is_news(None) && !two.is_news(Some(&one)));
+        assert!(of(&["b", "a"]).unwrap().is_news(Some(&two)));
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub enum Lost {
 /// Why nothing is in its place.
 #[derive(Debug, thiserror::Error)]
 pub enum Why {
-    /// No interface fits now.
-    #[error(transparent)]
+    /// No interface fits now. Which there are is not said: pods' come and go.
+    #[error("{}", .0.reasons())]
     Select(#[from] SelectError),
     /// Another interface would be chosen.
     #[error(
@@ -233,6 +233,11 @@ mod tests {
         assert_eq!(follow(&[eth1()]), new);
         let error = follow(&[link(4, "lan0", &OWN)]).unwrap_err();
         assert!(error.starts_with("interface eth0 is gone: no int"), "{error}");
+        // while it lasts, pods that come and go make it no other error
+        let beside_a_pod =
+            |name: &str| follow(&[link(4, "lan0", &OWN), link(9, name, &[])]);
+        assert_eq!(beside_a_pod("veth1"), Err(error.clone()));
+        assert_eq!(beside_a_pod("veth2"), Err(error));
     }
 
     #[test]

@@ -360,15 +360,26 @@ impl fmt::Display for Candidate {
 
 // === impl SelectError ===
 
+impl SelectError {
+    /// The message without the list of interfaces.
+    pub(super) fn reasons(&self) -> String {
+        let each = |(candidate, reason): &(Candidate, String)| {
+            format!("{candidate}: {reason}")
+        };
+        let tried: Vec<_> = self.tried.iter().map(each).collect();
+        format!(
+            "no interface found for traffic between nodes: {}",
+            tried.join("; ")
+        )
+    }
+}
+
 impl fmt::Display for SelectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no interface found for traffic between nodes: ")?;
-        for (candidate, reason) in &self.tried {
-            write!(f, "{candidate}: {reason}; ")?;
-        }
         write!(
             f,
-            "interfaces of this host: {}; name one with --iface",
+            "{}; interfaces of this host: {}; name one with --iface",
+            self.reasons(),
             self.interfaces
         )
     }

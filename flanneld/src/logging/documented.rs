@@ -35,10 +35,11 @@ const PASSED_ON: &[(&str, &[&str])] = &[
         "flanneld/src/files/subnet_file.rs",
         &["holds", "cannot be read, so this node may get another"],
     ),
-    ("flanneld/src/pass.rs", &["is flannel's by name but was"]),
     (
         "flanneld/src/reconcile.rs",
         &[
+            "is flannel's by name but was",
+            "was renamed",
             "is left out",
             "it names no backend",
             "its backend is",

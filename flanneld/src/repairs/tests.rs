@@ -62,6 +62,10 @@ fn what_stands_on_a_repaired_device_goes_with_it() {
         causes(&[replaced, fdb(1, None)], &none),
         [(Kind::Link, Cause::Foreign)]
     );
+    // the other device may be another tunnel: all of them say what is deleted
+    let (before, after) = (link(vxlan()), link(vxlan()));
+    let replaced = Change::ReplaceLink { name: name(), before, after };
+    assert_eq!(Some(Repair::of(&replaced).text), replaced.warning());
 }
 
 #[test]
@@ -76,6 +80,21 @@ fn many_of_a_kind_are_one_line() {
     assert_eq!(recent.render().lines().count(), 3);
     let kind = (Kind::ForwardingEntry, Cause::Missing);
     assert_eq!(repairs.counts(), BTreeMap::from([(kind, 202)]));
+}
+
+/// Also when nothing is repaired any more.
+#[test]
+fn what_was_left_out_is_said_once_with_time() {
+    let repairs = Repairs::new(Recent::default());
+    let one = Repair::of(&fdb(1, None));
+    (0..40).for_each(|_| repairs.add(std::slice::from_ref(&one)));
+    let unsaid = || repairs.said.lock().unwrap().unsaid;
+    assert_eq!(unsaid(), 10);
+    let now = Instant::now();
+    repairs.tick(now);
+    assert_eq!(unsaid(), 10, "it is not over");
+    repairs.tick(now + WINDOW);
+    assert_eq!(unsaid(), 0);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use netlink::{Request, addr, fdb, link, neigh, nexthop, route};
 use overlay::{Change, IfName, Key, Link, LinkKind, Route, RouteKey};
 
 use super::{Kernel, KernelError, PROTOCOL, upkeep};
+use crate::repairs::{Cause, Kind, Repair};
 
 type Outcome = Result<(), KernelError>;
 
@@ -155,12 +156,16 @@ fn remove_renamed(kernel: &mut Kernel, spec: &VxlanSpec) -> Outcome {
             port: spec.port.unwrap_or_default(),
         });
     }
-    tracing::warn!(
-        "{} was renamed {}: it is deleted and created anew",
-        spec.name,
-        holder.name
-    );
-    Ok(kernel.socket.request(&link::delete(holder.index))?)
+    kernel.socket.request(&link::delete(holder.index))?;
+    kernel.renamed.push(Repair {
+        kind: Kind::Link,
+        cause: Cause::Altered,
+        text: format!(
+            "{} was renamed {}: it is deleted and created anew",
+            spec.name, holder.name
+        ),
+    });
+    Ok(())
 }
 
 /// The kernel tells the families apart, and takes a device that names no

@@ -14,6 +14,8 @@ use ipam::Subnet;
 use netlink::{Socket, addr, link};
 use overlay::{Change, IfName, Mac, Observed, Scope, Uplink, World};
 
+use crate::repairs::Repair;
+
 /// The number by which our routes and nexthop objects are known
 /// (`RTA_PROTOCOL`, `NHA`'s `nh_protocol`). Not assigned to anybody.
 const PROTOCOL: u8 = 241;
@@ -32,6 +34,8 @@ pub struct Kernel {
     /// Blackhole routes with our number that the last look at everything met,
     /// with their metrics.
     blackholes: BTreeSet<(Subnet, u32)>,
+    /// Devices of ours that were deleted under another name.
+    renamed: Vec<Repair>,
 }
 
 /// Why the kernel could not be looked at or changed.
@@ -83,6 +87,7 @@ impl Kernel {
             nexthop_objects,
             indexes: BTreeMap::new(),
             blackholes: BTreeSet::new(),
+            renamed: Vec::new(),
         })
     }
 
@@ -90,6 +95,12 @@ impl Kernel {
     #[must_use]
     pub const fn nexthop_objects(&self) -> bool {
         self.nexthop_objects
+    }
+
+    /// Which devices of ours have been deleted since the last call because
+    /// somebody had renamed them, and their tunnels were needed.
+    pub fn take_renamed(&mut self) -> Vec<Repair> {
+        std::mem::take(&mut self.renamed)
     }
 
     /// The port by which notifications name this world's own changes.

@@ -400,6 +400,12 @@ fn a_renamed_device_is_made_anew() {
         let before = snapshot();
         sh("ip link set flannel.1 name stolen");
         rig.full();
+        let told = rig.kernel.take_renamed();
+        let told: Vec<_> = told.iter().map(|r| r.text.as_str()).collect();
+        let text =
+            "flannel.1 was renamed stolen: it is deleted and created anew";
+        assert_eq!(told, [text]);
+        assert_eq!(rig.kernel.take_renamed(), []);
         assert_eq!(snapshot(), before);
         assert!(!sh("ip link").contains("stolen"));
         rig.assert_settled();

@@ -1,6 +1,7 @@
 //! What others do to the kernel is heard of and mended by passes over the
 //! objects concerned alone: monitor and reconciler together.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use flanneld::recent::Recent;
 use flanneld::reconcile::{Former, Reconciler, Setup};
 use flanneld::store::{Held, StoreEvent};
 use flanneld::worker::Worker;
-use ipam::lease::Lease;
+use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
 use ipam::netconf::Backend;
 use ipam::{Family, PerFamily};
 use netlink::link;
@@ -24,6 +25,8 @@ use crate::support::{Rig, in_namespace, sh};
 
 /// For a notification to come, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(10);
+
+type Peers = BTreeMap<SubnetKey, LeaseAttrs>;
 
 /// A node with three peers, after its first pass.
 struct Node {
@@ -39,6 +42,16 @@ impl Node {
     }
 
     async fn with(conf: &str) -> Self {
+        let (mut node, lease, peers) = Self::idle(conf, Former::default());
+        node.held(lease);
+        let synced = StoreEvent::Synced { leases: peers, revision: 1 };
+        node.reconciler.heard(synced, Instant::now());
+        node.settle().await;
+        node
+    }
+
+    /// One that has heard of nothing yet, with its lease and its peers'.
+    fn idle(conf: &str, former: Former) -> (Self, Lease, Peers) {
         let mut rig = Rig::new(conf, 3);
         let under0 = link::by_name(rig.kernel.socket(), "under0");
         let index = under0.expect("under0").index;
@@ -77,28 +90,21 @@ impl Node {
                 v4: Some(Mac([2, 0, 0, 0, 4, 1])),
                 v6: Some(Mac([2, 0, 0, 0, 6, 1])),
             },
-            former: Former::default(),
+            former,
             blackhole: false,
         };
         let (leases, key) = (leases.clone(), rig.key(1));
         let kernel = Worker::spawn("kernel", rig.kernel).expect("thread");
         let reconciler = Reconciler::new(setup, kernel);
-        let mut node = Self { reconciler, disturbances };
-        let now = Instant::now();
-        let attrs = node.reconciler.attrs().expect("attributes");
-        node.reconciler.heard(
-            StoreEvent::Held(Held {
-                lease: Lease { key, attrs },
-                lease_id: 1,
-                mod_revision: 1,
-                expires: None,
-            }),
-            now,
-        );
-        let synced = StoreEvent::Synced { leases, revision: 1 };
-        node.reconciler.heard(synced, now);
-        node.settle().await;
-        node
+        let attrs = reconciler.attrs().expect("attributes");
+        let lease = Lease { key, attrs };
+        (Self { reconciler, disturbances }, lease, leases)
+    }
+
+    /// The store has given it that lease.
+    fn held(&mut self, lease: Lease) {
+        let held = Held { lease, lease_id: 1, mod_revision: 1, expires: None };
+        self.reconciler.heard(StoreEvent::Held(held), Instant::now());
     }
 
     /// Hears and works until `done`, which is given what was mended: of some
@@ -170,6 +176,52 @@ async fn is_mended(damage: &str) {
     assert!(!mended.is_empty(), "{damage}: not noticed");
     assert_eq!(snapshot(), before, "{damage}: {mended:#?}");
     assert_eq!(node.settle().await, [""; 0], "{damage}");
+}
+
+/// A failure that stays costs no look at everything with each event.
+#[test]
+fn what_fails_is_tried_again_by_itself() {
+    on_a_node(async || {
+        let mut node = Node::new().await;
+        let before = snapshot();
+        sh("ip link del flannel.1");
+        sh("ip link add other type vxlan id 1 dstport 8472 gbp \
+            local 192.168.77.1 dev under0");
+        node.reconciler.mark_everything(Instant::now());
+        for looks_at_all in [true, false, false] {
+            let passed = node.reconciler.pass().await.expect("a pass");
+            assert_eq!(passed.looked.is_none(), looks_at_all);
+            let failed = passed.failed.concat();
+            assert!(failed.contains("device other has VNI 1"), "{failed}");
+        }
+        sh("ip link del other");
+        node.settle().await;
+        assert_eq!(snapshot(), before);
+    });
+}
+
+/// Without the store nothing is removed, and so nothing is forgotten either.
+#[test]
+fn what_earlier_configurations_left_waits_for_the_store() {
+    on_a_node(async || {
+        let left = "flannel.7";
+        let former = Former {
+            devices: [IfName::new(left).expect("a name")].into(),
+            networks: ["10.99.0.0/16".parse().expect("a network")].into(),
+        };
+        let (mut node, lease, peers) = Node::idle(DUAL, former);
+        sh("ip link add flannel.7 type vxlan id 7 dstport 8472 dev under0");
+        sh("ip route add 10.99.1.0/24 via 192.168.77.9 proto 241");
+        node.reconciler.remember(lease.clone(), peers, Instant::now());
+        node.settle().await;
+        assert!(sh("ip link").contains(left));
+        assert!(!node.reconciler.is_clean());
+        node.held(lease);
+        node.settle().await;
+        assert!(!sh("ip link").contains(left), "nobody knows of it any more");
+        assert!(!sh("ip route").contains("10.99."));
+        assert!(node.reconciler.is_clean());
+    });
 }
 
 /// With a device or its last address the kernel drops IPv4 routes without a
