@@ -254,7 +254,7 @@ fn the_check_of_each_minute_finds_what_nobody_tells() -> Result<()> {
     host.write(
         "/run/theirs",
         "table inet theirs {
-           chain all { type filter hook forward priority 5; policy drop; }
+           chain mine { type filter hook forward priority 5; policy drop; }
          }",
     )?;
     host.cmd(&["nft", "-f", "/run/theirs"])?;
@@ -263,7 +263,7 @@ fn the_check_of_each_minute_finds_what_nobody_tells() -> Result<()> {
     daemon.wait_log(found, 0, 2 * MINUTE)?;
     ensure!(host.read(path)?.trim() == "0");
     // rules of others, in which a policy drops what ours accept
-    let found = "chain inet theirs all of nf_tables drops";
+    let found = "chain inet theirs mine of nf_tables drops";
     daemon.wait_log(found, 0, 2 * MINUTE)?;
     host.cmd(&["nft", "delete", "table", "inet", "theirs"])?;
     rig.cluster.assert_settled()
