@@ -41,12 +41,24 @@ type Place = (i32, u32);
 // === impl Alive ===
 
 impl Alive {
+    /// Only the links of ours, by which most addresses are known to be in
+    /// use.
+    ///
+    /// # Errors
+    /// The kernel did not tell.
+    pub(crate) fn links(network: &str) -> Result<Self, CniError> {
+        let mut host = Socket::open()?;
+        let links = owner::links_of(&mut host, network)?;
+        let aliases = links.into_iter().map(|(alias, _)| alias).collect();
+        Ok(Self { aliases, ..Self::default() })
+    }
+
     /// Looks at the whole host, for the pool of `network`.
     ///
     /// # Errors
     /// Something could not be looked at: then nothing may be taken back.
     pub(crate) fn survey(network: &str) -> Result<Self, CniError> {
-        let mut out = Self::default();
+        let mut out = Self::links(network)?;
         let mut host = Socket::open().map_err(CniError::from)?;
         let mut seen = BTreeSet::new();
         for netns in namespaces()? {
@@ -57,11 +69,6 @@ impl Alive {
             link::list(&mut host, Filter { kind: Some("veth"), master: None })
                 .and_then(Dump::complete)
                 .map_err(CniError::from)?;
-        out.aliases = owner::links_of(&mut host, network)
-            .map_err(CniError::from)?
-            .into_iter()
-            .map(|(alias, _)| alias)
-            .collect();
         let unknown = veths.into_iter().find(|veth| {
             let ours = veth.alias.as_deref().is_some_and(owner::is_alias);
             !ours && veth.master.is_some() && leads_elsewhere(veth, &seen)

@@ -103,17 +103,27 @@ impl HostLocal {
     /// Takes back what nobody uses; whether there was anything. Failing to is
     /// no failure of what it was tried for.
     pub(super) fn heal(&self, pool: &mut Pool) -> bool {
-        let healed = pool
-            .reservations()
-            .map_err(|e| failed(&e))
-            .and_then(|all| {
-                let alive = Alive::survey(&self.network)?;
-                alive.dead(&self.network, &all)
-            })
-            .and_then(|dead| {
-                self.reclaim(pool, &dead)?;
-                Ok(!dead.is_empty())
-            });
+        let healed =
+            pool.reservations()
+                .map_err(|e| failed(&e))
+                .and_then(|mut all| {
+                    // a look into all namespaces takes long, and is not needed
+                    // where every address belongs to a link of ours
+                    let linked = Alive::links(&self.network)?;
+                    all.retain(|r| {
+                        let of = r.attachment.as_ref();
+                        !of.is_some_and(|of| linked.has_link(&self.network, of))
+                    });
+                    match all.is_empty() {
+                        true => Ok(Vec::new()),
+                        false => Alive::survey(&self.network)?
+                            .dead(&self.network, &all),
+                    }
+                })
+                .and_then(|dead| {
+                    self.reclaim(pool, &dead)?;
+                    Ok(!dead.is_empty())
+                });
         healed.unwrap_or_else(|e| {
             log(format_args!(
                 "network {:?}: addresses that nobody may use stay reserved: \

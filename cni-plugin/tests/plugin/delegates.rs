@@ -290,3 +290,26 @@ fn a_delegate_that_hangs() {
         assert_ne!(comm.unwrap_or_default().trim(), "sleep", "still there");
     });
 }
+
+/// S-64: a delegate is told what is valid.
+#[test]
+fn gc_goes_on_to_the_delegate() {
+    on_a_node(|node| {
+        let a = foreign(node, "a").version("1.1.0");
+        let b = Call { id: "b".into(), ..a.clone() };
+        for pod in [&a, &b] {
+            assert!(pod.call("ADD").ok);
+        }
+        let answer = a.clone().valid(&[&a]).call("GC");
+        assert!(answer.ok, "{answer:?}");
+        let conf = told("stdin.GC");
+        let list = json!([{ "containerID": "a", "ifname": "eth0" }]);
+        assert_eq!(conf["cni.dev/valid-attachments"], list);
+        assert_eq!(conf["type"], "other");
+        assert_eq!(node.scratch(), ["a"]);
+        script("GC", "echo '{\"code\":11,\"msg\":\"busy\"}'; exit 1");
+        let (code, msg) = a.valid(&[]).call("GC").error();
+        assert_eq!((code, msg.as_str()), (11, "busy"));
+        assert_eq!(node.scratch(), ["a"], "its DEL may need it");
+    });
+}

@@ -7,6 +7,7 @@ use super::{Attachment, RangeConf, RangeSet};
 
 mod crash;
 mod folder;
+mod heal;
 mod index;
 mod mem;
 mod model;
