@@ -19,7 +19,7 @@ use ipam::subnet_env::Previous;
 use ipam::{PerFamily, Subnet};
 use overlay::{IfName, Mac, vxlan};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::interval;
 
 use self::events::{Health, Loop};
@@ -28,7 +28,7 @@ use crate::cli::Options;
 use crate::facts::{self, Uplink};
 use crate::files::{self, InstanceLock, Saved, StateDir, SubnetFile};
 use crate::metrics::Metrics;
-use crate::monitor::{self, Interest, Underlay};
+use crate::monitor::{Interest, Underlay};
 use crate::notify::Watchdog;
 use crate::own_lease::{LEASE_TTL, Params};
 use crate::reconcile::{Former, Reconciler, Setup};
@@ -91,14 +91,14 @@ pub async fn run(
 
     let ways = Arc::new(AtomicBool::new(vxlan.direct_routing));
     let underlay = Underlay::new(uplink.index, uplink.name);
-    let disturbances = monitor::spawn(Interest {
+    let interest = Interest {
         devices: devices(&conf, vxlan.vni).collect(),
         underlay: underlay.clone(),
         networks: conf.networks.iter().map(|(_, n)| *n).collect(),
         ways: Arc::clone(&ways),
         own_port: kernel.port(),
         overruns: Arc::clone(metrics.overruns()),
-    })?;
+    };
     let former = former(&saved, &conf, &vxlan);
     let previous = subnet_file.previous();
     let setup = rules::Setup {
@@ -151,7 +151,8 @@ pub async fn run(
         ip_masq: options.rules.masquerade,
         store,
         status,
-        disturbances,
+        interest: Some(interest),
+        disturbances: mpsc::channel(1).1,
         hangup,
         subnet_news: files::watch(&options.subnet_file)?,
         repairs: metrics.repairs().clone(),

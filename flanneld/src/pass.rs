@@ -61,18 +61,20 @@ where
         changes.retain(|change| !kept.contains(&change.key()));
     }
     let outcomes = world.apply(&changes);
-    let mut report = Report { changed: Vec::new(), failed: Vec::new() };
-    for (change, outcome) in changes.into_iter().zip(outcomes) {
-        match outcome {
-            Ok(()) => {
-                tracing::debug!("{change}");
-                report.changed.push(change);
-            }
-            Err(error) => {
-                tracing::debug!("{change}: {error}");
-                report.failed.push((change, error));
-            }
+    let mut failed = Vec::new();
+    let mut outcomes = outcomes.into_iter();
+    // Mostly everything stays where it is.
+    changes.retain(|change| match outcomes.next() {
+        Some(Err(error)) => {
+            tracing::debug!("{change}: {error}");
+            failed.push((change.clone(), error));
+            false
         }
-    }
-    Ok(report)
+        Some(Ok(())) => {
+            tracing::debug!("{change}");
+            true
+        }
+        None => false,
+    });
+    Ok(Report { changed: changes, failed })
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::error::Error;
 use crate::link::Mac;
 use crate::neigh::{NDMSG, PERMANENT, ndmsg};
-use crate::request::Request;
+use crate::request::{Object, Request};
 use crate::socket::{Dump, Socket};
 use crate::wire::uapi::{
     AF_BRIDGE, NDA_DST, NDA_IFINDEX, NDA_LLADDR, NDA_MASTER, NDA_PORT,
@@ -94,7 +94,7 @@ pub fn set(spec: &FdbSpec) -> Request {
     let mut message = Message::new(RTM_NEWNEIGH, flags, &header);
     message.ip(NDA_DST, dst);
     message.bytes(NDA_LLADDR, &mac);
-    Request::new(describe("set ", index, mac), message)
+    Request::new(Object::Fdb("set ", index, mac), message)
 }
 
 /// Deletes the entry of `mac`.
@@ -106,7 +106,7 @@ pub fn delete(index: u32, mac: Mac) -> Request {
     Request::new(describe("delete ", index, mac), message)
 }
 
-fn describe(verb: &str, index: u32, mac: Mac) -> String {
+pub(crate) fn describe(verb: &str, index: u32, mac: Mac) -> String {
     let [a, b, c, d, e, f] = mac;
     format!(
         "{verb}forwarding entry {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:\

@@ -62,4 +62,4 @@ pub use error::Error;
 pub use netns::{NetNs, NetNsError};
 pub use nix::errno::Errno;
 pub use request::Request;
-pub use socket::{Dump, Socket};
+pub use socket::{Dump, Socket, WINDOW};

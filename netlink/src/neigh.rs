@@ -6,7 +6,7 @@ use ipam::Family;
 
 use crate::error::Error;
 use crate::link::Mac;
-use crate::request::Request;
+use crate::request::{Object, Request};
 use crate::socket::{Dump, Socket};
 use crate::wire::uapi::{
     NDA_DST, NDA_IFINDEX, NDA_LLADDR, NLM_F_CREATE, NLM_F_REPLACE,
@@ -104,7 +104,7 @@ pub fn set(spec: &NeighSpec) -> Request {
     let mut message = Message::new(RTM_NEWNEIGH, flags, &header);
     message.ip(NDA_DST, ip);
     message.bytes(NDA_LLADDR, &mac);
-    Request::new(format!("set neighbour {ip} on link {index}"), message)
+    Request::new(Object::Neigh("set", *spec), message)
 }
 
 /// Deletes the entry of `ip` on the link.

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use ipam::Family;
 
 use crate::error::Error;
-use crate::request::Request;
+use crate::request::{Object, Request};
 use crate::socket::{Dump, Socket};
 use crate::wire::uapi::{
     AF_UNSPEC, NHA_BLACKHOLE, NHA_GATEWAY, NHA_GROUP, NHA_ID, NHA_OIF,
@@ -124,7 +124,7 @@ pub fn delete(id: u32) -> Request {
     Request::new(format!("delete nexthop {id}"), message)
 }
 
-fn write(flags: u16, verb: &str, spec: &NexthopSpec) -> Request {
+fn write(flags: u16, verb: &'static str, spec: &NexthopSpec) -> Request {
     let NexthopSpec { id, oif, gateway, onlink, protocol } = *spec;
     let onlink = if onlink { RTNH_F_ONLINK } else { 0 };
     let header = nhmsg(af_of(gateway), protocol, onlink);
@@ -132,8 +132,7 @@ fn write(flags: u16, verb: &str, spec: &NexthopSpec) -> Request {
     message.u32(NHA_ID, id);
     message.u32(NHA_OIF, oif);
     message.ip(NHA_GATEWAY, gateway);
-    let object = format!("{verb} nexthop {id} via {gateway} on link {oif}");
-    Request::new(object, message)
+    Request::new(Object::Nexthop(verb, *spec), message)
 }
 
 /// `struct nhmsg`.

@@ -1,6 +1,11 @@
 use std::fmt;
 
+use crate::fdb;
+use crate::link::Mac;
+use crate::neigh::NeighSpec;
 use crate::netns::NetNs;
+use crate::nexthop::NexthopSpec;
+use crate::route::RouteSpec;
 use crate::wire::Message;
 use crate::wire::uapi::NLM_F_REQUEST;
 
@@ -11,16 +16,62 @@ use crate::wire::uapi::NLM_F_REQUEST;
 /// [`Socket::batch`](crate::Socket::batch).
 #[derive(Clone)]
 pub struct Request {
-    object: String,
+    object: Object,
     message: Vec<u8>,
     /// Namespaces whose descriptor the message holds: open until it is sent.
     _namespaces: Vec<NetNs>,
 }
 
+/// What a request is about. A pass makes thousands of requests for peers, of
+/// which hardly one fails: only that one is put into words. Each of these has
+/// its verb.
+#[derive(Clone)]
+pub(crate) enum Object {
+    Text(String),
+    Fdb(&'static str, u32, Mac),
+    Neigh(&'static str, NeighSpec),
+    Nexthop(&'static str, NexthopSpec),
+    Route(&'static str, RouteSpec),
+}
+
+// === impl Object ===
+
+impl From<String> for Object {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&str> for Object {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => f.write_str(text),
+            Self::Fdb(verb, index, mac) => {
+                f.write_str(&fdb::describe(verb, *index, *mac))
+            }
+            Self::Neigh(verb, NeighSpec { index, ip, .. }) => {
+                write!(f, "{verb} neighbour {ip} on link {index}")
+            }
+            Self::Nexthop(verb, NexthopSpec { id, oif, gateway, .. }) => {
+                write!(f, "{verb} nexthop {id} via {gateway} on link {oif}")
+            }
+            Self::Route(verb, spec) => {
+                write!(f, "{verb} route {}", spec.describe())
+            }
+        }
+    }
+}
+
 // === impl Request ===
 
 impl Request {
-    pub(crate) fn new(object: impl Into<String>, message: Message) -> Self {
+    pub(crate) fn new(object: impl Into<Object>, message: Message) -> Self {
         Self {
             object: object.into(),
             message: message.finish(),
@@ -36,8 +87,8 @@ impl Request {
 
     /// What is asked for, with the object's identity.
     #[must_use]
-    pub fn object(&self) -> &str {
-        &self.object
+    pub fn object(&self) -> String {
+        self.object.to_string()
     }
 
     /// The message as it is sent, but for sequence number and the request for
@@ -57,7 +108,7 @@ impl Request {
         flags: u16,
         body: &[u8],
     ) -> Self {
-        Self::new(object, Message::new(kind, flags, body))
+        Self::new(object.into(), Message::new(kind, flags, body))
     }
 
     /// Appends the message with this sequence number and these flags added.
@@ -84,7 +135,7 @@ impl Request {
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Request")
-            .field("object", &self.object)
+            .field("object", &self.object())
             .field("bytes", &self.message.len())
             .finish()
     }

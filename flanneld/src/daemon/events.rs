@@ -19,7 +19,7 @@ use crate::files::{
     Found, InstanceLock, PeersFile, Saved, StateDir, SubnetFile, WriteError,
 };
 use crate::metrics::{Metrics, Standing};
-use crate::monitor::Disturbance;
+use crate::monitor::{self, Disturbance, Interest};
 use crate::notify::Watchdog;
 use crate::reconcile::{Passed, Reconciler};
 use crate::repairs::{Cause, Kind, Repair, Repairs};
@@ -52,6 +52,9 @@ pub(super) struct Loop<'a> {
     pub(super) ip_masq: bool,
     pub(super) store: Store,
     pub(super) status: watch::Receiver<StoreStatus>,
+    /// What the kernel's notifications are listened to for, until that is
+    /// done.
+    pub(super) interest: Option<Interest>,
     pub(super) disturbances: mpsc::Receiver<Disturbance>,
     pub(super) hangup: Signal,
     pub(super) reporter: &'a mut Reporter,
@@ -179,7 +182,8 @@ impl Loop<'_> {
     /// Runs for ever.
     ///
     /// # Errors
-    /// When the store's task ended, which it does not by itself.
+    /// When the store's task ended, which it does not by itself, or the
+    /// kernel refuses the socket for its notifications.
     pub(super) async fn run(mut self) -> Result<()> {
         let mut slow = interval(SLOW_CHECK);
         slow.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -198,6 +202,7 @@ impl Loop<'_> {
                 () = alarm, if due.is_some() => {
                     let result = self.reconciler.pass().await;
                     self.passed(&result, std::mem::take(&mut asked));
+                    self.listen()?;
                     // An address of this node may be another by now.
                     self.store.publisher.publish(self.reconciler.attrs()?);
                 }
@@ -227,6 +232,18 @@ impl Loop<'_> {
                 }
             }
         }
+    }
+
+    /// Listens to the kernel once there was a pass. What the first one makes
+    /// for thousands of peers would come back as so many notifications, at
+    /// half the price of making it. Another look at everything finds what
+    /// others have changed until then.
+    fn listen(&mut self) -> Result<()> {
+        if let Some(interest) = self.interest.take() {
+            self.disturbances = monitor::spawn(interest)?;
+            self.reconciler.mark_everything(Instant::now());
+        }
+        Ok(())
     }
 
     /// The configuration in the store is another one.

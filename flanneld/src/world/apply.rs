@@ -9,7 +9,7 @@ use netlink::link::vxlan::{self, VxlanSpec};
 use netlink::neigh::NeighSpec;
 use netlink::nexthop::NexthopSpec;
 use netlink::route::{RouteMatch, RouteSpec};
-use netlink::{Request, addr, fdb, link, neigh, nexthop, route};
+use netlink::{Request, WINDOW, addr, fdb, link, neigh, nexthop, route};
 use overlay::{Change, IfName, Key, Link, LinkKind, Route, RouteKey};
 
 use super::{Kernel, KernelError, PROTOCOL, upkeep};
@@ -17,7 +17,7 @@ use crate::repairs::{Cause, Kind, Repair};
 
 type Outcome = Result<(), KernelError>;
 
-/// Requests on their way to one batch, each with the place of its change.
+/// Requests on their way to one window, each with the place of its change.
 #[derive(Default)]
 struct Batch {
     requests: Vec<Request>,
@@ -25,11 +25,15 @@ struct Batch {
 }
 
 /// Applies `changes` in order; everything between two changes of a device
-/// goes in one batch.
+/// goes in full windows.
 pub(super) fn apply(kernel: &mut Kernel, changes: &[Change]) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> = Vec::with_capacity(changes.len());
     let mut batch = Batch::default();
     for (place, change) in changes.iter().enumerate() {
+        // The kernel works on the first peers before the last are encoded.
+        if batch.requests.len() == WINDOW {
+            batch.send(kernel, changes, &mut outcomes);
+        }
         if let Key::Link(name) = change.key() {
             batch.send(kernel, changes, &mut outcomes);
             outcomes.push(device(kernel, name, change));

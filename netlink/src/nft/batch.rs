@@ -159,7 +159,7 @@ impl Batch {
         }
         let count = self.requests.len();
         let object = match self.requests.first() {
-            Some(first) if count == 1 => first.object().to_owned(),
+            Some(first) if count == 1 => first.object(),
             Some(first) => {
                 format!("nf_tables batch of {count} from {}", first.object())
             }

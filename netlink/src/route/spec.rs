@@ -5,7 +5,7 @@ use ipam::{Family, Subnet};
 use super::{
     Header, PROTOCOL_BOOT, RouteInfo, RouteKind, Scope, TABLE_MAIN, rtmsg,
 };
-use crate::request::Request;
+use crate::request::{Object, Request};
 use crate::wire::uapi::{
     NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, RTA_DST,
     RTA_GATEWAY, RTA_METRICS, RTA_NH_ID, RTA_OIF, RTA_PREFSRC, RTA_PRIORITY,
@@ -116,7 +116,7 @@ pub fn delete(route: &RouteMatch) -> Request {
     Request::new(format!("delete route to {}", route.dst), message)
 }
 
-fn write(flags: u16, verb: &str, spec: &RouteSpec) -> Request {
+fn write(flags: u16, verb: &'static str, spec: &RouteSpec) -> Request {
     let header = Header {
         protocol: spec.protocol,
         scope: spec.scope.number(),
@@ -141,7 +141,7 @@ fn write(flags: u16, verb: &str, spec: &RouteSpec) -> Request {
             }
         });
     }
-    Request::new(format!("{verb} route {}", spec.describe()), message)
+    Request::new(Object::Route(verb, *spec), message)
 }
 
 fn destination(
@@ -203,7 +203,7 @@ impl RouteSpec {
         }
     }
 
-    fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         use std::fmt::Write as _;
         let mut text = self.dst.to_string();
         if let Some(gateway) = self.gateway {

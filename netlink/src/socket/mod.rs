@@ -26,9 +26,9 @@ pub(crate) use dump::Decode;
 pub use dump::Dump;
 pub(crate) use transaction::Transaction;
 
-/// Requests on their way at a time. The kernel's answers to 256 of them
-/// overflow a default receive buffer (rust-ecosystem.md A.3, trap 6).
-const WINDOW: usize = 128;
+/// As many requests are on their way at a time. The kernel's answers to 256
+/// of them overflow a default receive buffer (rust-ecosystem.md A.3, trap 6).
+pub const WINDOW: usize = 128;
 /// Bytes in one send; far below the default send buffer.
 const WINDOW_BYTES: usize = 64 * 1024;
 /// The kernel makes datagrams of at most 32 KiB when it dumps.
@@ -55,6 +55,8 @@ pub struct Socket {
     seq: u32,
     received: u64,
     buf: Vec<u8>,
+    /// What is being sent: the next window is written over the last.
+    out: Vec<u8>,
 }
 
 // === impl Socket ===
@@ -140,6 +142,7 @@ impl Socket {
             seq: 0,
             received: 0,
             buf: Vec::with_capacity(RECV_BYTES),
+            out: Vec::new(),
         })
     }
 
@@ -196,20 +199,20 @@ impl Socket {
     /// At most [`WINDOW`] requests in one send.
     fn window(&mut self, requests: &[Request]) -> Vec<Result<(), Error>> {
         let first = self.next_seqs(requests.len());
-        let mut out = Vec::with_capacity(requests.len() * 128);
+        self.out.clear();
         for (i, request) in requests.iter().enumerate() {
             let last = i + 1 == requests.len();
             let flags = if last { NLM_F_ACK } else { 0 };
-            request.append_to(&mut out, seq_at(first, i), flags);
+            request.append_to(&mut self.out, seq_at(first, i), flags);
         }
-        if let Err(source) = self.send(&out) {
+        if let Err(source) = self.send(&self.out) {
             // Nothing was carried out: the kernel copies the whole datagram
             // before it looks at the first message.
             return requests
                 .iter()
                 .map(|r| {
                     Err(Error::Socket {
-                        object: r.object().to_owned(),
+                        object: r.object(),
                         operation: "send",
                         source: clone_io(&source),
                     })
@@ -224,14 +227,13 @@ impl Socket {
             .map(|(request, answer)| match (answer, lost) {
                 (Some(Ok(())), _) | (None, None) => Ok(()),
                 (Some(Err((errno, kernel))), _) => Err(Error::Refused {
-                    object: request.object().to_owned(),
+                    object: request.object(),
                     errno,
                     kernel,
                 }),
-                (None, Some(reason)) => Err(Error::Unknown {
-                    object: request.object().to_owned(),
-                    reason,
-                }),
+                (None, Some(reason)) => {
+                    Err(Error::Unknown { object: request.object(), reason })
+                }
             })
             .collect()
     }
@@ -289,7 +291,7 @@ impl Socket {
         query: &Request,
         decode: Decode<T>,
     ) -> Result<T, Error> {
-        let object = || query.object().to_owned();
+        let object = || query.object();
         let seq = self.next_seqs(1);
         let mut out = Vec::with_capacity(128);
         query.append_to(&mut out, seq, 0);
@@ -349,7 +351,7 @@ impl Socket {
             }
         }
         Err(Error::Interrupted {
-            object: query.object().to_owned(),
+            object: query.object(),
             attempts: DUMP_ATTEMPTS,
         })
     }
@@ -363,14 +365,15 @@ impl Socket {
         let mut out = Vec::with_capacity(128);
         query.append_to(&mut out, seq, NLM_F_DUMP);
         self.send(&out).map_err(|source| Error::Socket {
-            object: query.object().to_owned(),
+            object: query.object(),
             operation: "send",
             source,
         })?;
-        let mut reader = DumpReader::new(query.object(), seq, decode);
+        let object = query.object();
+        let mut reader = DumpReader::new(&object, seq, decode);
         loop {
             self.receive(MsgFlags::empty())
-                .map_err(|errno| read_error(query.object().into(), errno))?;
+                .map_err(|errno| read_error(object.clone(), errno))?;
             if let Some(attempt) = reader.datagram(&self.buf)? {
                 return Ok(attempt);
             }

@@ -53,7 +53,7 @@ impl Socket {
         }
         self.room_for(out.len());
         self.send(&out).map_err(|source| Error::Socket {
-            object: batch.begin.object().to_owned(),
+            object: batch.begin.object(),
             operation: "send",
             source,
         })?;
@@ -89,7 +89,7 @@ impl Socket {
                         (None, Errno::EAGAIN) => LATE,
                         (None, _) => "the netlink socket failed",
                     };
-                    let object = batch.begin.object().to_owned();
+                    let object = batch.begin.object();
                     // One refusal is enough to know that nothing was done.
                     return Err(
                         refused.unwrap_or(Error::Unknown { object, reason })
@@ -114,7 +114,7 @@ impl Socket {
                 match answer(&message) {
                     Ok(Ok(())) => {}
                     Ok(Err((errno, kernel))) => {
-                        let object = request.object().to_owned();
+                        let object = request.object();
                         let error = Error::Refused { object, errno, kernel };
                         if at == 0 {
                             return Err(error);

@@ -19,10 +19,9 @@ impl Message {
     /// number and the port are left 0.
     pub(crate) fn new(kind: u16, flags: u16, body: &[u8]) -> Self {
         let mut buf = Vec::with_capacity(128);
-        buf.extend_from_slice(&0u32.to_ne_bytes());
-        buf.extend_from_slice(&kind.to_ne_bytes());
-        buf.extend_from_slice(&flags.to_ne_bytes());
-        buf.extend_from_slice(&[0; 8]);
+        let ([k, l], [f, g]) = (kind.to_ne_bytes(), flags.to_ne_bytes());
+        let header = [0, 0, 0, 0, k, l, f, g, 0, 0, 0, 0, 0, 0, 0, 0];
+        buf.extend_from_slice(&header);
         buf.extend_from_slice(body);
         let mut message = Self { buf };
         message.pad();
@@ -32,8 +31,8 @@ impl Message {
     /// An attribute with these bytes.
     pub(crate) fn bytes(&mut self, attr: u16, value: &[u8]) {
         let len = u16::try_from(value.len() + 4).unwrap_or(u16::MAX);
-        self.buf.extend_from_slice(&len.to_ne_bytes());
-        self.buf.extend_from_slice(&attr.to_ne_bytes());
+        let ([k, l], [a, b]) = (len.to_ne_bytes(), attr.to_ne_bytes());
+        self.buf.extend_from_slice(&[k, l, a, b]);
         self.buf.extend_from_slice(value);
         self.pad();
     }
