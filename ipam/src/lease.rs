@@ -55,7 +55,14 @@ impl Lease {
     /// [`LeaseError`], which knows the subnets that the entry occupies all
     /// the same.
     pub fn decode(key: &str, value: &[u8]) -> Result<Self, LeaseError> {
-        let key = SubnetKey::parse(key)?;
+        Self::read(SubnetKey::parse(key)?, value)
+    }
+
+    /// The same with the key read before.
+    ///
+    /// # Errors
+    /// [`LeaseError::Attrs`]
+    pub fn read(key: SubnetKey, value: &[u8]) -> Result<Self, LeaseError> {
         match LeaseAttrs::decode(value) {
             Ok(attrs) => Ok(Self { key, attrs }),
             Err(source) => Err(LeaseError::Attrs { key, source }),

@@ -60,7 +60,8 @@ pub fn diff(
     let (routes, uses) = differ.routes();
     let nexthops = differ.nexthops(&uses);
     let in_the_way = routes.in_the_way;
-    let bottom_up = [
+    let in_order = [
+        // bottom up
         links.set,
         addrs.set,
         fdb.set,
@@ -68,8 +69,7 @@ pub fn diff(
         in_the_way,
         nexthops.set,
         routes.set,
-    ];
-    let top_down = [
+        // top down
         routes.delete,
         nexthops.delete,
         neighs.delete,
@@ -77,7 +77,10 @@ pub fn diff(
         addrs.delete,
         links.delete,
     ];
-    bottom_up.into_iter().chain(top_down).flatten().collect()
+    let count = in_order.iter().map(Vec::len).sum();
+    let mut out = Vec::with_capacity(count);
+    in_order.into_iter().for_each(|mut changes| out.append(&mut changes));
+    out
 }
 
 struct Differ<'a> {
@@ -283,9 +286,18 @@ impl Differ<'_> {
         whole || self.desired.networks.iter().any(|n| n.contains(addr.ip))
     }
 
+    /// Room for what is missing of objects of one kind in a full look.
+    fn changes(&self, want: usize, have: usize) -> Changes {
+        let missing = match self.keys {
+            None => want.saturating_sub(have),
+            Some(_) => 0,
+        };
+        Changes { set: Vec::with_capacity(missing), ..Changes::default() }
+    }
+
     fn fdb(&self) -> Changes {
         let Self { desired, observed, keys, links } = self;
-        let mut out = Changes::default();
+        let mut out = self.changes(desired.fdb.len(), observed.fdb.len());
         let scope = keys.as_ref().map(|keys| &keys.fdb);
         for (key, want, have) in pairs(&desired.fdb, &observed.fdb, scope) {
             let before =
@@ -311,7 +323,8 @@ impl Differ<'_> {
 
     fn neighs(&self) -> Changes {
         let Self { desired, observed, keys, links } = self;
-        let mut out = Changes::default();
+        let (want, have) = (desired.neighs.len(), observed.neighs.len());
+        let mut out = self.changes(want, have);
         let scope = keys.as_ref().map(|keys| &keys.neighs);
         for (key, want, have) in pairs(&desired.neighs, &observed.neighs, scope)
         {
@@ -339,7 +352,8 @@ impl Differ<'_> {
 
     fn routes(&self) -> (Changes, Uses) {
         let Self { desired, observed, keys, links } = self;
-        let mut out = Changes::default();
+        let (want, have) = (desired.routes.len(), observed.routes.len());
+        let mut out = self.changes(want, have);
         let mut uses = Uses::default();
         let scope = keys.as_ref().map(|keys| &keys.routes);
         let on = |route: &Route, set: &BTreeSet<IfName>| {

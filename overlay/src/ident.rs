@@ -69,21 +69,18 @@ impl Mac {
             b'-' => ('-', 2),
             _ => ('.', 4),
         };
-        let mut digits = String::with_capacity(12);
+        let (mut bits, mut digits) = (0u64, 0);
         for part in text.split(separator) {
-            if part.len() != group
-                || !part.bytes().all(|b| b.is_ascii_hexdigit())
-            {
+            if part.len() != group || digits == 12 {
                 return None;
             }
-            digits.push_str(part);
+            for c in part.chars() {
+                bits = bits << 4 | u64::from(c.to_digit(16)?);
+            }
+            digits += group;
         }
-        if digits.len() != 12 {
-            return None;
-        }
-        let bits = u64::from_str_radix(&digits, 16).ok()?;
         let [_, _, bytes @ ..] = bits.to_be_bytes();
-        Some(Self(bytes))
+        (digits == 12).then_some(Self(bytes))
     }
 
     /// Whether it can be one device's address: neither zero nor a group's.

@@ -232,7 +232,7 @@ impl<'a> Planner<'a> {
             return;
         }
         if attrs.backend_type != TYPE {
-            let name = attrs.backend_type.clone();
+            let name = attrs.backend_type.to_string();
             return self.skip(key, None, SkipReason::OtherBackend(name));
         }
         for family in Family::ALL {

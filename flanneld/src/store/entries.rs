@@ -127,15 +127,19 @@ impl Entries {
         keep_until: Duration,
     ) {
         self.synced = true;
-        let names: BTreeSet<String> =
-            list.iter().map(|kv| kv.key.clone()).collect();
-        self.unreadable.retain(|key| names.contains(key));
-        self.occupied.retain(|key, _| names.contains(key));
+        if !(self.unreadable.is_empty() && self.occupied.is_empty()) {
+            let names: BTreeSet<&str> =
+                list.iter().map(|kv| kv.key.as_str()).collect();
+            self.unreadable.retain(|key| names.contains(key));
+            self.occupied.retain(|key, _| names.contains(key.as_str()));
+        }
 
         let old = std::mem::take(&mut self.leases);
         for kv in list {
-            let before = parse(&kv.key).ok().and_then(|key| old.get(&key));
-            self.take(kv, before.and_then(|entry| entry.attrs.as_ref()));
+            let key = parse(&kv.key);
+            let before = key.as_ref().ok().and_then(|key| old.get(key));
+            let before = before.and_then(|entry| entry.attrs.as_ref());
+            self.take(key, kv, before);
         }
         for (key, mut entry) in old {
             if self.leases.contains_key(&key) {
@@ -156,7 +160,8 @@ impl Entries {
     /// Takes in that an entry was written. The leases that may be others
     /// now.
     pub fn put(&mut self, kv: Kv) -> Vec<SubnetKey> {
-        let known = parse(&kv.key).ok().and_then(|key| self.leases.get(&key));
+        let key = parse(&kv.key);
+        let known = key.as_ref().ok().and_then(|key| self.leases.get(key));
         if known.is_some_and(|entry| {
             entry.missing_until.is_none()
                 && entry.mod_revision >= kv.mod_revision
@@ -164,7 +169,7 @@ impl Entries {
             return Vec::new();
         }
         let before = known.and_then(|entry| entry.attrs.clone());
-        let Some(key) = self.take(kv, before.as_ref()) else {
+        let Some(key) = self.take(key, kv, before.as_ref()) else {
             return Vec::new();
         };
         let mut changed =
@@ -258,14 +263,15 @@ impl Entries {
         gone
     }
 
-    /// Stores one entry, with the attributes it had `before` if it cannot be
-    /// read any more; the key if it is a lease's.
+    /// Stores the entry of `key`, with the attributes it had `before` if it
+    /// cannot be read any more; the key if it is a lease's.
     fn take(
         &mut self,
+        key: Result<SubnetKey, KeyError>,
         kv: Kv,
         before: Option<&LeaseAttrs>,
     ) -> Option<SubnetKey> {
-        let (key, attrs) = match decode(&kv) {
+        let (key, attrs) = match decode(key, &kv) {
             Ok(lease) => {
                 self.unreadable.forget(&kv.key);
                 (lease.key, Some(lease.attrs))
@@ -320,13 +326,15 @@ fn same_node(a: &LeaseAttrs, b: &LeaseAttrs) -> bool {
     })
 }
 
-/// The entry as a lease. One in a sub-folder is none, though its last part
-/// may look like a key.
-fn decode(kv: &Kv) -> Result<Lease, LeaseError> {
-    parse(&kv.key)?;
-    Lease::decode(&kv.key, &kv.value)
+/// The entry of that key as a lease.
+fn decode(
+    key: Result<SubnetKey, KeyError>,
+    kv: &Kv,
+) -> Result<Lease, LeaseError> {
+    Lease::read(key?, &kv.value)
 }
 
+/// A key in a sub-folder is none, though its last part may look like one.
 fn parse(name: &str) -> Result<SubnetKey, KeyError> {
     let key = SubnetKey::parse(name)?;
     if name.contains('/') {

@@ -150,7 +150,7 @@ impl Fake {
         let key = SubnetKey::new(self.0.map(|_, end| end.subnet))?;
         let mut attrs = LeaseAttrs {
             public: self.0.map(|_, end| end.public),
-            backend_type: "vxlan".to_owned(),
+            backend_type: "vxlan".into(),
             data: PerFamily::default(),
         };
         for (family, end) in self.0.iter() {

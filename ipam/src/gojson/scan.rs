@@ -1,5 +1,7 @@
 //! The grammar: where a value ends, and what a string literal says.
 
+use std::borrow::Cow;
+
 use super::Error;
 
 /// Nesting beyond this is an error, as in Go.
@@ -36,7 +38,11 @@ impl<'a> Cursor<'a> {
         found
     }
 
-    fn expect(&mut self, byte: u8, after: &str) -> Result<(), Error> {
+    pub(super) fn expect(
+        &mut self,
+        byte: u8,
+        after: &str,
+    ) -> Result<(), Error> {
         if self.eat(byte) {
             return Ok(());
         }
@@ -46,6 +52,11 @@ impl<'a> Cursor<'a> {
 
     /// Steps over one value of any kind and returns its text.
     pub(super) fn value(&mut self) -> Result<&'a str, Error> {
+        self.value_in(0)
+    }
+
+    /// The same for a value that is inside `depth` others.
+    pub(super) fn value_in(&mut self, depth: usize) -> Result<&'a str, Error> {
         self.skip_space();
         let start = self.pos;
         let mut open = Vec::new();
@@ -66,7 +77,7 @@ impl<'a> Cursor<'a> {
                     self.skip_space();
                     open.push(b']');
                     if self.peek() != Some(b']') {
-                        if open.len() > MAX_DEPTH {
+                        if depth + open.len() > MAX_DEPTH {
                             return Err(self.error("nested too deeply"));
                         }
                         continue;
@@ -79,7 +90,7 @@ impl<'a> Cursor<'a> {
                 Some(b'n') => self.word("null")?,
                 _ => return Err(self.unexpected("a value is needed")),
             }
-            if open.len() > MAX_DEPTH {
+            if depth + open.len() > MAX_DEPTH {
                 return Err(self.error("nested too deeply"));
             }
             // after a value: close what ends here, or go on to the next one
@@ -223,11 +234,14 @@ impl<'a> Cursor<'a> {
 
 /// What a checked string literal (with its quotes) says. Half a surrogate
 /// pair becomes U+FFFD, as in Go.
-pub(super) fn unquote(literal: &str) -> String {
+pub(super) fn unquote(literal: &str) -> Cow<'_, str> {
     let inner = literal
         .strip_prefix('"')
         .and_then(|l| l.strip_suffix('"'))
         .unwrap_or(literal);
+    if !inner.contains('\\') {
+        return Cow::Borrowed(inner);
+    }
     let mut out = String::with_capacity(inner.len());
     let mut rest = inner;
     while let Some((plain, escape)) = rest.split_once('\\') {
@@ -250,7 +264,7 @@ pub(super) fn unquote(literal: &str) -> String {
         }
     }
     out.push_str(rest);
-    out
+    Cow::Owned(out)
 }
 
 /// The character of `XXXX` or `XXXX\uXXXX`, and what follows it.

@@ -95,7 +95,13 @@ fn broken_text_says_where() {
         ("[1.]", (1, 4), "a digit is needed"),
         ("{\"a\":separate}", (1, 6), "a value is needed"),
         ("\u{feff}{}", (1, 1), "a value is needed"),
+        ("{\"a\":1,}", (1, 8), "before a key"),
+        ("{\"a\":1 \"b\":2}", (1, 8), "between two values"),
+        ("{,}", (1, 2), "before a key"),
+        ("{\"a\":1} x", (1, 9), "nothing may follow"),
     ] {
+        // an object is read in one go, with the same errors
+        assert_eq!(Object::parse(text).unwrap_err(), parse(text).unwrap_err());
         match parse(text).unwrap_err() {
             Error::Syntax { line, column, what: found } => {
                 assert_eq!((line, column), at, "{text}");

@@ -1,5 +1,6 @@
 //! Checked JSON text and the typed views on it.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
@@ -10,15 +11,15 @@ use super::{Error, compact, nearest};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value<'a> {
     raw: &'a str,
-    path: String,
+    path: Cow<'a, str>,
 }
 
 /// A JSON object, read as Go reads one into a struct. Keys keep their order,
 /// spelling and repetitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Object<'a> {
-    path: String,
-    entries: Vec<(String, Value<'a>)>,
+    path: Cow<'a, str>,
+    entries: Vec<(Cow<'a, str>, Value<'a>)>,
 }
 
 /// A key that nobody reads.
@@ -64,7 +65,7 @@ pub fn parse(text: &str) -> Result<Value<'_>, Error> {
     let mut cursor = Cursor::new(text);
     let raw = cursor.value()?;
     cursor.end()?;
-    Ok(Value { raw, path: String::new() })
+    Ok(Value { raw, path: Cow::Borrowed("") })
 }
 
 // === impl Value ===
@@ -121,6 +122,14 @@ impl<'a> Value<'a> {
     /// # Errors
     /// [`Error::Type`] when it is none.
     pub fn string(&self) -> Result<String, Error> {
+        self.text().map(Cow::into_owned)
+    }
+
+    /// The same, as a part of the document unless there are escapes in it.
+    ///
+    /// # Errors
+    /// [`Error::Type`] when it is none.
+    pub fn text(&self) -> Result<Cow<'a, str>, Error> {
         if !self.raw.starts_with('"') {
             return Err(self.mismatch("a string"));
         }
@@ -139,7 +148,7 @@ impl<'a> Value<'a> {
         let mut out = Vec::new();
         cursor.skip_space();
         while cursor.peek() != Some(b']') {
-            let path = format!("{}[{}]", self.path, out.len());
+            let path = format!("{}[{}]", self.path, out.len()).into();
             out.push(Value { raw: cursor.value()?, path });
             cursor.skip_space();
             cursor.eat(b',');
@@ -153,19 +162,10 @@ impl<'a> Value<'a> {
     /// [`Error::Type`] when it is none.
     pub fn object(&self) -> Result<Object<'a>, Error> {
         let mut cursor = Cursor::new(self.raw);
-        if !cursor.eat(b'{') {
+        if cursor.peek() != Some(b'{') {
             return Err(self.mismatch("an object"));
         }
-        let mut entries = Vec::new();
-        cursor.skip_space();
-        while cursor.peek() != Some(b'}') {
-            let key = unquote(cursor.key()?);
-            let path = join(&self.path, &key);
-            entries.push((key, Value { raw: cursor.value()?, path }));
-            cursor.skip_space();
-            cursor.eat(b',');
-            cursor.skip_space();
-        }
+        let entries = members(&mut cursor, &self.path)?;
         Ok(Object { path: self.path.clone(), entries })
     }
 
@@ -189,6 +189,14 @@ impl<'a> Object<'a> {
     /// # Errors
     /// [`Error`] when the text is not JSON, or is something else.
     pub fn parse(text: &'a str) -> Result<Self, Error> {
+        // What a whole cluster publishes is read this way: in one go.
+        let mut cursor = Cursor::new(text);
+        cursor.skip_space();
+        if cursor.peek() == Some(b'{') {
+            let entries = members(&mut cursor, "")?;
+            cursor.end()?;
+            return Ok(Self { path: Cow::Borrowed(""), entries });
+        }
         let value = parse(text)?;
         if value.is_null() {
             return Ok(Self::default());
@@ -198,7 +206,7 @@ impl<'a> Object<'a> {
 
     /// The members in their order, repetitions included.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value<'a>)> {
-        self.entries.iter().map(|(k, v)| (k.as_str(), v))
+        self.entries.iter().map(|(k, v)| (k.as_ref(), v))
     }
 
     /// The last value of `name` as it is: `Some(null)` when it is `null`.
@@ -253,6 +261,14 @@ impl<'a> Object<'a> {
         self.read(name, Value::string)
     }
 
+    /// See [`Value::text`].
+    ///
+    /// # Errors
+    /// [`Error::Type`] when the key holds anything else.
+    pub fn text(&self, name: &str) -> Result<Option<Cow<'a, str>>, Error> {
+        self.read(name, Value::text)
+    }
+
     /// A list of strings; a `null` element reads as an empty string.
     ///
     /// # Errors
@@ -302,8 +318,8 @@ impl<'a> Object<'a> {
             let is_known = known.iter().any(|name| same_key(key, name));
             if !is_known && seen.insert(key) {
                 out.push(UnknownKey {
-                    path: value.path.clone(),
-                    key: key.clone(),
+                    path: value.path.to_string(),
+                    key: key.to_string(),
                     nearest: nearest(key, known),
                 });
             }
@@ -314,7 +330,7 @@ impl<'a> Object<'a> {
     /// Where the member `name` is or would be, for messages.
     #[must_use]
     pub fn path_of(&self, name: &str) -> String {
-        join(&self.path, name)
+        join(&self.path, &Cow::Borrowed(name)).into_owned()
     }
 
     fn all(&self, name: &str) -> impl DoubleEndedIterator<Item = &Value<'a>> {
@@ -337,13 +353,40 @@ impl<'a> Object<'a> {
     }
 }
 
-fn join(path: &str, key: &str) -> String {
-    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
+/// The members of the object that the cursor stands before.
+fn members<'a>(
+    cursor: &mut Cursor<'a>,
+    path: &str,
+) -> Result<Vec<(Cow<'a, str>, Value<'a>)>, Error> {
+    let mut entries = Vec::new();
+    cursor.expect(b'{', "before members")?;
+    cursor.skip_space();
+    if cursor.eat(b'}') {
+        return Ok(entries);
+    }
+    loop {
+        let key = unquote(cursor.key()?);
+        let path = join(path, &key);
+        entries.push((key, Value { raw: cursor.value_in(1)?, path }));
+        cursor.skip_space();
+        if cursor.eat(b'}') {
+            return Ok(entries);
+        }
+        cursor.expect(b',', "between two values")?;
+        cursor.skip_space();
+    }
+}
+
+fn join<'a>(path: &str, key: &Cow<'a, str>) -> Cow<'a, str> {
+    if path.is_empty() { key.clone() } else { format!("{path}.{key}").into() }
 }
 
 /// Whether two keys are one to Go. The names that are compared with are
 /// ASCII, to which only two other characters fold.
 fn same_key(a: &str, b: &str) -> bool {
+    if a.is_ascii() {
+        return a.eq_ignore_ascii_case(b);
+    }
     let fold = |c: char| match c {
         'ſ' => 's',
         '\u{212a}' => 'k',

@@ -31,6 +31,13 @@ pub fn to_string<T: Serialize + ?Sized>(
 /// (E-10 and its neighbours).
 #[must_use]
 pub fn compact(json: &str) -> String {
+    // U+2028 and U+2029 begin with this byte.
+    let odd = |b| {
+        matches!(b, b' ' | b'\t' | b'\r' | b'\n' | b'<' | b'>' | b'&' | 0xe2)
+    };
+    if !json.bytes().any(odd) {
+        return json.to_owned();
+    }
     let mut out = String::with_capacity(json.len());
     for (part, in_string) in Parts::new(json) {
         if in_string {

@@ -1,8 +1,10 @@
 //! The value of a lease: how its node is reached.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -11,6 +13,9 @@ use crate::{Family, PerFamily};
 
 #[cfg(test)]
 mod tests;
+
+/// Backends whose names are not kept once for each of thousands of leases.
+const COMMON: [&str; 3] = ["vxlan", "host-gw", "wireguard"];
 
 /// What a node publishes about itself beside its subnets (E-10..E-17).
 ///
@@ -23,15 +28,16 @@ pub struct LeaseAttrs {
     pub public: PerFamily<IpAddr>,
     /// The backend, as in the net-conf's `Type` but lower-case. Empty for
     /// `udp`, `alloc` and `tencent-vpc` (E-15).
-    pub backend_type: String,
+    pub backend_type: Cow<'static, str>,
     /// What the backend publishes for each family.
     pub data: PerFamily<BackendData>,
 }
 
 /// A JSON value in Go's compact spelling (E-10). Order of keys and spelling
-/// of numbers are those of its writer; equality is equality of the text.
+/// of numbers are those of its writer; equality is equality of the text. A
+/// clone shares it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct BackendData(Box<str>);
+pub struct BackendData(Arc<str>);
 
 // === impl LeaseAttrs ===
 
@@ -49,7 +55,7 @@ impl LeaseAttrs {
             out.push_str(&format!(r#","{name}":{json}"#));
         };
         if !self.backend_type.is_empty() {
-            let text = serde_json::Value::from(self.backend_type.as_str());
+            let text = serde_json::Value::from(&*self.backend_type);
             field("BackendType", &gojson::compact(&text.to_string()));
         }
         if let Some(data) = &self.data.v4 {
@@ -89,7 +95,13 @@ impl LeaseAttrs {
                 v4: public(Family::V4, "PublicIP")?,
                 v6: public(Family::V6, "PublicIPv6")?,
             },
-            backend_type: object.string("BackendType")?.unwrap_or_default(),
+            backend_type: object.text("BackendType")?.map_or(
+                Cow::Borrowed(""),
+                |name| match COMMON.iter().find(|common| **common == name) {
+                    Some(common) => Cow::Borrowed(*common),
+                    None => Cow::Owned(name.into_owned()),
+                },
+            ),
             data: PerFamily {
                 v4: data("BackendData"),
                 v6: data("BackendV6Data"),
@@ -104,7 +116,7 @@ fn address(
     family: Family,
     value: &gojson::Value<'_>,
 ) -> Result<Option<IpAddr>, gojson::Error> {
-    let ip = value.string()?.parse().map(|ip: IpAddr| ip.to_canonical());
+    let ip = value.text()?.parse().map(|ip: IpAddr| ip.to_canonical());
     match (family, ip) {
         (Family::V6, Ok(IpAddr::V4(_))) => Ok(None),
         (_, Ok(ip)) if Family::of(ip) == family => {
@@ -129,7 +141,7 @@ impl BackendData {
 
     /// The JSON text.
     #[must_use]
-    pub const fn as_str(&self) -> &str {
+    pub fn as_str(&self) -> &str {
         &self.0
     }
 }

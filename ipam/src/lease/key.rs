@@ -1,6 +1,6 @@
 //! The key of a lease: its subnets as text.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -100,7 +100,7 @@ impl SubnetKey {
         let segment = text.rsplit('/').next().unwrap_or(text);
         let key = read_loosely(segment)
             .ok_or_else(|| KeyError::NotASubnet(excerpt(text)))?;
-        if key.to_string() == segment {
+        if is_spelled(&key, segment) {
             Ok(key)
         } else {
             Err(KeyError::Spelling { text: excerpt(text), key })
@@ -217,6 +217,20 @@ fn subnet(family: Family, addr: &str, len: &str) -> Option<Subnet> {
     }
     let len = len.parse().ok().filter(|len| *len < family.bits())?;
     Subnet::new(addr, len).ok()
+}
+
+/// Whether `key` is written `text`. Every key of the store is read, thousands
+/// at a start: nothing is written down for it.
+fn is_spelled(key: &SubnetKey, text: &str) -> bool {
+    struct Rest<'a>(&'a str);
+    impl fmt::Write for Rest<'_> {
+        fn write_str(&mut self, part: &str) -> fmt::Result {
+            self.0 = self.0.strip_prefix(part).ok_or(fmt::Error)?;
+            Ok(())
+        }
+    }
+    let mut rest = Rest(text);
+    write!(rest, "{key}").is_ok() && rest.0.is_empty()
 }
 
 fn is_digits(text: &str) -> bool {

@@ -34,6 +34,12 @@ impl Undecodable {
         }
     }
 
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
     /// The entry is readable now, or gone.
     pub fn forget(&mut self, key: &str) {
         self.seen.remove(key);

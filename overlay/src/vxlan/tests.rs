@@ -281,7 +281,7 @@ fn reasons(
 #[test]
 fn other_backends_b_3() {
     for other in ["host-gw", ""] {
-        let got = reasons(V4, |attrs| attrs.backend_type = other.to_owned());
+        let got = reasons(V4, |attrs| attrs.backend_type = other.into());
         assert_eq!(got, [(None, SkipReason::OtherBackend(other.to_owned()))]);
     }
 }

@@ -6,6 +6,7 @@
 //! event decides where it resumes: progress notifications and the headers of
 //! partial answers may be ahead of events that are still to come.
 
+use std::string::FromUtf8Error;
 use std::time::Duration;
 
 use etcd_client::{GetOptions, KeyValue, WatchOptions, WatchStream};
@@ -351,7 +352,7 @@ fn change(event: &etcd_client::Event, prefix: &str) -> Option<Change> {
     // told by its version.
     Some(if kv.version() == 0 {
         Change::Deleted {
-            key: name(kv.key(), prefix),
+            key: name(kv.key().to_vec(), prefix),
             revision: kv.mod_revision(),
         }
     } else {
@@ -368,12 +369,17 @@ impl Kv {
             (kv.create_revision(), kv.mod_revision());
         let lease_id = kv.lease();
         let (key, value) = kv.into_key_value();
-        let key = name(&key, prefix);
+        let key = name(key, prefix);
         Self { key, value, create_revision, mod_revision, lease_id }
     }
 }
 
-fn name(key: &[u8], prefix: &str) -> String {
-    let key = String::from_utf8_lossy(key);
-    key.strip_prefix(prefix).unwrap_or(&key).to_owned()
+fn name(key: Vec<u8>, prefix: &str) -> String {
+    let lossy =
+        |e: FromUtf8Error| String::from_utf8_lossy(e.as_bytes()).into_owned();
+    let mut key = String::from_utf8(key).unwrap_or_else(lossy);
+    if key.starts_with(prefix) {
+        key.drain(..prefix.len());
+    }
+    key
 }

@@ -231,7 +231,7 @@ prop_compose! {
                 v4: v4.map(|bits| Family::V4.addr(bits.into())),
                 v6: v6.map(|bits| Family::V6.addr(bits)),
             },
-            backend_type,
+            backend_type: backend_type.into(),
             data: PerFamily { v4: data(&strings[0]), v6: data(&strings[1]) },
         }
     }
