@@ -11,8 +11,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipam::Family;
 use ipam::pool::{Attachment, Reservation};
 use netlink::link::{Filter, LinkInfo};
+use netlink::route::{self, RouteInfo, TABLE_MAIN};
 use netlink::{Dump, NetNs, Socket, addr, link, nsid};
 
 use crate::owner::{self, Owner};
@@ -65,6 +67,7 @@ impl Alive {
             out.look_into(&netns, &mut host, &mut seen)?;
         }
         out.add_addresses(&mut host, &mut BTreeSet::new())?;
+        out.add_host_routes(&mut host)?;
         let veths =
             link::list(&mut host, Filter { kind: Some("veth"), master: None })
                 .and_then(Dump::complete)
@@ -133,6 +136,25 @@ impl Alive {
         let number = nsid::number_of(host, &netns).map_err(CniError::from)?;
         if let Some(number) = number {
             seen.extend(holders.iter().map(|index| (number, *index)));
+        }
+        Ok(())
+    }
+
+    /// Takes up the addresses that have a route of their own: of a pod on a
+    /// link of its own (`ptp`), whose namespace may not be known. The route
+    /// goes with the link.
+    fn add_host_routes(&mut self, host: &mut Socket) -> Result<(), CniError> {
+        for family in Family::ALL {
+            let main = route::Filter {
+                family,
+                table: Some(TABLE_MAIN),
+                oif: None,
+                protocol: None,
+            };
+            let routes = route::list(host, main).and_then(Dump::complete)?;
+            let single = |r: &&RouteInfo| r.dst.len() == family.bits();
+            let routes = routes.iter().filter(single);
+            self.addresses.extend(routes.map(|r| r.dst.base()));
         }
         Ok(())
     }

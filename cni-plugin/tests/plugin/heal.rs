@@ -154,6 +154,31 @@ fn nothing_comes_back_while_a_port_is_unknown() {
     });
 }
 
+/// A pod of Go's ptp, in a namespace that nothing leads to.
+#[test]
+fn an_address_with_a_route_of_its_own_is_in_use() {
+    on_a_node(|node| {
+        let net = node.flanneld_alone(29);
+        pod(node, "a").add();
+        for n in 2..=6 {
+            let ip = format!("{net}.{n}");
+            if !node.reserved().contains(&ip) {
+                left_over(&ip, "go\r\neth0");
+            }
+        }
+        let veth = "link add go0 type veth peer name go1";
+        run("ip", &veth.split(' ').collect::<Vec<_>>());
+        for end in ["go0", "go1"] {
+            run("ip", &["link", "set", end, "up"]);
+        }
+        let ip = format!("{net}.6");
+        run("ip", &["route", "add", &format!("{ip}/32"), "dev", "go0"]);
+        pod(node, "b").add();
+        assert!(node.reserved().contains(&ip), "in use");
+        assert_eq!(node.reserved().len(), 3);
+    });
+}
+
 #[test]
 fn what_was_reserved_a_moment_ago_is_not_taken_back() {
     on_a_node(|node| {
