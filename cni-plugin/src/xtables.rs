@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use ipam::Family;
 use netlink::nft::{NftSocket, TableId};
@@ -14,6 +15,9 @@ use crate::protocol::{CniError, code};
 
 /// Others may change the same table between looking at it and changing it.
 const ATTEMPTS: u32 = 5;
+/// How long one of the programs may take, waiting for others' lock included:
+/// half of what a verb has.
+const LIMIT: Duration = Duration::from_secs(10);
 
 /// The programs of one family.
 #[derive(Clone, Debug)]
@@ -96,7 +100,7 @@ impl Xtables {
     /// # Errors
     /// Code 999 when the program fails, or cannot show the table.
     pub(crate) fn save(&self, table: &str) -> Result<Saved, CniError> {
-        let text = program::run(&self.save, &["-t", table], None)
+        let text = program::run_for(&self.save, &["-t", table], None, LIMIT)
             .map_err(CniError::internal)?;
         Saved::parse(&text, table).map_err(|e| {
             e.context(format_args!("{}", program::name(&self.save)))
@@ -114,11 +118,15 @@ impl Xtables {
         table: &str,
         plan: impl Fn(&Saved) -> Result<Vec<String>, CniError>,
     ) -> Result<(), CniError> {
+        let began = Instant::now();
         let mut saved = self.save(table)?;
         for _ in 1..ATTEMPTS {
             let Err(refused) = self.restore(table, &plan(&saved)?) else {
                 return Ok(());
             };
+            if began.elapsed() >= LIMIT {
+                return Err(refused);
+            }
             let now = self.save(table)?;
             if now == saved {
                 return Err(refused);
@@ -134,13 +142,13 @@ impl Xtables {
         }
         let text = format!("*{table}\n{}\nCOMMIT\n", lines.join("\n"));
         let args = ["--noflush", "-w", LOCK_WAIT];
-        match program::run(&self.restore, &args, Some(text)) {
+        match program::run_for(&self.restore, &args, Some(text), LIMIT) {
             Ok(_) => Ok(()),
+            // the program names a line's number only
             Err(e) => {
-                // the program names a line's number only
-                let (_, lines) = (table, lines.join(" | "));
-                Err(CniError::internal(e)
-                    .details(format!("table {table}: {lines}")))
+                let lines = lines.join(" | ");
+                let details = format!("table {table}: {lines}");
+                Err(CniError::internal(e).details(details))
             }
         }
     }

@@ -74,10 +74,14 @@ pub fn run(
     args: &[&str],
     input: Option<String>,
 ) -> Result<String, ProgramError> {
-    limited(program, args, input, LIMIT)
+    run_for(program, args, input, LIMIT)
 }
 
-fn limited(
+/// As [`run`], with another time than half a minute.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_for(
     program: &Path,
     args: &[&str],
     input: Option<String>,
@@ -146,7 +150,7 @@ mod tests {
     fn sh(script: &str, input: Option<&str>) -> Result<String, ProgramError> {
         let limit = Duration::from_secs(1);
         let input = input.map(str::to_owned);
-        limited(Path::new("/bin/sh"), &["-c", script], input, limit)
+        run_for(Path::new("/bin/sh"), &["-c", script], input, limit)
     }
 
     #[test]

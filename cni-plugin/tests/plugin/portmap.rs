@@ -340,6 +340,41 @@ fn the_rules_of_upstream_in_nftables() {
     });
 }
 
+/// Where `iptables` is the one with tables of its own.
+#[test]
+fn the_older_iptables() {
+    on_a_node(|node| {
+        bridge();
+        std::fs::create_dir("/run/legacy").unwrap();
+        for tool in ["iptables", "ip6tables"] {
+            for what in ["save", "restore"] {
+                std::os::unix::fs::symlink(
+                    format!("/usr/sbin/{tool}-legacy-{what}"),
+                    format!("/run/legacy/{tool}-{what}"),
+                )
+                .unwrap();
+            }
+        }
+        let pod = node.pod("cA").env("PATH", "/run/legacy");
+        let call = portmap(&pod, &made_up("1.0.0", &pod.netns), mixed());
+        call.add();
+        let own = "CNI-DN-8627aa4484433eaa48dbb";
+        assert_eq!(nat("iptables-legacy-save", own).len(), 12);
+        assert_eq!(nat("ip6tables-legacy-save", own).len(), 6);
+        assert!(!all_nat().contains("CNI-"), "not over nf_tables");
+        assert!(call.call("CHECK").ok);
+        call.add();
+        assert_eq!(nat("iptables-legacy-save", own).len(), 12);
+        assert_eq!(nat("iptables-legacy-save", "CNI-HOSTPORT-DNAT").len(), 2);
+        call.del();
+        for save in ["iptables-legacy-save", "ip6tables-legacy-save"] {
+            let left = run(save, &["-t", "nat"]);
+            assert!(!left.contains("CNI-DN-"), "{left}");
+        }
+        assert_eq!(call.call("CHECK").error().0, 100);
+    });
+}
+
 /// Every version that has chains, and the two backends; DEL also of what the
 /// other backend made.
 #[test]
