@@ -181,6 +181,8 @@ fn holder(file: &mut File) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     fn lock_file(subnet_file: &Path) -> PathBuf {
@@ -242,10 +244,19 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let subnet_file = root.path().join("a.env");
         let first = InstanceLock::take(&subnet_file, false).unwrap();
+        let inode = fs::metadata(beside(&subnet_file)).unwrap().ino();
         let second = std::thread::spawn(move || {
             InstanceLock::take(&subnet_file, true).map(drop)
         });
-        assert!(!second.is_finished());
+        // 7: -> FLOCK  ADVISORY  WRITE 123 fe:00:4711 0 EOF
+        let waits = |line: &str| {
+            line.contains(": -> FLOCK") && line.contains(&format!(":{inode} "))
+        };
+        let limit = Instant::now() + Duration::from_secs(20);
+        while !fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {
+            assert!(Instant::now() < limit && !second.is_finished());
+            std::thread::yield_now();
+        }
         drop(first);
         second.join().unwrap().unwrap();
     }

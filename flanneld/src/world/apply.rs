@@ -70,6 +70,9 @@ impl Batch {
                 && let Some(change) = changes.get(place)
             {
                 *outcome = refused(change, error);
+                if let Err(KernelError::RouteTaken(dst)) = outcome {
+                    kernel.taken.insert(*dst);
+                }
             }
         }
         self.requests.clear();

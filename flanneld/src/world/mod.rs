@@ -34,6 +34,9 @@ pub struct Kernel {
     /// Blackhole routes with our number that the last look at everything met,
     /// with their metrics.
     blackholes: BTreeSet<(Subnet, u32)>,
+    /// Destinations to which a route was refused because there is one: the
+    /// next look at them does not rely on look-ups.
+    taken: BTreeSet<Subnet>,
     /// Devices of ours that were deleted under another name.
     renamed: Vec<Repair>,
 }
@@ -87,6 +90,7 @@ impl Kernel {
             nexthop_objects,
             indexes: BTreeMap::new(),
             blackholes: BTreeSet::new(),
+            taken: BTreeSet::new(),
             renamed: Vec::new(),
         })
     }

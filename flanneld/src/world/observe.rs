@@ -168,6 +168,10 @@ impl Look<'_> {
                 }
                 (Key::Route(key), _) => {
                     wanted.insert(key.dst);
+                    if self.kernel.taken.remove(&key.dst) {
+                        absent.insert(key.dst.family());
+                        continue;
+                    }
                     // A look-up answers at once where the route is the one
                     // in use, and where a wider one or none is: then it is
                     // not there. Otherwise only the table knows. (It may be

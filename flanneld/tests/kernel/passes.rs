@@ -205,7 +205,18 @@ fn routes_for_some_packets_stand_beside_ours() {
         let routes = sh("ip route") + &sh("ip -6 route");
         assert!(routes.contains("tos 0x10"), "{routes}");
         assert!(routes.contains("from fd00:64:0:99::/64"), "{routes}");
-        // while that is there, the kernel finds no other source a way
+        // while that is there, the kernel finds no other source a way: what a
+        // look-up does not show is found in the table by the second pass
+        let desired = rig.desired();
+        let dst = "fd00:64:0:2::/64".parse().unwrap();
+        let keys = [Key::Route(RouteKey::new(dst))].into();
+        let scope = Scope::Keys(desired.closure(&keys));
+        let mut refused = || {
+            let kernel = &mut rig.kernel;
+            let report = pass::run(kernel, &desired, &scope, Extent::Whole);
+            report.unwrap().failed.len()
+        };
+        assert_eq!([refused(), refused()], [1, 0]);
         sh("ip -6 route del fd00:64:0:2::/64 from fd00:64:0:99::/64");
         rig.assert_settled();
     });
