@@ -154,6 +154,31 @@ mod tests {
         DaemonState::parse(&fs::read_to_string(path).unwrap()).unwrap()
     }
 
+    /// The CNI plugin goes by it while the daemon is away, and while it does
+    /// not know better yet.
+    #[test]
+    fn until_when_the_node_has_its_subnet() {
+        let root = tempfile::tempdir().unwrap();
+        let subnet_file = root.path().join("subnet.env");
+        let path = root.path().join("state.json");
+        let mut file = StateFile::new(&subnet_file);
+        file.set(Phase::Ready, "", at(10));
+        assert_eq!(read(&path).lease_ends, None);
+        file.set_lease_end(Some(at(1000)));
+        file.set(Phase::Ready, "", at(11));
+        assert_eq!(read(&path).lease_ends, Some(1000));
+        // the same end, by a clock that is read anew
+        file.set_lease_end(Some(at(1001)));
+        file.set(Phase::Ready, "", at(12));
+        assert_eq!(read(&path).lease_ends, Some(1000));
+        let mut next = StateFile::new(&subnet_file);
+        next.set(Phase::Starting, "", at(20));
+        assert_eq!(read(&path).lease_ends, Some(1000));
+        next.set_lease_end(None);
+        next.set(Phase::LeaseLost, "", at(21));
+        assert_eq!(read(&path).lease_ends, None);
+    }
+
     #[test]
     fn a_phase_keeps_its_beginning() {
         let root = tempfile::tempdir().unwrap();
