@@ -7,19 +7,7 @@ use integration::peers::Peers;
 use integration::runtimes::PLUGINS;
 use serde_json::Value;
 
-use super::{prepared, reserved};
-
-/// kube-flannel's, as a runtime of CNI 1.1.0 sees it.
-const LIST: &str = r#"{
-  "name": "cbr0",
-  "cniVersion": "0.3.1",
-  "cniVersions": ["0.3.1", "1.0.0", "1.1.0"],
-  "plugins": [
-    { "type": "flannel",
-      "delegate": { "hairpinMode": true, "isDefaultGateway": true } },
-    { "type": "portmap", "capabilities": { "portMappings": true } }
-  ]
-}"#;
+use super::{SHIPPED, prepared, reserved};
 
 const PORTS: &str = r#"{"portMappings":[
     {"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}"#;
@@ -29,7 +17,7 @@ fn every_verb_of_cnitool_works_with_a_list_of_1_1_0() -> Result<()> {
     let Some(peers) = Peers::or_skip("cnitool's verbs") else {
         return Ok(());
     };
-    let host = prepared("cnitool", LIST)?;
+    let host = prepared("cnitool", SHIPPED)?;
     let netns = host.add_netns("testing")?;
     let tool = |verb: &str| cnitool(&host, &peers, verb, &netns);
     tool("status")?;

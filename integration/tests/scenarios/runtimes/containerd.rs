@@ -9,7 +9,7 @@ use integration::runtimes::cri::{Cri, Pod};
 use integration::runtimes::image::SLEEP;
 use serde_json::{Value, json};
 
-use super::{LIST, prepared, reserved};
+use super::{LIST, SHIPPED, prepared, reserved};
 
 /// Waits until it has read the list.
 pub(super) fn wait_network(cri: &Cri<'_>) -> Result<()> {
@@ -92,7 +92,7 @@ fn a_pods_bandwidth_is_limited_until_it_stops() -> Result<()> {
 /// `ctr run --cni`: the namespace is that of a process.
 #[test]
 fn a_container_of_ctr_is_on_the_network_until_it_ends() -> Result<()> {
-    let host = prepared("ctr", LIST)?;
+    let host = prepared("ctr", SHIPPED)?;
     let containerd = Containerd::start(&host)?;
     let address = ["ip", "-o", "address", "show", "dev", "eth0"];
     let said = containerd.ctr_run(&host, "one", &address)?;

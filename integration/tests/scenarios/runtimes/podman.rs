@@ -5,7 +5,7 @@ use integration::runtimes::image::SLEEP;
 use integration::runtimes::podman::Podman;
 
 use super::hostport::{get, wait_get};
-use super::{LIST, prepared, reserved};
+use super::{SHIPPED, prepared, reserved};
 
 /// What podman writes for itself: none of it is flannel's.
 const OWN_LIST: &str = r#"{
@@ -26,7 +26,7 @@ const OWN_LIST: &str = r#"{
 
 #[test]
 fn containers_of_podman_reach_each_other_and_leave_nothing() -> Result<()> {
-    let host = prepared("podman", LIST)?;
+    let host = prepared("podman", SHIPPED)?;
     let podman = Podman::start(&host, "cbr0")?;
     let address = ["ip", "-o", "address", "show", "dev", "eth0"];
     let said = podman.run(&host, &["--rm"], &address)?;
