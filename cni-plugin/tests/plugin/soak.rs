@@ -86,7 +86,10 @@ impl Shared {
             let _verbs = self.gc.read().unwrap();
             let at = usize::try_from(random.below(PODS as u64)).unwrap();
             // busy: another worker's; the spec allows one call at a time
-            let Ok(mut pod) = self.pods[at].try_lock() else { continue };
+            let Ok(mut pod) = self.pods[at].try_lock() else {
+                self.left.fetch_add(1, Ordering::SeqCst);
+                continue;
+            };
             let known = self.step(at, &pod, random);
             pod.1 = known;
         }

@@ -21,7 +21,9 @@
 //! no order of the steps has to be durable. The stamp itself comes last.
 //!
 //! What the stamp cannot see is a file rewritten in place by hand. Nothing is
-//! released or reported on a note's word alone: the reservation is read.
+//! released or reported on a note's word alone: the reservation is read. And
+//! that an attachment holds nothing is not believed before the whole folder
+//! has been read, but by an allocation, which would do so each time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

@@ -67,7 +67,7 @@ impl<D: Disk> Store<D> {
         attachment: &Attachment,
     ) -> Result<Vec<IpAddr>, DiskError> {
         let certain = self.index.is_fresh();
-        let held = self.index.held(&mut self.disk, attachment)?;
+        let held = self.held_for_sure(attachment)?;
         if !certain || (held.exact.is_empty() && held.legacy.is_empty()) {
             // what a killed allocation may have left: rubbish
             let _ = self.disk.temp_remove();
@@ -137,7 +137,22 @@ impl<D: Disk> Store<D> {
         &mut self,
         attachment: &Attachment,
     ) -> Result<Vec<IpAddr>, DiskError> {
-        Ok(self.index.held(&mut self.disk, attachment)?.releasable())
+        Ok(self.held_for_sure(attachment)?.releasable())
+    }
+
+    /// What `attachment` holds. That it holds nothing is not believed on the
+    /// notes' word: somebody may have removed them, or the lock, under a
+    /// process at work. Asking for nothing is rare, so the folder may be read.
+    fn held_for_sure(
+        &mut self,
+        attachment: &Attachment,
+    ) -> Result<Held, DiskError> {
+        let held = self.index.held(&mut self.disk, attachment)?;
+        if held.exact.is_empty() && held.legacy.is_empty() {
+            self.index.spoil();
+            return self.index.held(&mut self.disk, attachment);
+        }
+        Ok(held)
     }
 
     pub(super) fn counts(
