@@ -4,10 +4,17 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 
 use super::atomic;
+
+/// How often, and how far apart, the lock of an ended daemon is asked for: a
+/// program that it was just starting has the lock until it is executed.
+const TRIES: u32 = 25;
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 /// Held while the daemon lives; the kernel gives it back when the process
 /// ends, however it ends.
@@ -70,7 +77,7 @@ impl InstanceLock {
         }
         let failed = |error| LockError::File { path: path.clone(), error };
         let mut file = open(&path).map_err(failed)?;
-        match file.try_lock() {
+        match try_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let held = LockError::Held {
@@ -140,6 +147,16 @@ impl InstanceLock {
     }
 }
 
+fn try_lock(file: &File) -> Result<(), TryLockError> {
+    for _ in 1..TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => thread::sleep(BETWEEN_TRIES),
+            other => return other,
+        }
+    }
+    file.try_lock()
+}
+
 /// Where the lock of the daemon that writes `subnet_file` is.
 pub(super) fn beside(subnet_file: &Path) -> PathBuf {
     atomic::beside(subnet_file, "", ".lock").unwrap_or_default()
@@ -181,7 +198,7 @@ fn holder(file: &mut File) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::*;
 
@@ -207,6 +224,24 @@ mod tests {
 
         drop(first);
         InstanceLock::take(&subnet_file, false).unwrap();
+    }
+
+    #[test]
+    fn a_child_of_an_ended_daemon_is_waited_for() {
+        let root = tempfile::tempdir().unwrap();
+        let subnet_file = root.path().join("flannel/subnet.env");
+        let first = InstanceLock::take(&subnet_file, false).unwrap();
+        // what a child has between fork and exec
+        let copy = first.file.try_clone().unwrap();
+        drop(first);
+        let file = open(&lock_file(&subnet_file)).unwrap();
+        assert!(file.try_lock().is_err());
+        thread::scope(|scope| {
+            let started =
+                scope.spawn(|| InstanceLock::take(&subnet_file, false));
+            drop(copy);
+            started.join().unwrap().unwrap();
+        });
     }
 
     #[test]

@@ -115,7 +115,7 @@ pub(super) fn touch_by(
         ],
         15 => vec![
             format!("ip link del {name}"),
-            format!("ip link add {name} type dummy"),
+            format!("ip link add {name} type bridge"),
         ],
         16 => vec![
             format!("ip link set {name} down"),
