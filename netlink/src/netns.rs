@@ -124,6 +124,16 @@ impl NetNs {
         Self::open(OWN)
     }
 
+    /// Whether it is the calling thread's namespace.
+    ///
+    /// # Errors
+    /// When one of them cannot be looked at.
+    pub fn is_current(&self) -> Result<bool, NetNsError> {
+        let own = std::fs::metadata(OWN)
+            .map_err(|source| NetNsError::new(OWN.as_ref(), "stat", source))?;
+        Ok(self.identity()? == (own.dev(), own.ino()))
+    }
+
     /// Whether both are the same namespace, whatever their paths.
     ///
     /// # Errors

@@ -142,7 +142,7 @@ fn bridge_and_port() {
         ]
     );
 
-    let (flags, message) = read(&link::set_port(5, true, false));
+    let (flags, message) = read(&link::set(5).port(true, false).build());
     // RTM_NEWLINK without create (trap 2)
     assert_eq!(flags, 0);
     let RouteNetlinkMessage::NewLink(link) = message else { panic!("kind") };

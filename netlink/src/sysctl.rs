@@ -2,8 +2,9 @@
 //! thread's namespace's: use [`NetNs::enter`](crate::NetNs::enter) around
 //! these functions for another one's.
 
-use std::fs;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const ROOT: &str = "/proc/sys";
@@ -57,24 +58,51 @@ pub fn write_if_different(key: &str, value: &str) -> Result<bool, SysctlError> {
     write_at(Path::new(ROOT).join(key), value)
 }
 
+/// What a small file under `/proc` or `/sys` holds, without the line end.
+///
+/// # Errors
+/// What the system answered.
+pub fn read_file(path: &Path) -> io::Result<String> {
+    value_of(&mut File::open(path)?)
+}
+
 fn read_at(path: &Path) -> Result<String, SysctlError> {
-    fs::read_to_string(path)
-        .map(|text| text.trim_end().to_owned())
+    read_file(path)
         .map_err(|source| SysctlError::Read { path: path.to_owned(), source })
 }
 
+/// Reads and writes through one descriptor: to find a setting's file takes
+/// longer than all the rest, the longer the more namespaces there are.
 fn write_at(path: PathBuf, value: &str) -> Result<bool, SysctlError> {
-    let is = read_at(&path)?;
-    if is == value {
-        return Ok(false);
+    let opened = OpenOptions::new().read(true).write(true).open(&path);
+    let (is, written) = match opened {
+        Ok(mut file) => match value_of(&mut file) {
+            Ok(is) if is == value => return Ok(false),
+            Ok(is) => (is, file.write_all_at(value.as_bytes(), 0)),
+            Err(source) => return Err(SysctlError::Read { path, source }),
+        },
+        Err(e) => match read_at(&path)? {
+            is if is == value => return Ok(false),
+            is => (is, Err(e)),
+        },
+    };
+    written.map(|()| true).map_err(|source| {
+        let should = value.to_owned();
+        SysctlError::Write { path, is, should, source }
+    })
+}
+
+/// What the file of a setting holds. Nearly all fit on the stack, and come
+/// whole with the first read.
+fn value_of(file: &mut File) -> io::Result<String> {
+    let mut start = [0; 128];
+    let len = file.read(&mut start)?;
+    let mut bytes = start.get(..len).unwrap_or_default().to_vec();
+    if len == start.len() {
+        file.read_to_end(&mut bytes)?;
     }
-    match fs::write(&path, value) {
-        Ok(()) => Ok(true),
-        Err(source) => {
-            let should = value.to_owned();
-            Err(SysctlError::Write { path, is, should, source })
-        }
-    }
+    let text = String::from_utf8(bytes).map_err(io::Error::other)?;
+    Ok(text.trim_end().to_owned())
 }
 
 // === impl SysctlError ===

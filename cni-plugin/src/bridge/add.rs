@@ -95,7 +95,8 @@ fn attach(
     if conf.leave_down {
         let link = Pod::untouched(netns, ifname)?;
         restrict(call, conf, &link, &port, &result, made)?;
-        return tell(call, socket, result, [&bridge, &port, &link]);
+        let port = link::by_name(socket, &port).map_err(CniError::from)?;
+        return tell(call, conf, socket, result, [&bridge, &port, &link]);
     }
     let mut pod = Pod::configure(netns, conf, ifname, &result)?;
     restrict(call, conf, &pod.link, &port, &result, made)?;
@@ -107,7 +108,7 @@ fn attach(
         }
         pod.announce()?;
     }
-    tell(call, socket, result, [&bridge, &port, &pod.link])
+    tell(call, conf, socket, result, [&bridge, &port, &pod.link])
 }
 
 /// Rules for what the pod sends, where they are asked for.
@@ -115,7 +116,7 @@ fn restrict(
     call: &Call,
     conf: &Conf,
     pod: &LinkInfo,
-    port: &LinkInfo,
+    port: &str,
     result: &CniResult,
     made: &mut Made,
 ) -> Result<(), CniError> {
@@ -123,7 +124,7 @@ fn restrict(
         && let Some(mac) = pod.mac
     {
         made.spoofing = true;
-        macspoof::set(Owner::of(call), &port.name, mac)?;
+        macspoof::set(Owner::of(call), port, mac)?;
     }
     let ips: Vec<Cidr> = result.ips.iter().map(|ip| ip.address).collect();
     if let Some(backend) = conf.masquerade
@@ -139,15 +140,19 @@ fn restrict(
 /// The result with its interfaces: bridge, port and pod.
 fn tell(
     call: &Call,
+    conf: &Conf,
     socket: &mut Socket,
     mut result: CniResult,
     [bridge, port, pod]: [&LinkInfo; 3],
 ) -> Result<CniResult, CniError> {
     // its address follows the ports where nobody has fixed it (BR-42)
-    let bridge =
-        link::by_index(socket, bridge.index).map_err(CniError::from)?;
+    let followed = match conf.gateway {
+        true => None,
+        false => Some(link::by_index(socket, bridge.index)),
+    };
+    let followed = followed.transpose().map_err(CniError::from)?;
     result.interfaces = vec![
-        interface(&bridge, ""),
+        interface(followed.as_ref().unwrap_or(bridge), ""),
         interface(port, ""),
         interface(pod, &call.env.netns),
     ];

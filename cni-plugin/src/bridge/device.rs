@@ -1,6 +1,5 @@
 //! The bridge device (BR-22, BR-23).
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use ipam::Family;
@@ -21,7 +20,8 @@ const IFF_PROMISC: u32 = 0x100;
 /// How long the kernel may take to make a link-local address.
 const LINK_LOCAL_WAIT: Duration = Duration::from_millis(250);
 
-/// The bridge, there and up, its address fixed if it has gateways.
+/// The bridge, there and up, its address fixed if it has gateways: then it is
+/// the one that is returned.
 ///
 /// The MTU of a new one is fixed as well: left to itself it is that of the
 /// smallest port, and 1500 without ports (CW-8). The kernel takes an MTU for
@@ -44,7 +44,7 @@ pub(super) fn ensure(
         }
         other => other,
     };
-    let bridge = found.map_err(CniError::from)?;
+    let mut bridge = found.map_err(CniError::from)?;
     if bridge.kind.as_deref() != Some("bridge") {
         return Err(CniError::config(format!(
             "{name:?} already exists but is not a bridge"
@@ -84,6 +84,7 @@ pub(super) fn ensure(
         // a link cannot keep an address that is none
         let mac = if mac == Mac::default() { random_mac() } else { mac };
         (changes, changed) = (changes.mac(mac), true);
+        bridge.mac = Some(mac);
     }
     if changed {
         socket.request(&changes.build()).map_err(|e| {
@@ -149,7 +150,7 @@ fn is_running(bridge: &LinkInfo) -> bool {
 fn is_fixed(bridge: &LinkInfo) -> bool {
     let read = |file: &str| {
         let path = format!("/sys/class/net/{}/{file}", bridge.name);
-        fs::read_to_string(path).unwrap_or_default().trim().to_owned()
+        sysctl::read_file(path.as_ref()).unwrap_or_default()
     };
     read("ifindex") == bridge.index.to_string()
         && read("addr_assign_type") == ADDR_SET

@@ -48,7 +48,7 @@ impl Pod {
         let address = |ip: &IpConfig| address(link.index, &ip.address, detect);
         let mut requests: Vec<Request> =
             result.ips.iter().map(|ip| addr::add(&address(ip))).collect();
-        requests.push(link::set(link.index).up().build());
+        requests.push(link::set(link.index).up().arp_notify().build());
         let routes = routes(&link, result)?;
         if detect && v6 {
             all(socket.batch(&requests)).map_err(CniError::from)?;
@@ -76,9 +76,9 @@ impl Pod {
     /// Tells the neighbours at which link-layer address the pod's addresses
     /// are now: another pod may have had them a moment ago.
     ///
-    /// The kernel does so by itself when the link comes up (`arp_notify`),
-    /// but then the port does not pass frames yet. It does so again when the
-    /// link-layer address is set, also to what it is.
+    /// When the link came up, the port did not pass frames yet. The kernel
+    /// does so by itself (`arp_notify`) when the link-layer address is set,
+    /// also to what it is.
     pub(crate) fn announce(&mut self) -> Result<(), CniError> {
         let Some(mac) = self.link.mac else { return Ok(()) };
         self.socket
@@ -87,8 +87,9 @@ impl Pod {
     }
 }
 
-/// Settings of the interface (BR-32, BR-33), and `ndisc_notify`, which is
-/// `arp_notify` for IPv6.
+/// Settings of the interface (BR-32, BR-33) but `arp_notify`, and with IPv6
+/// `ndisc_notify`, which is the same for it. A pod without has its link-local address to
+/// itself: to announce that one would only hold up other links' changes.
 pub(crate) fn settings(
     ifname: &str,
     v6: bool,
@@ -103,11 +104,10 @@ pub(crate) fn settings(
             .map_err(CniError::from)?;
     }
     let accept = if detect { "1" } else { "0" };
-    let mut wanted = vec![
-        (format!("net/ipv4/conf/{ifname}/arp_notify"), "1"),
-        (v6_key("accept_dad"), accept),
-        (v6_key("ndisc_notify"), "1"),
-    ];
+    let mut wanted = vec![(v6_key("accept_dad"), accept)];
+    if v6 {
+        wanted.push((v6_key("ndisc_notify"), "1"));
+    }
     if detect {
         wanted.push((v6_key("enhanced_dad"), "1"));
     }

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use netlink::link::veth::{VethEnd, VethSpec};
 use netlink::link::{LinkInfo, OperState};
-use netlink::{NetNs, Socket, link, sysctl};
+use netlink::{NetNs, Socket, link};
 
 use super::conf::Conf;
-use super::util::{all, ignore, no_pattern};
+use super::util::{all, no_pattern};
 use crate::owner::Owner;
 use crate::protocol::{Call, CniError, code, log};
 
@@ -20,14 +20,17 @@ const FORWARDING: u8 = 3;
 /// How long a port may take to get there (BR-41).
 const PORT_WAIT: Duration = Duration::from_millis(2550);
 
-/// Makes the pair: one end in the pod, the other, which is returned, a port
-/// of the bridge with its flags. Its name is in `made` as soon as it may be
-/// there.
+/// Makes the pair: one end in the pod, the other, whose name is returned, a
+/// port of the bridge with its flags. The name is in `made` as soon as it may
+/// be there.
 ///
 /// All goes in one call, at the end of which the link is marked as this
 /// attachment's: no process can be killed in between, so that whatever has no
 /// mark is not ours. The name is nobody else's, so the mark cannot end up
 /// on another link either.
+///
+/// `accept_ra` (BR-27) stays: what a port receives is the bridge's, IPv6 never
+/// sees it there.
 pub(super) fn add(
     socket: &mut Socket,
     conf: &Conf,
@@ -35,7 +38,7 @@ pub(super) fn add(
     netns: &NetNs,
     call: &Call,
     made: &mut Option<String>,
-) -> Result<LinkInfo, CniError> {
+) -> Result<String, CniError> {
     let ifname = &call.env.ifname;
     no_pattern("CNI_IFNAME", ifname, code::ENVIRONMENT)?;
     let owner = Owner::of(call);
@@ -60,8 +63,10 @@ pub(super) fn add(
     let mut results = socket
         .batch(&[
             link::veth::add(&spec),
-            link::set_named(&name).alias(&owner.alias()).build(),
-            link::set_port_named(&name, conf.hairpin, conf.isolated),
+            link::set_named(&name)
+                .alias(&owner.alias())
+                .port(conf.hairpin, conf.isolated)
+                .build(),
         ])
         .into_iter();
     match results.next().unwrap_or(Ok(())) {
@@ -82,11 +87,7 @@ pub(super) fn add(
         CniError::from(e).context(format_args!("port {name}"))
     };
     all(results.collect()).map_err(port)?;
-    ignore(sysctl::write_if_different(
-        &format!("net/ipv6/conf/{name}/accept_ra"),
-        "0",
-    ));
-    link::by_name(socket, &name).map_err(CniError::from)
+    Ok(name)
 }
 
 /// Waits until the port passes frames (BR-41): without a pause when it does
@@ -96,12 +97,12 @@ pub(super) fn add(
 /// it, neither here nor upstream.
 pub(super) fn wait_forwarding(
     socket: &mut Socket,
-    port: &LinkInfo,
+    port: &str,
 ) -> Result<LinkInfo, CniError> {
     let began = Instant::now();
     let mut pause = Duration::from_micros(500);
     loop {
-        let now = link::by_index(socket, port.index).map_err(CniError::from)?;
+        let now = link::by_name(socket, port).map_err(CniError::from)?;
         let up = now.operstate == OperState::Up;
         if up && forwards(&now) {
             return Ok(now);

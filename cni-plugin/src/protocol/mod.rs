@@ -298,7 +298,7 @@ impl Call {
     }
 
     fn refuse_own(&self, netns: &NetNs) -> Result<(), CniError> {
-        if self.env.netns_override || !netns.same_as(&NetNs::current()?)? {
+        if self.env.netns_override || !netns.is_current()? {
             return Ok(());
         }
         Err(CniError::new(

@@ -111,7 +111,7 @@ impl Pair {
             .iter()
             .map(|ip| addr::add(&address(pod.index, &ip.address, false)))
             .collect();
-        requests.push(link::set(pod.index).up().build());
+        requests.push(link::set(pod.index).up().arp_notify().build());
         all(inside.batch(&requests)).map_err(CniError::internal)?;
         for ip in &result.ips {
             self.lead(socket, &mut inside, &pod, ip)?;

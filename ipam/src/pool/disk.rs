@@ -416,11 +416,10 @@ fn on(
 /// one.
 fn read_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
-    let mut content = vec![0; 4096];
-    let len = file.read(&mut content)?;
-    let full = len == content.len();
-    content.truncate(len);
-    if full {
+    let mut start = [0; 512];
+    let len = file.read(&mut start)?;
+    let mut content = start.get(..len).unwrap_or_default().to_vec();
+    if len == start.len() {
         file.read_to_end(&mut content)?;
     }
     Ok(content)

@@ -9,10 +9,11 @@ use crate::request::Request;
 use crate::socket::{Dump, Socket};
 use crate::wire::Message;
 use crate::wire::uapi::{
-    AF_UNSPEC, IFF_ALLMULTI, IFF_LOWER_UP, IFF_PROMISC, IFF_UP, IFLA_ADDRESS,
-    IFLA_BRPORT_ISOLATED, IFLA_BRPORT_MODE, IFLA_EXT_MASK, IFLA_IFALIAS,
-    IFLA_IFNAME, IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA, IFLA_INFO_SLAVE_KIND,
-    IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, IFLA_NET_NS_FD, IFLA_TXQLEN,
+    AF_INET, AF_UNSPEC, DEVCONF_ARP_NOTIFY, IFF_ALLMULTI, IFF_LOWER_UP,
+    IFF_PROMISC, IFF_UP, IFLA_ADDRESS, IFLA_AF_SPEC, IFLA_BRPORT_ISOLATED,
+    IFLA_BRPORT_MODE, IFLA_EXT_MASK, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INET_CONF,
+    IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA, IFLA_INFO_SLAVE_KIND, IFLA_LINKINFO,
+    IFLA_MASTER, IFLA_MTU, IFLA_NET_NS_FD, IFLA_TXQLEN,
     RTEXT_FILTER_SKIP_STATS, RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK,
 };
 
@@ -91,7 +92,7 @@ pub struct Filter<'a> {
 }
 
 /// Changes to one link; what is not called stays. Sent as one message, in
-/// which the kernel sets the MTU, the address, the name, the master, the
+/// which the kernel sets a port's flags, the MTU, the address, the name, the master, the
 /// flags in its own order. A refused one may leave some of them done.
 #[derive(Clone, Debug)]
 #[must_use = "build() makes the request"]
@@ -108,6 +109,8 @@ enum Value {
     U32(u32),
     Text(String),
     Mac(Mac),
+    Port { hairpin: bool, isolated: bool },
+    Inet(u16, u32),
 }
 
 // === reading ===
@@ -175,37 +178,6 @@ pub const fn set(index: u32) -> Set {
 /// window, whose index nobody knows yet. Its name cannot be changed.
 pub fn set_named(name: &str) -> Set {
     set(0).with(IFLA_IFNAME, Value::Text(name.to_owned()))
-}
-
-/// [`set_port`] for a port known by its name.
-#[must_use]
-pub fn set_port_named(name: &str, hairpin: bool, isolated: bool) -> Request {
-    let mut message = Message::new(RTM_NEWLINK, 0, &ifinfo(0, 0, 0));
-    message.str(IFLA_IFNAME, name);
-    port_flags(&mut message, hairpin, isolated);
-    Request::new(format!("set port flags of link {name}"), message)
-}
-
-/// Sets the flags of a bridge port: `hairpin` lets frames leave by the port
-/// they came in by, `isolated` keeps them from other isolated ports. The link
-/// must be a port already.
-#[must_use]
-pub fn set_port(index: u32, hairpin: bool, isolated: bool) -> Request {
-    // RTM_NEWLINK without CREATE: RTM_SETLINK would be accepted and ignored
-    // (rust-ecosystem.md A.3, trap 2).
-    let mut message = Message::new(RTM_NEWLINK, 0, &ifinfo(index, 0, 0));
-    port_flags(&mut message, hairpin, isolated);
-    Request::new(format!("set port flags of link {index}"), message)
-}
-
-fn port_flags(message: &mut Message, hairpin: bool, isolated: bool) {
-    message.nest(IFLA_LINKINFO, |m| {
-        m.str(IFLA_INFO_SLAVE_KIND, "bridge");
-        m.nest(IFLA_INFO_SLAVE_DATA, |m| {
-            m.u8(IFLA_BRPORT_MODE, hairpin.into());
-            m.u8(IFLA_BRPORT_ISOLATED, isolated.into());
-        });
-    });
 }
 
 /// Deletes the link with that index.
@@ -307,6 +279,20 @@ impl Set {
         self.with(IFLA_IFALIAS, Value::Text(alias.to_owned()))
     }
 
+    /// The flags of a bridge port: `hairpin` lets frames leave by the port
+    /// they came in by, `isolated` keeps them from other isolated ports. The
+    /// link must be a port already.
+    pub fn port(self, hairpin: bool, isolated: bool) -> Self {
+        self.with(IFLA_LINKINFO, Value::Port { hairpin, isolated })
+    }
+
+    /// Makes the kernel announce the link's IPv4 addresses when it comes up or
+    /// gets another Ethernet address (`arp_notify`). In a message that also
+    /// sets it up this comes after.
+    pub fn arp_notify(self) -> Self {
+        self.with(IFLA_AF_SPEC, Value::Inet(DEVCONF_ARP_NOTIFY, 1))
+    }
+
     /// Transmit queue length in packets.
     pub fn txqlen(self, packets: u32) -> Self {
         self.with(IFLA_TXQLEN, Value::U32(packets))
@@ -327,12 +313,26 @@ impl Set {
     #[must_use]
     pub fn build(self) -> Request {
         let header = ifinfo(self.index, self.flags, self.changed);
+        // RTM_NEWLINK without CREATE: a port's flags in RTM_SETLINK would be
+        // accepted and ignored (rust-ecosystem.md A.3, trap 2).
         let mut message = Message::new(RTM_NEWLINK, 0, &header);
         for (attr, value) in &self.message {
             match value {
                 Value::U32(value) => message.u32(*attr, *value),
                 Value::Text(value) => message.str(*attr, value),
                 Value::Mac(value) => message.bytes(*attr, value),
+                Value::Inet(number, value) => message.nest(*attr, |m| {
+                    m.nest(AF_INET.into(), |m| {
+                        m.nest(IFLA_INET_CONF, |m| m.u32(*number, *value));
+                    });
+                }),
+                Value::Port { hairpin, isolated } => message.nest(*attr, |m| {
+                    m.str(IFLA_INFO_SLAVE_KIND, "bridge");
+                    m.nest(IFLA_INFO_SLAVE_DATA, |m| {
+                        m.u8(IFLA_BRPORT_MODE, (*hairpin).into());
+                        m.u8(IFLA_BRPORT_ISOLATED, (*isolated).into());
+                    });
+                }),
             }
         }
         if let Some(namespace) = &self.namespace {

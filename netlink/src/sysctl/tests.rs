@@ -1,3 +1,5 @@
+use std::fs;
+
 use super::*;
 
 #[test]
@@ -9,7 +11,7 @@ fn written_only_when_different() {
     assert!(!write_at(path.clone(), "0").expect("equal"));
     assert_eq!(fs::read_to_string(&path).expect("read"), "0\n");
     assert!(write_at(path.clone(), "1").expect("written"));
-    assert_eq!(fs::read_to_string(&path).expect("read"), "1");
+    assert_eq!(read_at(&path).expect("read"), "1");
 }
 
 #[test]

@@ -160,7 +160,7 @@ fn bridge_and_port_flags() {
 
         let port = underlay(socket);
         let error = socket
-            .request(&link::set_port(port, true, true))
+            .request(&link::set(port).port(true, true).build())
             .expect_err("no port yet");
         assert!(error.errno().is_some(), "{error}");
         let enslave = link::set(port).master(Some(cni0.index)).build();
@@ -168,7 +168,7 @@ fn bridge_and_port_flags() {
         for (hairpin, isolated) in
             [(true, false), (false, true), (true, true), (false, false)]
         {
-            let set = link::set_port(port, hairpin, isolated);
+            let set = link::set(port).port(hairpin, isolated).build();
             socket.request(&set).expect("port flags");
             let link = link::by_index(socket, port).expect("port");
             assert_eq!(link.master, Some(cni0.index));
