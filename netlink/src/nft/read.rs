@@ -148,9 +148,28 @@ pub(super) fn counted_table(
     Ok(Some(CountedTable { table, uses }))
 }
 
+/// A chain, and how many rules are in it or jump to it.
+pub(super) struct CountedChain {
+    pub(super) chain: Chain,
+    pub(super) uses: Option<u32>,
+}
+
+impl CountedChain {
+    /// Whether it is known to have rules: nothing jumps to a base chain.
+    pub(super) fn has_rules(&self) -> bool {
+        self.chain.base.is_some() && self.uses.is_some_and(|uses| uses > 0)
+    }
+}
+
 pub(crate) fn chain(
     message: &RawMessage<'_>,
 ) -> Result<Option<Chain>, Malformed> {
+    Ok(counted_chain(message)?.map(|c| c.chain))
+}
+
+pub(super) fn counted_chain(
+    message: &RawMessage<'_>,
+) -> Result<Option<CountedChain>, Malformed> {
     if message.kind != NEWCHAIN {
         return Ok(None);
     }
@@ -158,7 +177,7 @@ pub(crate) fn chain(
     let Some(family) = family else { return Ok(None) };
     let mut id = TableId::new(family, "").chain("");
     let (mut hook, mut kind, mut policy) = (None, None, None);
-    let mut comment = None;
+    let (mut comment, mut uses) = (None, None);
     for attr in attrs {
         match attr? {
             (NFTA_CHAIN_TABLE, value) => id.table.name = string(value),
@@ -166,6 +185,7 @@ pub(crate) fn chain(
             (NFTA_CHAIN_HOOK, value) => hook = Some(value),
             (NFTA_CHAIN_TYPE, value) => kind = Some(string(value)),
             (NFTA_CHAIN_POLICY, value) => policy = u32_be_at(value, 0),
+            (NFTA_CHAIN_USE, value) => uses = u32_be_at(value, 0),
             (NFTA_CHAIN_USERDATA, value) => comment = udata::comment(value),
             _ => {}
         }
@@ -184,7 +204,8 @@ pub(crate) fn chain(
             Some(Base { kind, hook, priority, policy })
         }
     };
-    Ok(Some(Chain { id, base, comment }))
+    let chain = Chain { id, base, comment };
+    Ok(Some(CountedChain { chain, uses }))
 }
 
 fn hook(bytes: &[u8]) -> Result<(Hook, i32), Malformed> {

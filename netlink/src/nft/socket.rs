@@ -1,6 +1,8 @@
 use nix::errno::Errno;
 
-use super::read::{self, ChainState, CountedTable, RuleInfo, TableState};
+use super::read::{
+    self, ChainState, CountedChain, CountedTable, RuleInfo, TableState,
+};
 use super::uapi::*;
 use super::{
     Batch, Chain, ChainId, ChainKind, Expr, Family, Hook, Op, PRIORITY_SRCNAT,
@@ -144,12 +146,20 @@ impl NftSocket {
     /// # Errors
     /// See [`Error`].
     pub fn chains(&mut self, table: &TableId) -> Result<Vec<Chain>, Error> {
+        let counted = self.counted_chains(table)?;
+        Ok(counted.into_iter().map(|c| c.chain).collect())
+    }
+
+    fn counted_chains(
+        &mut self,
+        table: &TableId,
+    ) -> Result<Vec<CountedChain>, Error> {
         let header = nfgenmsg(table.family.number(), 0);
         let message = Message::new(GETCHAIN, 0, &header);
         let query = Request::new(format!("chains of table {table}"), message);
-        let dump = self.0.dump(&query, read::chain)?;
+        let dump = self.0.dump(&query, read::counted_chain)?;
         // The kernel tells of all tables' chains.
-        dump.filtered(|c| c.id.table == *table).complete()
+        dump.filtered(|c| c.chain.id.table == *table).complete()
     }
 
     /// One chain without its rules; `None` when it is not there.
@@ -192,11 +202,21 @@ impl NftSocket {
             let rules = self.rules(id)?;
             let chains = match self.chains_of(&rules)? {
                 some if u32::try_from(some.len()).ok() == uses => some,
-                _ => self.chains(id)?,
+                _ => {
+                    let counted = self.counted_chains(id)?;
+                    // Of two tables of one name the kernel lists the rules
+                    // of the first, which may be one that a batch has just
+                    // replaced: its rules are gone, and it is not yet.
+                    if rules.is_empty()
+                        && counted.iter().any(CountedChain::has_rules)
+                    {
+                        continue;
+                    }
+                    counted.into_iter().map(|c| c.chain).collect()
+                }
             };
-            // While a batch takes effect the kernel may answer, under the new
-            // generation already, from a table that it is just emptying: two
-            // looks in a row must agree.
+            // A batch may take effect while the kernel lists, under the new
+            // generation already: two looks in a row must agree.
             let again = self.rules(id)?;
             let handles = |rules: &[RuleInfo]| -> Vec<u64> {
                 rules.iter().map(|rule| rule.handle).collect()
