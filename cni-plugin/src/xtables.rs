@@ -4,7 +4,8 @@
 //! rule it looks for and one for each it makes (PF-15).
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipam::Family;
@@ -18,6 +19,10 @@ const ATTEMPTS: u32 = 5;
 /// How long one of the programs may take, waiting for others' lock included:
 /// half of what a verb has.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// Held from looking at a table to changing it: pods that come at the same
+/// moment would each add what they share.
+const LOCK: &str = "/run/flannel/iptables.lock";
 
 /// The programs of one family.
 #[derive(Clone, Debug)]
@@ -119,6 +124,7 @@ impl Xtables {
         plan: impl Fn(&Saved) -> Result<Vec<String>, CniError>,
     ) -> Result<(), CniError> {
         let began = Instant::now();
+        let _turn = turn(began + LIMIT);
         let mut saved = self.save(table)?;
         for _ in 1..ATTEMPTS {
             let Err(refused) = self.restore(table, &plan(&saved)?) else {
@@ -152,6 +158,14 @@ impl Xtables {
             }
         }
     }
+}
+
+/// Our turn among the plugins of this node. Where there is no such file or no
+/// end of waiting it goes without: others' changes are coped with anyway.
+fn turn(deadline: Instant) -> Option<File> {
+    let path = Path::new(LOCK);
+    fs::create_dir_all(path.parent()?).ok()?;
+    ipam::pool::lock_file(path, deadline).ok().flatten()
 }
 
 // === impl Saved ===

@@ -1,4 +1,5 @@
-//! The lock of one network, shared with Go's host-local (HL-27).
+//! Locks between processes: that of one network is shared with Go's
+//! host-local (HL-27).
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
@@ -12,7 +13,10 @@ pub(super) const NAME: &str = "lock";
 
 /// Takes the whole-file `flock` on `path` and returns the file that holds it,
 /// or `None` when `deadline` came first. Missing folders are not made.
-pub(super) fn take(path: &Path, deadline: Instant) -> io::Result<Option<File>> {
+///
+/// # Errors
+/// When the file can be neither opened nor made, or not locked at all.
+pub fn take(path: &Path, deadline: Instant) -> io::Result<Option<File>> {
     loop {
         let file = OpenOptions::new()
             .read(true)
