@@ -101,13 +101,22 @@ impl Scratch {
     }
 
     fn try_write(&self, bytes: &[u8]) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&self.temporary)?;
+        let open = || {
+            OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&self.temporary)
+        };
+        let mut file = match open() {
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                let mut folder = DirBuilder::new();
+                folder.recursive(true).mode(0o700).create(&self.folder)?;
+                open()?
+            }
+            other => other?,
+        };
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&self.temporary, &self.path)?;

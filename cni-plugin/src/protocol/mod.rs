@@ -196,7 +196,8 @@ fn head(text: &str) -> Result<Head, CniError> {
 }
 
 fn read_stdin() -> Result<String, CniError> {
-    let mut bytes = Vec::new();
+    // so much room that most need one call
+    let mut bytes = Vec::with_capacity(4096);
     io::stdin().lock().read_to_end(&mut bytes).map_err(|e| {
         CniError::new(code::IO, format!("error reading from stdin: {e}"))
     })?;

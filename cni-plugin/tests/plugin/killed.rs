@@ -1,7 +1,9 @@
 //! The plugin is killed after each of its system calls: what the runtime does
-//! next, DEL or GC, leaves nothing behind, and the next ADD works.
+//! next, DEL or GC, leaves nothing behind, and the next ADD works. And how many
+//! calls there are.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -12,7 +14,7 @@ use nix::unistd::Pid;
 
 use serde_json::Value;
 
-use crate::node::{Call, Node, names, on_a_node, run};
+use crate::node::{Call, Node, Stack, names, on_a_node, run};
 
 /// How many nodes are tried at a time: most of the time goes into waiting for
 /// the kernel to remove links.
@@ -20,9 +22,20 @@ const NODES: usize = 4;
 /// The pod, by a word that is in no rule but its own.
 const ID: &str = "mortal";
 
+/// What was seen of a process and those that it started.
+#[derive(Clone, Copy, Debug, Default)]
+struct Trace {
+    /// It ended by itself.
+    ended: bool,
+    /// System calls that have returned.
+    calls: usize,
+    /// Those of them that sent something: to the kernel, by netlink.
+    sends: usize,
+}
+
 /// Runs `verb` and kills it, with all that it has started, when `calls`
-/// system calls have returned. Whether it ended before by itself.
-fn killed_after(call: &Call, verb: &str, calls: usize) -> bool {
+/// system calls have returned.
+fn killed_after(call: &Call, verb: &str, calls: usize) -> Trace {
     // stops before it becomes the plugin, so that nothing is missed
     let mut command = Command::new("sh");
     command.args(["-c", "kill -STOP $$; exec \"$0\""]);
@@ -48,17 +61,17 @@ fn killed_after(call: &Call, verb: &str, calls: usize) -> bool {
         | Options::PTRACE_O_EXITKILL;
     ptrace::seize(pid, options).unwrap();
     kill(pid, Signal::SIGCONT).unwrap();
-    let ended = follow(pid, calls);
+    let trace = follow(pid, calls);
     child.wait().ok();
-    ended
+    trace
 }
 
 /// Lets the tracees run until `calls` system calls have returned since the
 /// first became the plugin.
-fn follow(first: Pid, calls: usize) -> bool {
+fn follow(first: Pid, calls: usize) -> Trace {
     let mut running = BTreeSet::from([first]);
     let mut inside = BTreeSet::new();
-    let (mut begun, mut returned) = (false, 0);
+    let (mut begun, mut trace) = (false, Trace::default());
     let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
     while !running.is_empty() {
         let status = waitpid(None, Some(flags)).unwrap();
@@ -81,8 +94,9 @@ fn follow(first: Pid, calls: usize) -> bool {
                 running.insert(pid);
                 if !inside.remove(&pid) {
                     inside.insert(pid);
+                    trace.sends += usize::from(begun && is_sending(pid));
                 } else if begun {
-                    returned += 1;
+                    trace.calls += 1;
                 }
             }
             WaitStatus::Stopped(_, Signal::SIGSTOP | Signal::SIGTRAP) => {
@@ -91,7 +105,7 @@ fn follow(first: Pid, calls: usize) -> bool {
             WaitStatus::Stopped(_, other) => signal = Some(other),
             WaitStatus::Continued(_) | WaitStatus::StillAlive => {}
         }
-        if begun && returned >= calls {
+        if begun && trace.calls >= calls {
             for pid in &running {
                 kill(*pid, Signal::SIGKILL).ok();
             }
@@ -107,12 +121,20 @@ fn follow(first: Pid, calls: usize) -> bool {
                     Err(_) => break,
                 }
             }
-            return false;
+            return trace;
         }
         // one that has been killed meanwhile is waited for
         ptrace::syscall(pid, signal).ok();
     }
-    true
+    Trace { ended: true, ..trace }
+}
+
+/// Whether the stopped process is about to send.
+fn is_sending(pid: Pid) -> bool {
+    // one that has been killed meanwhile tells nothing
+    let text = fs::read_to_string(format!("/proc/{pid}/syscall"));
+    let call = text.unwrap_or_default();
+    call.split(' ').next() == Some(&nix::libc::SYS_sendto.to_string())
 }
 
 fn rules() -> String {
@@ -154,12 +176,12 @@ fn try_every(first: usize, step: usize, delegate: &[(&str, Value)]) {
         let mut n = first * step;
         while !(add_ended && del_ended) {
             if !add_ended {
-                add_ended = killed_after(&pod, "ADD", n);
+                add_ended = killed_after(&pod, "ADD", n).ended;
                 recover(n, "ADD");
             }
             if !del_ended {
                 pod.add();
-                del_ended = killed_after(&pod, "DEL", n);
+                del_ended = killed_after(&pod, "DEL", n).ended;
                 recover(n, "DEL");
             }
             n += NODES * step;
@@ -205,4 +227,24 @@ fn with_rules_by_iptables() {
     let delegate =
         [("ipMasq", true.into()), ("ipMasqBackend", "iptables".into())];
     try_all(61, &delegate);
+}
+
+/// What an attachment costs in calls (docs/benchmarks.md has the time): a
+/// change that asks the kernel more must be worth it. Some calls are the
+/// loader's and the allocator's, which differ in the released binary.
+#[test]
+fn the_calls_of_an_attachment() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        // makes the bridge
+        node.pod("first").add();
+        let pod = node.pod(ID);
+        for (verb, sends, calls) in [("ADD", 7, 205), ("DEL", 3, 135)] {
+            let trace = killed_after(&pod, verb, usize::MAX);
+            assert!(trace.ended, "{verb}: {trace:?}");
+            assert!(trace.sends <= sends, "{verb}: {trace:?}");
+            assert!(trace.calls <= calls, "{verb}: {trace:?}");
+        }
+        assert_eq!(node.veths().len(), 1);
+    });
 }
