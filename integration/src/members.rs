@@ -159,14 +159,18 @@ impl Members {
         member.host.cmd(&all)
     }
 
-    /// `etcdctl` towards a member to which nothing was done; again while they
-    /// elect a leader.
+    /// `etcdctl` towards a member to which nothing was done, once such a one
+    /// leads: what another passes on to a leader that is frozen would be
+    /// carried out when that thaws, long after it was tried again.
     ///
     /// # Errors
     /// When it fails, or they do not elect one.
     pub fn ctl_any(&self, words: &[&str]) -> Result<String> {
         let well = |m: &Member| m.fate == Fate::Well;
         let n = self.members.iter().position(well).context("none is well")?;
+        if !self.members.iter().all(well) {
+            poll_until("a leader", ANSWER, || self.leader())?;
+        }
         poll_until("a leader to answer", ANSWER, || match self.ctl(n, words) {
             Err(e) if ELECTING.iter().any(|w| format!("{e:#}").contains(w)) => {
                 Err(e)
@@ -175,12 +179,15 @@ impl Members {
         })?
     }
 
-    /// The member that leads now.
+    /// The member that leads now, of those to which nothing was done.
     ///
     /// # Errors
     /// When none says that it does.
     pub fn leader(&self) -> Result<usize> {
-        for n in 0..self.members.len() {
+        for (n, member) in self.members.iter().enumerate() {
+            if member.fate != Fate::Well {
+                continue;
+            }
             let Ok(text) =
                 self.ctl(n, &["endpoint", "status", "--write-out=json"])
             else {
