@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +24,11 @@ use crate::protocol::CniError;
 /// Reservations younger than that are left alone: a plugin may have reserved
 /// an address that it has not put on a link yet.
 const YOUNG: Duration = Duration::from_secs(120);
+
+/// What the kernel says of a process that ended (errno(3)).
+const ESRCH: i32 = 3;
+/// The bit of CAP_SYS_PTRACE.
+const SYS_PTRACE: u32 = 19;
 
 /// What was found.
 #[derive(Clone, Debug, Default)]
@@ -127,7 +133,9 @@ impl Alive {
         // a namespace may end while we look
         let netns = match NetNs::open(path) {
             Err(e) if e.is_missing() || e.is_not_a_namespace() => return Ok(()),
-            Err(_) if !path.exists() => return Ok(()),
+            Err(_) if fs::metadata(path).is_err_and(|e| is_over(&e)) => {
+                return Ok(());
+            }
             other => other?,
         };
         let mut socket = Socket::open_in(&netns).map_err(CniError::from)?;
@@ -206,6 +214,7 @@ fn namespaces() -> Result<Vec<PathBuf>, CniError> {
             found.insert(name, path);
         }
     }
+    let sees_all = sees_all_processes();
     let proc = Path::new("/proc");
     let processes = fs::read_dir(proc).map_err(|e| failed(proc, &e))?;
     for process in processes.flatten() {
@@ -213,14 +222,21 @@ fn namespaces() -> Result<Vec<PathBuf>, CniError> {
         if numeric.is_err() {
             continue;
         }
-        // a process may end while we look
-        let Ok(tasks) = fs::read_dir(process.path().join("task")) else {
-            continue;
+        let path = process.path().join("task");
+        let tasks = match fs::read_dir(&path) {
+            Err(e) if is_over(&e) => continue,
+            other => other.map_err(|e| failed(&path, &e))?,
         };
         for task in tasks.flatten() {
             let path = task.path().join("ns/net");
-            if let Ok(name) = fs::read_link(&path) {
-                found.insert(name.to_string_lossy().into_owned(), path);
+            match fs::read_link(&path) {
+                Ok(name) => {
+                    found.insert(name.to_string_lossy().into_owned(), path);
+                }
+                Err(e) if is_over(&e) => {}
+                // of somebody outside, as it is hidden even so: no pod's
+                Err(e) if is_hidden(&e) && sees_all => {}
+                Err(e) => return Err(unreadable(&path, &e)),
             }
         }
     }
@@ -228,6 +244,34 @@ fn namespaces() -> Result<Vec<PathBuf>, CniError> {
         found.remove(own.to_string_lossy().as_ref());
     }
     Ok(found.into_values().collect())
+}
+
+/// Whether a process or thread ended while we looked. Any other error hides
+/// a namespace that may well be a pod's.
+fn is_over(e: &io::Error) -> bool {
+    e.kind() == ErrorKind::NotFound || e.raw_os_error() == Some(ESRCH)
+}
+
+fn is_hidden(e: &io::Error) -> bool {
+    e.kind() == ErrorKind::PermissionDenied
+}
+
+/// Whether this process has CAP_SYS_PTRACE (capabilities(7)): without it the
+/// namespaces of processes that may more than it are hidden, as pods' may.
+fn sees_all_processes() -> bool {
+    let status = fs::read_to_string("/proc/thread-self/status");
+    let status = status.unwrap_or_default();
+    let own = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    own.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_some_and(|bits| bits & (1 << SYS_PTRACE) != 0)
+}
+
+fn unreadable(path: &Path, e: &io::Error) -> CniError {
+    CniError::internal(format_args!(
+        "{}: {e}: which namespaces there are is not known; the plugin must \
+         run as root with CAP_SYS_PTRACE",
+        path.display()
+    ))
 }
 
 /// The name (`net:[4026531840]`) and path of a namespace that this line of

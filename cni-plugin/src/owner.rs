@@ -6,7 +6,7 @@
 
 use ipam::pool::Attachment;
 use netlink::link::{Filter, LinkInfo, Mac};
-use netlink::{Dump, Error, Socket, link};
+use netlink::{Dump, Error, NetNs, Socket, link, nsid};
 use sha2::{Digest, Sha512};
 
 use crate::protocol::Call;
@@ -98,6 +98,33 @@ pub(crate) fn link_of(
         Err(e) if e.is_not_found() => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// Whether `inside`, a link in `netns`, is the pod's end of a pair that this
+/// program made for another attachment than `owner`: then it is not `owner`'s
+/// to remove or change. A runtime may call DEL after an ADD that failed since
+/// the name was taken, or with the path of a namespace that is another pod's
+/// by now.
+///
+/// # Errors
+/// What the kernel answered.
+pub(crate) fn is_anothers(
+    host: &mut Socket,
+    netns: &NetNs,
+    inside: &LinkInfo,
+    owner: Owner<'_>,
+) -> Result<bool, Error> {
+    let Some(peer) = inside.peer else { return Ok(false) };
+    let outside = match link::by_index(host, peer) {
+        Err(e) if e.is_not_found() => return Ok(false),
+        other => other?,
+    };
+    let alias = outside.alias.as_deref();
+    let marked = alias.is_some_and(|a| is_alias(a) && a != owner.alias());
+    // the peer may be in a third namespace, and its number here another's
+    Ok(marked
+        && outside.peer == Some(inside.index)
+        && outside.peer_netns == nsid::number_of(host, netns)?)
 }
 
 /// All links of `network` on the host, of every attachment, with their

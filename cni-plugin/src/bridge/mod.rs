@@ -23,14 +23,16 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ::ipam::gojson::Object;
-use netlink::{Request, Socket, link, neigh};
+use netlink::{NetNs, Request, Socket, link, neigh};
 
 use self::conf::{Conf, bridge_name, ipam_kind};
 use self::ipam::Ipam;
 use self::util::gone;
 use crate::masquerade;
 use crate::owner::{self, Owner};
-use crate::protocol::{Args, Call, CniError, ValidAttachments, code, gather};
+use crate::protocol::{
+    Args, Call, CniError, ValidAttachments, code, gather, log,
+};
 
 pub(crate) use self::add::add;
 pub(crate) use self::check::check;
@@ -122,13 +124,28 @@ fn remove_link(
             .map_err(not_removed);
     }
     let Some(netns) = netns else { return Ok(None) };
-    Socket::open_in(&netns)
-        .and_then(|mut socket| {
-            let delete = link::delete_by_name(&call.env.ifname);
-            gone(socket.request(&delete))
-        })
-        .map(|()| None)
-        .map_err(not_removed)
+    remove_inside(call, socket, &netns).map(|()| None).map_err(not_removed)
+}
+
+/// Removes the pod's end, unless it is another attachment's.
+fn remove_inside(
+    call: &Call,
+    host: &mut Socket,
+    netns: &NetNs,
+) -> Result<(), netlink::Error> {
+    let mut pod = Socket::open_in(netns)?;
+    let inside = match link::by_name(&mut pod, &call.env.ifname) {
+        Err(e) if e.is_not_found() => return Ok(()),
+        other => other?,
+    };
+    if owner::is_anothers(host, netns, &inside, Owner::of(call))? {
+        log(format_args!(
+            "{} in {} is another attachment's and stays",
+            inside.name, call.env.netns
+        ));
+        return Ok(());
+    }
+    gone(pod.request(&link::delete(inside.index)))
 }
 
 /// Removes the rules that ADD may have made.

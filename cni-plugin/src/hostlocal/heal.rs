@@ -1,5 +1,6 @@
 //! Addresses that nobody released come back by themselves (P15): on ADD when
-//! none is left, on GC, on STATUS when few are.
+//! none is left, on GC, on STATUS when few are. Those that host-local gave to
+//! another program's plugin come back on GC only.
 
 use std::net::IpAddr;
 
@@ -103,6 +104,9 @@ impl HostLocal {
     /// Takes back what nobody uses; whether there was anything. Failing to is
     /// no failure of what it was tried for.
     pub(super) fn heal(&self, pool: &mut Pool) -> bool {
+        if !self.on_links {
+            return false;
+        }
         let healed =
             pool.reservations()
                 .map_err(|e| failed(&e))

@@ -41,6 +41,9 @@ pub(crate) struct HostLocal {
     network: String,
     data_dir: PathBuf,
     attachment: Attachment,
+    /// Whether every living address of the pool is on a link that
+    /// [`Alive`](crate::alive::Alive) can see.
+    on_links: bool,
 }
 
 // === impl HostLocal ===
@@ -64,7 +67,15 @@ impl HostLocal {
                 &call.env.container_id,
                 &call.env.ifname,
             ),
+            on_links: true,
         }
+    }
+
+    /// For a plugin that is not ours: what it does with the addresses is not
+    /// known. A virtual machine or a user-space driver has them on no link of
+    /// the kernel, so only the runtime's GC tells that they are free.
+    pub(crate) fn for_others(self) -> Self {
+        Self { on_links: false, ..self }
     }
 
     /// Reserves an address of each range set; all or none.

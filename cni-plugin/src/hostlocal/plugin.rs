@@ -15,7 +15,7 @@ impl Plugin for HostLocalPlugin {
 
     fn add(&self, call: &Call) -> Result<CniResult, CniError> {
         let conf = call.conf()?;
-        HostLocal::of(&conf, &call.name, call).add(&conf, call)
+        HostLocal::of(&conf, &call.name, call).for_others().add(&conf, call)
     }
 
     fn del(&self, call: &Call) -> Result<(), CniError> {
@@ -37,6 +37,6 @@ impl Plugin for HostLocalPlugin {
 
     fn status(&self, call: &Call) -> Result<(), CniError> {
         let conf = call.conf()?;
-        HostLocal::of(&conf, &call.name, call).status(&conf, call)
+        HostLocal::of(&conf, &call.name, call).for_others().status(&conf, call)
     }
 }

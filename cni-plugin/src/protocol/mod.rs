@@ -128,7 +128,8 @@ fn run(
         return Ok(Version::answer(plugin.oldest()));
     }
     let text = stdin()?;
-    let Head { name, version: asked, timeout } = head(&text)?;
+    let clears = matches!(env.command.as_str(), "DEL" | "GC");
+    let Head { name, version: asked, timeout } = head(&text, clears)?;
     if let Some(known) = Version::parse(&asked) {
         *version = known;
     }
@@ -175,7 +176,8 @@ struct Head {
 }
 
 /// The name and version of a configuration (S-12), and how long it allows.
-fn head(text: &str) -> Result<Head, CniError> {
+/// A wrong time must not keep a verb that `clears` from its work.
+fn head(text: &str, clears: bool) -> Result<Head, CniError> {
     let conf = Object::parse(text)?;
     let name = conf.string("name")?.unwrap_or_default();
     if name.is_empty() {
@@ -190,9 +192,19 @@ fn head(text: &str) -> Result<Head, CniError> {
     let version = conf.string("cniVersion").map_err(|e| {
         CniError::new(code::DECODE, format!("network configuration: {e}"))
     })?;
-    let seconds = conf.integer::<i64>("timeoutSeconds")?;
-    let timeout = seconds.map(deadline::limit).transpose()?;
+    let timeout = match timeout(&conf) {
+        Err(e) if clears => {
+            log(format_args!("{e}; the default is used"));
+            None
+        }
+        other => other?,
+    };
     Ok(Head { name, version: version.unwrap_or_default(), timeout })
+}
+
+fn timeout(conf: &Object<'_>) -> Result<Option<Duration>, CniError> {
+    let seconds = conf.integer::<i64>("timeoutSeconds")?;
+    seconds.map(deadline::limit).transpose()
 }
 
 fn read_stdin() -> Result<String, CniError> {
@@ -275,20 +287,25 @@ impl Call {
         Ok(netns)
     }
 
-    /// The container's namespace; `None` when it is gone, or its path holds
-    /// something else (CW-3).
+    /// The container's namespace, for DEL; `None` when it is gone, or its
+    /// path holds something else (CW-3): also the plugin's own namespace,
+    /// which is no container's (S-18) and must not keep one from going away.
     ///
     /// # Errors
-    /// Code 8 when it cannot be opened, or is the plugin's own (S-18).
+    /// Code 8 when it cannot be opened.
     pub(crate) fn living_netns(&self) -> Result<Option<NetNs>, CniError> {
         if self.env.netns.is_empty() {
             return Ok(None);
         }
         match NetNs::open(&self.env.netns) {
-            Ok(netns) => {
-                self.refuse_own(&netns)?;
-                Ok(Some(netns))
-            }
+            Ok(netns) => match self.refuse_own(&netns) {
+                Ok(()) => Ok(Some(netns)),
+                Err(e) if e.code == code::NETNS => {
+                    log(format_args!("taken as gone: {e}"));
+                    Ok(None)
+                }
+                Err(e) => Err(e),
+            },
             Err(e) if e.is_missing() => Ok(None),
             Err(e) if e.is_not_a_namespace() => {
                 log(format_args!("taken as gone: {e}"));

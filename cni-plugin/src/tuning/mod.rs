@@ -12,6 +12,7 @@ use netlink::link::{LinkInfo, Set};
 use netlink::{NetNs, Socket, link, sysctl};
 
 use crate::mac;
+use crate::owner::{self, Owner};
 use crate::protocol::{
     Args, Call, CniError, Plugin, Version, code, gather, log,
 };
@@ -160,6 +161,20 @@ fn tell(call: &Call, attributes: &conf::Attributes, result: &mut CniResult) {
     }
 }
 
+/// Whether the interface is not the one that ADD changed, as
+/// [`owner::is_anothers`].
+fn is_anothers(
+    call: &Call,
+    netns: &NetNs,
+    link: &LinkInfo,
+) -> Result<bool, CniError> {
+    Socket::open()
+        .and_then(|mut host| {
+            owner::is_anothers(&mut host, netns, link, Owner::of(call))
+        })
+        .map_err(CniError::internal)
+}
+
 /// Puts back what was kept, as far as the interface is still there, and
 /// forgets it once that is done.
 fn restore(
@@ -173,6 +188,13 @@ fn restore(
     if let Some(netns) = netns {
         let mut socket = Socket::open_in(netns).map_err(CniError::internal)?;
         match link::by_name(&mut socket, &call.env.ifname) {
+            Ok(link) if is_anothers(call, netns, &link)? => {
+                log(format_args!(
+                    "tuning: {} in {} is another attachment's and is left as \
+                     it is",
+                    link.name, call.env.netns
+                ));
+            }
             Ok(link) => {
                 let changes = attributes.changes(link.index);
                 gather(changes.into_iter().map(|(what, set)| {

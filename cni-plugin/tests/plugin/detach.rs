@@ -205,8 +205,54 @@ fn of_the_nodes_own_namespace() {
         let mut pod = attached(node, "a");
         pod.netns = "/proc/thread-self/ns/net".into();
         pod.ifname = node.veths()[0].clone();
-        assert_eq!(pod.call("DEL").error().0, 8);
+        // and the container's to go away with
+        let answer = pod.call("DEL");
+        assert!(answer.ok, "{answer:?}");
+        assert!(answer.stderr.contains("taken as gone"), "{answer:?}");
         assert_eq!(node.veths().len(), 1);
+    });
+}
+
+/// CNI_NETNS became the node's own: the attachment goes all the same.
+#[test]
+fn with_the_nodes_own_namespace_at_the_path() {
+    on_a_node(|node| {
+        let mut pod = attached(node, "a");
+        pod.netns = "/proc/thread-self/ns/net".into();
+        pod.del();
+        node.assert_clean();
+    });
+}
+
+/// After an ADD that failed because another network has the name already.
+#[test]
+fn of_a_name_that_another_network_has() {
+    on_a_node(|node| {
+        let one = attached(node, "a");
+        let two = one.clone().with("name", "n2".into());
+        let (_, msg) = two.call("ADD").error();
+        assert!(msg.contains("already exists"), "{msg}");
+        let answer = two.call("DEL");
+        assert!(answer.ok, "{answer:?}");
+        assert!(answer.stderr.contains("another attachment's"), "{answer:?}");
+        assert!(one.pings("10.244.1.1") && one.pings("fd00:244:0:1::1"));
+        one.del();
+        node.assert_clean();
+    });
+}
+
+/// A repeated DEL whose path leads to another pod's namespace by now.
+#[test]
+fn with_another_pods_namespace_at_the_path() {
+    on_a_node(|node| {
+        let mut a = attached(node, "a");
+        let b = attached(node, "b");
+        a.del();
+        a.netns = b.netns.clone();
+        a.del();
+        assert!(b.pings("10.244.1.1") && b.pings("fd00:244:0:1::1"));
+        b.del();
+        node.assert_clean();
     });
 }
 

@@ -1,9 +1,10 @@
 //! GC, STATUS, and addresses that come back by themselves (P15).
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use ipam::Family;
@@ -14,7 +15,7 @@ use netlink::nft::{
 };
 use serde_json::Value;
 
-use crate::node::{Call, Node, on_a_node, plain, run};
+use crate::node::{Answer, Call, Node, feed, on_a_node, plain, run};
 
 const POOL: &str = "/var/lib/cni/networks/cbr0";
 
@@ -151,6 +152,58 @@ fn nothing_comes_back_while_a_port_is_unknown() {
         b.add();
         assert!(node.reserved().contains(&format!("{net}.6")), "in use");
         assert_eq!(node.reserved().len(), 3);
+    });
+}
+
+/// A plugin without CAP_SYS_PTRACE does not see other processes' namespaces:
+/// what it does not see may be a pod.
+#[test]
+fn nothing_comes_back_while_namespaces_cannot_be_read() {
+    on_a_node(|node| {
+        let net = node.flanneld_alone(29);
+        pod(node, "a").add();
+        for n in 2..=6 {
+            let ip = format!("{net}.{n}");
+            if !node.reserved().contains(&ip) {
+                left_over(&ip, "go\r\neth0");
+            }
+        }
+        node.netns("go");
+        let cidr = format!("{net}.6/29");
+        run("ip", &["-n", "go", "address", "add", &cidr, "dev", "lo"]);
+        let mut inside = Command::new("ip")
+            .args(["netns", "exec", "go", "sh", "-c", "echo; exec sleep 60"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // it is there once it says a word
+        inside.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        node.remove_netns("go");
+        let b = pod(node, "b");
+        let blind = |call: &Call, verb: &str| {
+            let mut command = Command::new("setpriv");
+            command.args(["--bounding-set", "-sys_ptrace", "bash", "-c"]).args(
+                ["exec -a flannel \"$0\"", env!("CARGO_BIN_EXE_flannel")],
+            );
+            call.environment(&mut command, verb);
+            let text = call.conf.to_string();
+            Answer::of(&feed(&mut command, text.as_bytes()))
+        };
+        for (call, verb) in
+            [(&b, "ADD"), (&b, "STATUS"), (&b.clone().valid(&[]), "GC")]
+        {
+            let answer = blind(call, verb);
+            assert!(!answer.ok, "{verb}: {answer:?}");
+            let said = format!("{}{}", answer.stdout, answer.stderr);
+            assert!(said.contains("CAP_SYS_PTRACE"), "{verb}: {said}");
+            let ip = format!("{net}.6");
+            assert!(node.reserved().contains(&ip), "{verb}: in use");
+        }
+        b.add();
+        assert!(node.reserved().contains(&format!("{net}.6")), "in use");
+        inside.kill().unwrap();
+        inside.wait().unwrap();
     });
 }
 
@@ -291,9 +344,18 @@ fn no_verb_waits_for_ever() {
         a.del();
         b.del();
         node.assert_clean();
-        let (code, msg) = code(&b.with("timeoutSeconds", 0.into()), "DEL");
-        assert_eq!(code, 7);
-        assert!(msg.contains("timeoutSeconds is 0"), "{msg}");
+        for wrong in [Value::from(0), "x".into()] {
+            b.add();
+            let call = b.clone().valid(&[]).with("timeoutSeconds", wrong);
+            let (code, msg) = code(&call, "ADD");
+            assert_eq!(code, 7);
+            assert!(msg.contains("timeoutSeconds is"), "{msg}");
+            // what is to go away goes
+            let gc = call.call("GC");
+            assert!(gc.ok && gc.stderr.contains("the default"), "{gc:?}");
+            call.del();
+            node.assert_clean();
+        }
     });
 }
 

@@ -1,6 +1,7 @@
 //! `host-local` under its own name, as other plugins execute it (CT-26).
 
 use std::fs;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 
@@ -156,5 +157,27 @@ fn refusals_gc_and_status() {
         assert!(a.call("CHECK").ok);
         assert!(a.clone().valid(&[]).call("GC").ok);
         assert_eq!(a.call("CHECK").error().0, 100);
+    });
+}
+
+/// A virtual machine, or a driver in user space, has its address on no link:
+/// only the runtime's list tells that it is free.
+#[test]
+fn an_address_on_no_link_is_not_taken_back() {
+    on_a_node(|node| {
+        let tiny = json!({ "type": "host-local", "subnet": "10.1.0.0/30" });
+        let a = host_local(node, "a", tiny.clone());
+        a.add();
+        let file = fs::File::open(format!("{FOLDER}/10.1.0.2")).unwrap();
+        let long_ago = SystemTime::now() - Duration::from_secs(1000);
+        file.set_modified(long_ago).unwrap();
+        let b = host_local(node, "b", tiny);
+        for verb in ["STATUS", "ADD"] {
+            let code = if verb == "ADD" { 11 } else { 50 };
+            assert_eq!(b.call(verb).error().0, code);
+            assert!(a.call("CHECK").ok, "{verb}");
+        }
+        assert!(b.clone().valid(&[]).call("GC").ok);
+        b.add();
     });
 }

@@ -14,7 +14,7 @@ fn eth0(pod: &Call) -> LinkInfo {
 /// The call that follows the pod's ADD in the list.
 fn tuning(pod: &Call, result: &Value, members: Value) -> Call {
     let mut conf = json!({
-        "name": "tn",
+        "name": "cbr0",
         "cniVersion": result["cniVersion"],
         "type": "tuning",
         "prevResult": result,
@@ -153,7 +153,7 @@ fn del_and_gc_without_the_pod() {
             .map(|id| {
                 let pod = node.pod(id).version("1.1.0");
                 let call = tuning(&pod, &pod.add(), mtu.clone());
-                let name = if *id == "c" { "other" } else { "tn" };
+                let name = if *id == "c" { "other" } else { "cbr0" };
                 let call = call.with("name", name.into());
                 call.add();
                 call
@@ -178,5 +178,29 @@ fn del_and_gc_without_the_pod() {
         std::fs::write("/run/cni/tuning/c_eth0.json", "").unwrap();
         calls[2].del();
         assert_eq!(names("/run/cni/tuning"), ["go_eth0.json"]);
+    });
+}
+
+/// A second DEL, whose path leads to another pod's namespace by now, leaves
+/// that pod's interface as it is.
+#[test]
+fn the_interface_of_another_pod_is_not_put_back() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let a = node.pod("a");
+        let call = tuning(&a, &a.add(), json!({ "mtu": 1300 }));
+        call.add();
+        a.del();
+        let b = node.pod("b");
+        b.add();
+        let before = eth0(&b);
+        let moved = Call { netns: b.netns.clone(), ..call };
+        let answer = moved.call("DEL");
+        assert!(answer.ok, "{answer:?}");
+        assert!(answer.stderr.contains("another attachment's"), "{answer:?}");
+        assert_eq!(eth0(&b), before);
+        assert!(!exists(KEPT));
+        run("ip", &["-n", "b", "link", "set", "eth0", "mtu", "1280"]);
+        b.del();
     });
 }

@@ -120,13 +120,18 @@ impl<D: Disk> Store<D> {
     /// Removes the reservations of `ips`, whoever they are.
     pub(super) fn reclaim(&mut self, ips: &[IpAddr]) -> Result<(), DiskError> {
         let mut failed = None;
+        let mut free = Vec::new();
         // what a killed allocation may have left: rubbish
         let _ = self.disk.temp_remove();
         for ip in ips {
-            if let Err(e) = self.disk.remove(&addr_name(*ip)) {
-                failed.get_or_insert(e);
+            match self.disk.remove(&addr_name(*ip)) {
+                Ok(_) => free.push(*ip),
+                Err(e) => {
+                    failed.get_or_insert(e);
+                }
             }
         }
+        self.index.cool(&self.disk, &free);
         // rare, so it may well read the folder
         self.index.spoil();
         let noted = self.index.refresh(&mut self.disk).map(drop);

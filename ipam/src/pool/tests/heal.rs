@@ -127,3 +127,17 @@ fn a_killed_allocation_leaves_no_file() {
         }
     }
 }
+
+/// As after a release: connections of the one before may be remembered.
+#[test]
+fn what_is_taken_back_rests() {
+    for clock in [Clock::Fine, Clock::Seconds] {
+        let mem = Mem::new(clock);
+        let first = next(&mem, "a").unwrap();
+        next(&mem, "b").unwrap();
+        Store::open(mem.clone()).reclaim(&ips(&[&first])).unwrap();
+        mem.foreign_write("last_reserved_ip.0", "10.1.0.1");
+        assert_eq!(next(&mem, "c").as_deref(), Some("10.1.0.4"), "{clock:?}");
+        assert!(allocate(&mem, "d", &[&first]).unwrap().recent, "{clock:?}");
+    }
+}
