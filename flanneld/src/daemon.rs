@@ -25,7 +25,7 @@ use tokio::time::interval;
 use self::events::{Health, Loop};
 use self::remember::{PATIENCE, Remembered};
 use crate::cli::Options;
-use crate::facts::{self, Uplink};
+use crate::facts::{self, InterfaceOptions, Uplink};
 use crate::files::{self, InstanceLock, Saved, StateDir, SubnetFile};
 use crate::metrics::Metrics;
 use crate::monitor::{Interest, Underlay};
@@ -56,7 +56,7 @@ pub async fn run(
     let peers = disk.peers();
     let disk = Worker::spawn("disk", disk)?;
     let subnet_file = SubnetFile::new(&options.subnet_file);
-    let (etcd, mut status) = Etcd::new(options.etcd.clone())?;
+    let (mut etcd, mut status) = Etcd::new(options.etcd.clone())?;
     metrics.show_store(status.clone());
 
     let lost = remember::lapse(&saved);
@@ -77,11 +77,23 @@ pub async fn run(
     let conf = config.netconf.clone();
     let vxlan = vxlan_of(&conf)?;
 
-    let mut kernel = Kernel::open()?;
-    let choose = || choose_uplink(&mut kernel, options, &conf);
+    // etcd looks up the leases while the host is looked at.
+    etcd.follow();
+    let kernel = Kernel::open()?;
+    let own_port = kernel.port();
+    let kernel = Worker::spawn("kernel", kernel)?;
+    let choose = async || {
+        let (interface, conf) = (options.interface.clone(), conf.clone());
+        let job =
+            move |kernel: &mut _| choose_uplink(kernel, &interface, &conf);
+        kernel.run(job).await?
+    };
     let again = saved.lease.is_some();
     let uplink = wait_uplink(choose, again, &mut before).await?;
-    let macs = device_macs(&mut kernel, &conf, &vxlan, saved.macs)?;
+    let (known_macs, families) = (saved.macs, conf.enabled);
+    let macs = kernel
+        .run(move |kernel| device_macs(kernel, families, &vxlan, known_macs))
+        .await??;
     saved.set_config(config.text.reveal());
     for (family, mac) in macs.iter() {
         saved.macs.set(family, Some(*mac));
@@ -96,7 +108,7 @@ pub async fn run(
         underlay: underlay.clone(),
         networks: conf.networks.iter().map(|(_, n)| *n).collect(),
         ways: Arc::clone(&ways),
-        own_port: kernel.port(),
+        own_port,
         overruns: Arc::clone(metrics.overruns()),
     };
     let former = former(&saved, &conf, &vxlan);
@@ -121,8 +133,7 @@ pub async fn run(
         macs,
         blackhole: options.blackhole,
     };
-    let mut reconciler =
-        Reconciler::new(setup, Worker::spawn("kernel", kernel)?);
+    let mut reconciler = Reconciler::new(setup, kernel);
 
     let attrs = reconciler.attrs()?;
     let params = Params {
@@ -258,7 +269,7 @@ const UPLINK_RETRY: Duration = Duration::from_secs(1);
 /// may be away now, as it may be while the daemon runs: so it is waited for
 /// when the daemon was there before (`again`). Else the flags are wrong.
 async fn wait_uplink(
-    mut choose: impl FnMut() -> Result<Uplink>,
+    mut choose: impl AsyncFnMut() -> Result<Uplink>,
     again: bool,
     before: &mut Before<'_>,
 ) -> Result<Uplink> {
@@ -270,7 +281,7 @@ async fn wait_uplink(
             () = watchdog.feed() => continue,
             _ = next.tick() => {}
         }
-        match choose() {
+        match choose().await {
             Err(error) if again => {
                 let reason = format!("waiting for the interface: {error:#}");
                 if reason != said {
@@ -286,14 +297,13 @@ async fn wait_uplink(
 
 fn choose_uplink(
     kernel: &mut Kernel,
-    options: &Options,
+    options: &InterfaceOptions,
     conf: &NetConf,
 ) -> Result<Uplink> {
     let view = facts::read(kernel.socket())?;
     let socket = kernel.socket();
     let lookup = |to| facts::path_to(socket, to);
-    let uplink =
-        facts::select(&view, &options.interface, conf.enabled, lookup)?;
+    let uplink = facts::select(&view, options, conf.enabled, lookup)?;
     tracing::info!("{uplink}");
     Ok(uplink)
 }
@@ -303,12 +313,12 @@ fn choose_uplink(
 /// random one (B-22).
 fn device_macs(
     kernel: &mut Kernel,
-    conf: &NetConf,
+    enabled: PerFamily<()>,
     options: &VxlanOptions,
     remembered: PerFamily<Mac>,
 ) -> Result<PerFamily<Mac>> {
     let mut macs = PerFamily::default();
-    for family in conf.enabled.families() {
+    for family in enabled.families() {
         let name = vxlan::device_name(family, options.vni)?;
         let mac = match (kernel.vxlan_mac(name)?, remembered.get(family)) {
             (Some(mac), _) => mac,

@@ -55,31 +55,26 @@ pub fn diff(
     let links = differ.links();
     differ.widen_scope();
     let addrs = differ.addrs();
-    let fdb = differ.fdb();
-    let neighs = differ.neighs();
+    // Bottom up, most of it written in its place: of a node that starts among
+    // thousands of peers these are megabytes.
+    let mut out = links.set;
+    out.reserve(differ.missing());
+    out.extend(addrs.set);
+    let fdb = differ.fdb(out);
+    let neighs = differ.neighs(fdb.set);
+    let mut out = neighs.set;
     let (routes, uses) = differ.routes();
-    let nexthops = differ.nexthops(&uses);
-    let in_the_way = routes.in_the_way;
-    let in_order = [
-        // bottom up
-        links.set,
-        addrs.set,
-        fdb.set,
-        neighs.set,
-        in_the_way,
-        nexthops.set,
-        routes.set,
-        // top down
-        routes.delete,
-        nexthops.delete,
-        neighs.delete,
-        fdb.delete,
-        addrs.delete,
-        links.delete,
-    ];
-    let count = in_order.iter().map(Vec::len).sum();
-    let mut out = Vec::with_capacity(count);
-    in_order.into_iter().for_each(|mut changes| out.append(&mut changes));
+    out.extend(routes.in_the_way);
+    let nexthops = differ.nexthops(&uses, out);
+    let mut out = nexthops.set;
+    out.extend(routes.set);
+    // Top down.
+    out.extend(routes.delete);
+    out.extend(nexthops.delete);
+    out.extend(neighs.delete);
+    out.extend(fdb.delete);
+    out.extend(addrs.delete);
+    out.extend(links.delete);
     out
 }
 
@@ -286,18 +281,24 @@ impl Differ<'_> {
         whole || self.desired.networks.iter().any(|n| n.contains(addr.ip))
     }
 
-    /// Room for what is missing of objects of one kind in a full look.
-    fn changes(&self, want: usize, have: usize) -> Changes {
-        let missing = match self.keys {
-            None => want.saturating_sub(have),
-            Some(_) => 0,
-        };
-        Changes { set: Vec::with_capacity(missing), ..Changes::default() }
+    /// How many objects have to be added at least, after a full look.
+    fn missing(&self) -> usize {
+        let Self { desired, observed, keys, .. } = self;
+        if keys.is_some() {
+            return 0;
+        }
+        let fdb = desired.fdb.len().saturating_sub(observed.fdb.len());
+        let neighs = desired.neighs.len().saturating_sub(observed.neighs.len());
+        let routes = desired.routes.len().saturating_sub(observed.routes.len());
+        let nexthops =
+            desired.nexthops.len().saturating_sub(observed.nexthops.len());
+        fdb + neighs + nexthops + routes
     }
 
-    fn fdb(&self) -> Changes {
+    /// `set` and the changes of forwarding entries.
+    fn fdb(&self, set: Vec<Change>) -> Changes {
         let Self { desired, observed, keys, links } = self;
-        let mut out = self.changes(desired.fdb.len(), observed.fdb.len());
+        let mut out = Changes { set, ..Changes::default() };
         let scope = keys.as_ref().map(|keys| &keys.fdb);
         for (key, want, have) in pairs(&desired.fdb, &observed.fdb, scope) {
             let before =
@@ -321,10 +322,10 @@ impl Differ<'_> {
         out
     }
 
-    fn neighs(&self) -> Changes {
+    /// `set` and the changes of neighbours.
+    fn neighs(&self, set: Vec<Change>) -> Changes {
         let Self { desired, observed, keys, links } = self;
-        let (want, have) = (desired.neighs.len(), observed.neighs.len());
-        let mut out = self.changes(want, have);
+        let mut out = Changes { set, ..Changes::default() };
         let scope = keys.as_ref().map(|keys| &keys.neighs);
         for (key, want, have) in pairs(&desired.neighs, &observed.neighs, scope)
         {
@@ -352,8 +353,7 @@ impl Differ<'_> {
 
     fn routes(&self) -> (Changes, Uses) {
         let Self { desired, observed, keys, links } = self;
-        let (want, have) = (desired.routes.len(), observed.routes.len());
-        let mut out = self.changes(want, have);
+        let mut out = Changes::default();
         let mut uses = Uses::default();
         let scope = keys.as_ref().map(|keys| &keys.routes);
         let on = |route: &Route, set: &BTreeSet<IfName>| {
@@ -427,9 +427,10 @@ impl Differ<'_> {
         }
     }
 
-    fn nexthops(&self, uses: &Uses) -> Changes {
+    /// `set` and the changes of nexthop objects.
+    fn nexthops(&self, uses: &Uses, set: Vec<Change>) -> Changes {
         let Self { desired, observed, keys, links } = self;
-        let mut out = Changes::default();
+        let mut out = Changes { set, ..Changes::default() };
         for &id in &uses.new {
             let Some(&after) = desired.nexthops.get(&id) else { continue };
             let before = observed.nexthops.get(&id).copied().filter(|have| {

@@ -3,6 +3,7 @@
 //! `DirectRouting`, only a route to a peer on the same network.
 
 use std::cell::OnceCell;
+use std::collections::btree_map::{Entry, VacantEntry};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
@@ -18,9 +19,9 @@ mod tests;
 pub use data::{DataError, lease_attrs, mac_of};
 
 use crate::{
-    Addr, Desired, Facts, Fdb, FdbKey, IfName, Link, LinkKind, Mac, Neigh,
-    NeighKey, Nexthop, Node, Plan, PlanError, Route, RouteKey, SkipReason,
-    Skipped, Vxlan, nexthop,
+    Addr, Caps, Desired, Facts, Fdb, FdbKey, IfName, Link, LinkKind, Mac,
+    Neigh, NeighKey, Nexthop, Node, Plan, PlanError, Route, RouteKey,
+    SkipReason, Skipped, Vxlan, nexthop,
 };
 
 /// The name of this backend in net-conf and leases.
@@ -43,6 +44,13 @@ struct Peer<'a> {
     /// `None` when it is reached without the tunnel.
     mac: Option<Mac>,
 }
+
+/// Where an object is put once all of a peer's have their places: found once,
+/// as there are thousands. `None` for one that is there already.
+struct Place<'a, K, V>(Option<(VacantEntry<'a, K, V>, V)>);
+
+/// The kernel would hold another peer's object there.
+struct Taken;
 
 struct Planner<'a> {
     node: &'a Node,
@@ -323,38 +331,40 @@ impl<'a> Planner<'a> {
         peer: Peer<'a>,
     ) -> Result<(), SkipReason> {
         let Peer { subnet, public, mac, .. } = peer;
-        let desired = &self.plan.desired;
         let ip = subnet.base();
         let same_base = |other: &Peer<'_>| other.subnet.base() == ip;
-        if let Some(mac) = mac {
-            let fdb = desired.fdb.get(&FdbKey { link, mac });
-            if fdb.is_some_and(|fdb| fdb.dst != public) {
+        let caps = self.facts.caps;
+        let Desired { fdb, neighs, nexthops, routes, .. } =
+            &mut self.plan.desired;
+        let tunnel = if let Some(mac) = mac {
+            let key = FdbKey { link, mac };
+            let Ok(fdb) = Place::of(fdb, key, Fdb::new(public)) else {
                 let holder = self.holder(&peer, |p| p.mac == Some(mac));
                 return Err(SkipReason::MacTaken(mac, holder));
-            }
-            let neigh = desired.neighs.get(&NeighKey { link, ip });
-            if neigh.is_some_and(|neigh| neigh.mac != mac) {
+            };
+            let neigh = Neigh { mac, permanent: true };
+            let key = NeighKey { link, ip };
+            let Ok(neigh) = Place::of(neighs, key, neigh) else {
                 let holder = self.holder(&peer, same_base);
                 return Err(SkipReason::SubnetTaken(holder));
-            }
-        }
-        let key = RouteKey::new(subnet);
+            };
+            Some((fdb, neigh))
+        } else {
+            None
+        };
         let route = match mac {
-            Some(_) => self.tunnel_route(link, ip),
+            Some(_) => tunnel_route(nexthops, caps, link, ip),
             None => direct_route(public),
         };
-        let desired = &mut self.plan.desired;
-        if desired.routes.get(&key).is_some_and(|other| *other != route) {
+        let Ok(route) = Place::of(routes, RouteKey::new(subnet), route) else {
             let holder = self.holder(&peer, same_base);
             return Err(SkipReason::SubnetTaken(holder));
+        };
+        if let Some((fdb, neigh)) = tunnel {
+            fdb.take();
+            neigh.take();
         }
-        if let Some(mac) = mac {
-            let fdb = Fdb::new(public);
-            desired.fdb.insert(FdbKey { link, mac }, fdb);
-            let neigh = Neigh { mac, permanent: true };
-            desired.neighs.insert(NeighKey { link, ip }, neigh);
-        }
-        desired.routes.insert(key, route);
+        route.take();
         self.peers.push(peer);
         Ok(())
     }
@@ -369,30 +379,6 @@ impl<'a> Planner<'a> {
         let mut others = self.peers.iter();
         let holder = others.find(|p| p.subnet.family() == family && has(p));
         *holder.unwrap_or(peer).key
-    }
-
-    /// The route by way of the peer's subnet base address (B-28, B-29), if
-    /// possible through a nexthop object.
-    fn tunnel_route(&mut self, link: IfName, gateway: IpAddr) -> Route {
-        let object = Nexthop {
-            link: Some(link),
-            gateway: Some(gateway),
-            onlink: true,
-            ours: true,
-        };
-        let nexthop = self.facts.caps.nexthop_objects.then(|| {
-            let id = nexthop::id(link, gateway);
-            let nexthops = &mut self.plan.desired.nexthops;
-            let first = nexthops.entry(id).or_insert(object);
-            (*first == object).then_some(id)
-        });
-        Route {
-            gateway: Some(gateway),
-            link: Some(link),
-            onlink: true,
-            nexthop: nexthop.flatten(),
-            ours: true,
-        }
     }
 
     fn skip(
@@ -421,6 +407,57 @@ impl<'a> Planner<'a> {
                 ));
             }
         }
+    }
+}
+
+// === impl Place ===
+
+impl<'a, K: Ord, V: PartialEq> Place<'a, K, V> {
+    /// The place of `key`, unless something else than `value` is in it.
+    fn of(
+        map: &'a mut BTreeMap<K, V>,
+        key: K,
+        value: V,
+    ) -> Result<Self, Taken> {
+        match map.entry(key) {
+            Entry::Vacant(entry) => Ok(Self(Some((entry, value)))),
+            Entry::Occupied(entry) if *entry.get() == value => Ok(Self(None)),
+            Entry::Occupied(_) => Err(Taken),
+        }
+    }
+
+    fn take(self) {
+        if let Some((entry, value)) = self.0 {
+            entry.insert(value);
+        }
+    }
+}
+
+/// The route by way of the peer's subnet base address (B-28, B-29), if
+/// possible through a nexthop object.
+fn tunnel_route(
+    nexthops: &mut BTreeMap<u32, Nexthop>,
+    caps: Caps,
+    link: IfName,
+    gateway: IpAddr,
+) -> Route {
+    let object = Nexthop {
+        link: Some(link),
+        gateway: Some(gateway),
+        onlink: true,
+        ours: true,
+    };
+    let nexthop = caps.nexthop_objects.then(|| {
+        let id = nexthop::id(link, gateway);
+        let first = nexthops.entry(id).or_insert(object);
+        (*first == object).then_some(id)
+    });
+    Route {
+        gateway: Some(gateway),
+        link: Some(link),
+        onlink: true,
+        nexthop: nexthop.flatten(),
+        ours: true,
     }
 }
 

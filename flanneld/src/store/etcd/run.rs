@@ -24,10 +24,13 @@ use crate::store::{Ledger, Outcome, StatusSender, StoreEvent, StoreStatus};
 /// renewal is noticed so long after its wake-up at most.
 const SLEEP_MAX: Duration = Duration::from_secs(5);
 
-/// An etcd that is not followed yet.
+/// An etcd in which no lease is held yet.
 pub struct Etcd {
     client: Client,
     status: StatusSender,
+    tasks: JoinSet<()>,
+    /// What is heard of all leases, once they are followed.
+    followed: Option<mpsc::Receiver<Followed>>,
 }
 
 /// A store that runs until this is dropped. The lease stays in etcd then, for
@@ -77,7 +80,8 @@ impl Etcd {
         let start = Random::default().below(u64::MAX);
         let client = Client::new(config, start)?;
         let (status, receiver) = StatusSender::new();
-        Ok((Self { client, status }, receiver))
+        let tasks = JoinSet::new();
+        Ok((Self { client, status, tasks, followed: None }, receiver))
     }
 
     /// Waits until there is a network configuration that can be used (E-1),
@@ -86,15 +90,31 @@ impl Etcd {
         config::wait(&self.client, &self.status).await
     }
 
+    /// Begins to read all leases: thousands take etcd longer than a node
+    /// takes to look at itself. [`Self::run`] does it if nobody has.
+    pub fn follow(&mut self) {
+        let followed = self.followed();
+        self.followed = Some(followed);
+    }
+
+    fn followed(&mut self) -> mpsc::Receiver<Followed> {
+        self.followed.take().unwrap_or_else(|| {
+            let (sender, followed) = mpsc::channel(64);
+            self.tasks.spawn(follow(self.client.clone(), sender));
+            followed
+        })
+    }
+
     /// Acquires the own lease and keeps it, follows everyone else's, and the
     /// network configuration; `config` is the text of the one in use.
     #[must_use]
-    pub fn run(self, params: Params, config: Secret<String>) -> Store {
+    pub fn run(mut self, params: Params, config: Secret<String>) -> Store {
+        let followed = self.followed();
         let (out, events) = mpsc::channel(1024);
         let (attrs, published) = watch::channel(params.attrs.clone());
         let (ranges, chosen) = watch::channel(params.ranges);
         let (news, configs) = watch::channel(None);
-        let mut tasks = JoinSet::new();
+        let mut tasks = self.tasks;
         tasks.spawn(config::follow(
             self.client.clone(),
             self.status.clone(),
@@ -112,7 +132,8 @@ impl Etcd {
         };
         let task = tokio::spawn(async move {
             // ends when nobody listens
-            let _: Result<(), Gone> = driver.run(published, chosen).await;
+            let _: Result<(), Gone> =
+                driver.run(followed, published, chosen).await;
         });
         let publisher = Publisher { attrs, ranges };
         Store { events, publisher, config: configs, task }
@@ -150,11 +171,10 @@ impl Publisher {
 impl Driver {
     async fn run(
         mut self,
+        mut followed: mpsc::Receiver<Followed>,
         mut published: watch::Receiver<LeaseAttrs>,
         mut chosen: watch::Receiver<PerFamily<SubnetRange>>,
     ) -> Result<(), Gone> {
-        let (followed_tx, mut followed) = mpsc::channel(64);
-        self.tasks.spawn(follow(self.client.clone(), followed_tx));
         let mut operation: Option<Operation> = None;
         loop {
             let wait = self.step(&mut operation).await?;
