@@ -80,7 +80,7 @@ pub struct Reconciler {
     kernel: Worker<Kernel>,
     own: Option<Lease>,
     /// The other nodes' leases: what the store said, and nothing else.
-    peers: BTreeMap<SubnetKey, LeaseAttrs>,
+    peers: Arc<BTreeMap<SubnetKey, LeaseAttrs>>,
     synced: bool,
     /// The lease is remembered from the last run, not told by the store.
     remembered: bool,
@@ -165,7 +165,7 @@ impl Reconciler {
             setup,
             kernel,
             own: None,
-            peers: BTreeMap::new(),
+            peers: Arc::default(),
             synced: false,
             remembered: false,
             planned: Arc::default(),
@@ -188,7 +188,7 @@ impl Reconciler {
         now: Instant,
     ) {
         self.own = Some(lease);
-        self.peers = peers;
+        self.peers = Arc::new(peers);
         self.synced = true;
         self.remembered = true;
         self.mark(now);
@@ -226,10 +226,13 @@ impl Reconciler {
                 first || other
             }
             StoreEvent::Upsert(Lease { key, attrs }) => {
-                let old = self.peers.insert(key, attrs);
-                old.as_ref() != self.peers.get(&key)
+                let peers = Arc::make_mut(&mut self.peers);
+                let old = peers.insert(key, attrs);
+                old.as_ref() != peers.get(&key)
             }
-            StoreEvent::Remove(key) => self.peers.remove(&key).is_some(),
+            StoreEvent::Remove(key) => {
+                Arc::make_mut(&mut self.peers).remove(&key).is_some()
+            }
             StoreEvent::Held(held) => {
                 let lease = Some(held.lease);
                 let other = self.own != lease;

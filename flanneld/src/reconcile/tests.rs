@@ -46,7 +46,7 @@ fn held(key: &str) -> StoreEvent {
 
 fn synced(leases: &[Lease]) -> StoreEvent {
     let leases = leases.iter().map(|l| (l.key, l.attrs.clone())).collect();
-    StoreEvent::Synced { leases, revision: 1 }
+    StoreEvent::Synced { leases: Arc::new(leases), revision: 1 }
 }
 
 /// Whether `event` makes a pass due that was not due before.

@@ -3,6 +3,7 @@
 //! says.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipam::PerFamily;
@@ -78,8 +79,8 @@ pub struct Found {
 pub struct Ledger {
     entries: Entries,
     own: OwnLease,
-    /// The peers as they were told.
-    told: BTreeMap<SubnetKey, LeaseAttrs>,
+    /// The peers as they were told, shared with who was told until a change.
+    told: Arc<BTreeMap<SubnetKey, LeaseAttrs>>,
     /// Leases that may be others than they were told.
     changed: BTreeSet<SubnetKey>,
     /// The own key when the peers were last told: it is no peer's.
@@ -111,7 +112,7 @@ impl Ledger {
         Self {
             entries: Entries::default(),
             own,
-            told: BTreeMap::new(),
+            told: Arc::default(),
             changed: BTreeSet::new(),
             hidden: None,
             listed: None,
@@ -284,8 +285,8 @@ impl Ledger {
         }
         let changed = std::mem::take(&mut self.changed);
         if let Some(revision) = self.listed.take() {
-            let leases = self.entries.peers(own.as_ref());
-            self.told.clone_from(&leases);
+            let leases = Arc::new(self.entries.peers(own.as_ref()));
+            self.told = Arc::clone(&leases);
             self.events.push_back(StoreEvent::Synced { leases, revision });
             return;
         }
@@ -299,14 +300,16 @@ impl Ledger {
                     upserts.push(Lease { key, attrs: attrs.clone() });
                 }
                 None => {
-                    if self.told.remove(&key).is_some() {
+                    if self.told.contains_key(&key) {
+                        Arc::make_mut(&mut self.told).remove(&key);
                         self.events.push_back(StoreEvent::Remove(key));
                     }
                 }
             }
         }
         for lease in upserts {
-            self.told.insert(lease.key, lease.attrs.clone());
+            let told = Arc::make_mut(&mut self.told);
+            told.insert(lease.key, lease.attrs.clone());
             self.events.push_back(StoreEvent::Upsert(lease));
         }
     }

@@ -10,6 +10,7 @@ mod ledger;
 mod status;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
@@ -26,7 +27,7 @@ pub enum StoreEvent {
     /// is to be replaced by it.
     Synced {
         /// The peers' leases.
-        leases: BTreeMap<SubnetKey, LeaseAttrs>,
+        leases: Arc<BTreeMap<SubnetKey, LeaseAttrs>>,
         /// The store's revision.
         revision: i64,
     },

@@ -44,7 +44,8 @@ impl Node {
     async fn with(conf: &str) -> Self {
         let (mut node, lease, peers) = Self::idle(conf, Former::default());
         node.held(lease);
-        let synced = StoreEvent::Synced { leases: peers, revision: 1 };
+        let leases = peers.into();
+        let synced = StoreEvent::Synced { leases, revision: 1 };
         node.reconciler.heard(synced, Instant::now());
         node.settle().await;
         node

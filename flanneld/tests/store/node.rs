@@ -152,7 +152,7 @@ impl Node {
         match event {
             StoreEvent::Synced { leases, revision } => {
                 assert!(revision > 0);
-                self.peers = leases;
+                self.peers = BTreeMap::clone(&leases);
                 self.synced += 1;
             }
             StoreEvent::Upsert(lease) => {
