@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
 use ipam::gojson::Object;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 use crate::protocol::{Call, CniError, code};
 use crate::result::CniResult;
@@ -71,7 +74,9 @@ fn run(
     command
         .env("CNI_COMMAND", verb)
         .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
+        .stdout(Stdio::piped())
+        // so that it can be ended with all that it started
+        .process_group(0);
     call.deadline.enter("waiting for the plugin it delegates to")?;
     let child = spawn(call, &mut command)
         .map_err(|e| failed("cannot be started", &e))?;
@@ -126,8 +131,7 @@ fn listen(
         let _ = tell.send(exchange());
     })?;
     let Ok(stdout) = told.recv_timeout(call.deadline.left()) else {
-        child.kill()?;
-        child.wait()?;
+        end(&mut child)?;
         return Ok(None);
     };
     let (stdout, stderr) = (stdout?, Vec::new());
@@ -138,9 +142,17 @@ fn listen(
         }
         std::thread::sleep(Duration::from_micros(500));
     }
-    child.kill()?;
-    child.wait()?;
+    end(&mut child)?;
     Ok(None)
+}
+
+/// Kills the plugin and its children. It is not waited for yet, so that its
+/// number is still its own.
+fn end(child: &mut Child) -> std::io::Result<()> {
+    if let Ok(group) = i32::try_from(child.id()) {
+        killpg(Pid::from_raw(group), Signal::SIGKILL)?;
+    }
+    child.wait().map(drop)
 }
 
 fn spawn(call: &Call, command: &mut Command) -> std::io::Result<Child> {

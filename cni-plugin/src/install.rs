@@ -107,6 +107,9 @@ fn put(program: &[u8], path: &Path, force: bool) -> io::Result<Outcome> {
     };
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
+    // one at a time; where a folder cannot be locked, the rename still is whole
+    let turn = File::open(folder)?;
+    let _ = turn.lock();
     // one name: what an interrupted run left is written over by the next
     let temporary = folder.join(".flannel-install");
     let written = copy(program, &temporary)
@@ -159,7 +162,11 @@ impl Options {
                         .into();
                 }
                 _ if text.starts_with("--dir=") => {
-                    out.folder = text.trim_start_matches("--dir=").into();
+                    let dir = text.trim_start_matches("--dir=");
+                    if dir.is_empty() {
+                        return Err("--dir needs a folder".into());
+                    }
+                    out.folder = dir.into();
                 }
                 _ => {
                     let name = plugins::names().find(|name| *name == text);
@@ -226,7 +233,9 @@ mod tests {
         assert_eq!((one.names.as_slice(), one.all), (&["loopback"][..], false));
         assert_eq!(parse(&["--help"]), Ok(None));
         assert!(parse(&["dhcpd"]).unwrap_err().contains("\"dhcpd\""));
-        assert!(parse(&["--dir"]).is_err());
+        for none in [&["--dir"][..], &["--dir="], &["--dir", ""]] {
+            assert!(parse(none).is_err(), "{none:?}");
+        }
     }
 
     #[test]

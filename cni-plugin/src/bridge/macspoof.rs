@@ -36,7 +36,7 @@ pub(super) fn set(
     }
     let jump = |to: &str| Expr::Verdict(Verdict::Jump(to.to_owned()));
     let rule = |exprs: Vec<Expr>| rule(owner, exprs);
-    commit(|there, batch| {
+    commit(|_, there, batch| {
         clear(there, owner, batch);
         let id = table();
         batch.add_table(&Table::new(id.clone()));
@@ -53,6 +53,7 @@ pub(super) fn set(
             .append_rule(&inner.id, &rule(vec![drop]))
             .append_rule(&own.id, &rule(vec![jump(&of_mac)]))
             .append_rule(&base.id, &rule(vec![from, jump(&chain)]));
+        Ok(())
     })
 }
 
@@ -61,13 +62,18 @@ pub(super) fn set(
 /// # Errors
 /// Code 999.
 pub(super) fn remove(owner: Owner<'_>) -> Result<(), CniError> {
-    commit(|there, batch| {
+    commit(|socket, there, batch| {
         if there.iter().any(|info| of(info, owner)) {
             clear(there, owner, batch);
             for chain in chains(owner) {
-                batch.delete_chain(&table().chain(chain));
+                let chain = table().chain(chain);
+                // one may have been removed by somebody
+                if socket.chain(&chain)?.is_some() {
+                    batch.delete_chain(&chain);
+                }
             }
         }
+        Ok(())
     })
 }
 
@@ -156,13 +162,19 @@ fn clear(there: &[RuleInfo], owner: Owner<'_>, batch: &mut Batch) {
     }
 }
 
-fn commit(fill: impl Fn(&[RuleInfo], &mut Batch)) -> Result<(), CniError> {
+fn commit(
+    fill: impl Fn(
+        &mut NftSocket,
+        &[RuleInfo],
+        &mut Batch,
+    ) -> Result<(), netlink::Error>,
+) -> Result<(), CniError> {
     let mut socket = open()?;
     let mut attempt = 1;
     loop {
         let there = rules(&mut socket)?;
         let mut batch = Batch::new();
-        fill(&there, &mut batch);
+        fill(&mut socket, &there, &mut batch).map_err(CniError::from)?;
         match socket.commit(&batch) {
             Ok(()) => return Ok(()),
             Err(e) if attempt < ATTEMPTS && e.is_not_found() => attempt += 1,

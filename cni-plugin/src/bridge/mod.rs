@@ -51,11 +51,32 @@ pub(crate) const UNDO: Duration = Duration::from_secs(5);
 /// reserved. Otherwise what hindered the release of the address.
 pub(crate) fn del(call: &Call, text: &str) -> Result<(), CniError> {
     let conf = Object::parse(text)?;
+    detach(call, text, masquerades(&conf), checks_spoofing(&conf))
+}
+
+/// The same where `text` need not be what ADD went by.
+///
+/// # Errors
+/// As [`del`].
+pub(crate) fn del_whatever_made(
+    call: &Call,
+    text: &str,
+) -> Result<(), CniError> {
+    detach(call, text, true, true)
+}
+
+fn detach(
+    call: &Call,
+    text: &str,
+    masqueraded: bool,
+    spoof_checked: bool,
+) -> Result<(), CniError> {
+    let conf = Object::parse(text)?;
     call.deadline.enter("removing the pod's link")?;
     let mut socket = Socket::open().map_err(not_removed)?;
     let bridge = remove_link(call, &mut socket)?;
     // the address goes free also when rules cannot be removed
-    let rules = remove_rules(call, &conf);
+    let rules = remove_rules(call, masqueraded, spoof_checked);
     let kind = ipam_kind(&conf)?;
     let released = Ipam::of(call, &conf, text, &kind).del(call);
     if let Ok(released) = &released {
@@ -76,14 +97,10 @@ pub(crate) fn gc(
 ) -> Result<(), CniError> {
     let conf = Object::parse(text)?;
     let links = remove_invalid_links(call, valid);
-    let mut rules = Vec::new();
-    if masquerades(&conf) {
-        call.deadline.enter("removing masquerade rules nobody uses")?;
-        rules.push(masquerade::gc(&call.name, valid));
-    }
-    if checks_spoofing(&conf) {
-        rules.push(macspoof::gc(&call.name, valid));
-    }
+    // also what the configuration of another day has made
+    call.deadline.enter("removing rules nobody uses")?;
+    let rules =
+        [masquerade::gc(&call.name, valid), macspoof::gc(&call.name, valid)];
     let kind = ipam_kind(&conf)?;
     // addresses last: those of a link that is still there are kept
     let addresses = Ipam::of(call, &conf, text, &kind).gc(call, valid);
@@ -149,13 +166,17 @@ fn remove_inside(
 }
 
 /// Removes the rules that ADD may have made.
-fn remove_rules(call: &Call, conf: &Object<'_>) -> Result<(), CniError> {
+fn remove_rules(
+    call: &Call,
+    masqueraded: bool,
+    spoof_checked: bool,
+) -> Result<(), CniError> {
     let mut done = Vec::new();
-    if masquerades(conf) {
+    if masqueraded {
         call.deadline.enter("removing the pod's masquerade rules")?;
         done.push(masquerade::remove(Owner::of(call)));
     }
-    if checks_spoofing(conf) {
+    if spoof_checked {
         done.push(macspoof::remove(Owner::of(call)));
     }
     gather(done)

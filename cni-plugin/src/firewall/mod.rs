@@ -179,7 +179,8 @@ fn remove(conf: &Conf, ips: &BTreeSet<IpAddr>) -> Result<(), CniError> {
             results.push(iptables::remove(&tool, &ips));
         }
     }
-    if conf.choose() == Backend::Firewalld {
+    // what it was told went with it when it does not run
+    if conf.backend != Some(Backend::Iptables) && firewalld::runs() {
         results.push(firewalld::remove(&conf.zone, ips));
     }
     gather(results)

@@ -13,6 +13,9 @@ use crate::protocol::{Call, CniError, ValidAttachments, code};
 /// A folder for each network.
 const ROOT: &str = "/run/flannel/firewall";
 
+/// What the name of a file begins with that is not whole.
+const BEING_WRITTEN: char = '.';
+
 /// The files of one network.
 #[derive(Debug)]
 pub(super) struct Records {
@@ -42,7 +45,7 @@ impl Records {
         ips: &BTreeSet<IpAddr>,
     ) -> Result<(), CniError> {
         let path = self.path(call);
-        let temporary = self.folder.join(format!(".{}", std::process::id()));
+        let temporary = temporary(&path);
         let text: String = ips.iter().map(|ip| format!("{ip}\n")).collect();
         fs::create_dir_all(&self.folder)
             .and_then(|()| fs::write(&temporary, text))
@@ -58,13 +61,17 @@ impl Records {
     /// # Errors
     /// Code 5.
     pub(super) fn remove(&self, call: &Call) -> Result<(), CniError> {
-        remove(&self.path(call))
+        let path = self.path(call);
+        remove(&temporary(&path)).and_then(|()| remove(&path))
     }
 
     /// Whether an attachment other than the call's has that address.
     pub(super) fn has_another(&self, ip: IpAddr, call: &Call) -> bool {
         let own = self.path(call);
-        let others = files().into_iter().filter(|path| *path != own);
+        let being_written = temporary(&own);
+        let others = files()
+            .into_iter()
+            .filter(|path| *path != own && *path != being_written);
         others.into_iter().any(|path| read(&path).contains(&ip))
     }
 
@@ -75,9 +82,14 @@ impl Records {
             let name = path.file_name().map(|n| n.to_string_lossy());
             let name = name.unwrap_or_default().into_owned();
             let is_valid = name
+                .trim_start_matches(BEING_WRITTEN)
                 .split_once('@')
                 .is_none_or(|(id, ifname)| valid.contains(id, ifname));
-            let ips = read(&path);
+            let ips = match name.starts_with(BEING_WRITTEN) {
+                // may be cut; no rule is made before it is whole
+                true => BTreeSet::new(),
+                false => read(&path),
+            };
             match path.parent() == Some(&self.folder) && !is_valid {
                 true => stale.push(Stale { path, ips }),
                 false => kept.extend(ips),
@@ -106,19 +118,21 @@ impl Stale {
     }
 }
 
-/// All networks' files, but for those that are being written.
+/// Where `path` is written until it is whole. No container id begins with a
+/// dot (S-9).
+fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().map(|n| n.to_string_lossy());
+    let name = name.unwrap_or_default();
+    path.with_file_name(format!("{BEING_WRITTEN}{name}"))
+}
+
+/// All networks' files, also those that are being written.
 fn files() -> Vec<PathBuf> {
     let entries = |path: &Path| {
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
         entries.map(|entry| entry.path()).collect::<Vec<_>>()
     };
-    let mut out: Vec<PathBuf> =
-        entries(Path::new(ROOT)).iter().flat_map(|p| entries(p)).collect();
-    out.retain(|path| {
-        let name = path.file_name().map(|n| n.to_string_lossy());
-        name.is_some_and(|name| !name.starts_with('.'))
-    });
-    out
+    entries(Path::new(ROOT)).iter().flat_map(|p| entries(p)).collect()
 }
 
 fn read(path: &Path) -> BTreeSet<IpAddr> {
@@ -128,10 +142,17 @@ fn read(path: &Path) -> BTreeSet<IpAddr> {
 
 fn remove(path: &Path) -> Result<(), CniError> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => {
-            Err(failed("remove", path, &e))
+        Ok(()) => Ok(()),
+        // a name that is too long for a file has none
+        Err(e)
+            if matches!(
+                e.kind(),
+                ErrorKind::NotFound | ErrorKind::InvalidFilename
+            ) =>
+        {
+            Ok(())
         }
-        _ => Ok(()),
+        Err(e) => Err(failed("remove", path, &e)),
     }
 }
 

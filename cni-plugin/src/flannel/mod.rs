@@ -158,6 +158,7 @@ fn add(
         return bridge::add(call, &delegate.text, node);
     }
     exec::add(call, &delegate.kind, &delegate.text).map_err(|error| {
+        call.deadline.grant(bridge::UNDO);
         // S-61; but an attachment that was there before must live on
         let undone = if first { del(call, delegate) } else { Ok(()) };
         if let Err(e) = &undone {
@@ -188,7 +189,12 @@ fn del_derived(call: &Call, conf: &Conf) -> Result<(), CniError> {
         Err(_) if rough.is_native() => Ok(rough),
         other => other,
     };
-    let why = match delegate.map(|delegate| del(call, &delegate)) {
+    let detach = |delegate: Delegate| match delegate.is_native() {
+        // nobody knows which rules ADD was asked for
+        true => bridge::del_whatever_made(call, &delegate.text),
+        false => del(call, &delegate),
+    };
+    let why = match delegate.map(detach) {
         Err(why) => why,
         Ok(Err(why)) if matches!(why.code, code::CONFIG | code::NO_PLUGIN) => {
             why

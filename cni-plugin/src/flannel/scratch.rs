@@ -166,11 +166,12 @@ impl Scratch {
 /// dot, and one of 255 bytes is a file name.
 fn temporary(network: &str, container_id: &str, ifname: &str) -> String {
     let container = short(container_id, 120);
-    format!("{}{container}.{ifname}", temporary_prefix(network))
+    format!("{}{container}@{ifname}", temporary_prefix(network))
 }
 
 fn temporary_prefix(network: &str) -> String {
-    format!(".{}.", short(network, 100))
+    // an @ is in no network's name (S-9)
+    format!(".{}@", short(network, 100))
 }
 
 /// Removes what ADD left in `folder` for attachments of `network` that are

@@ -48,7 +48,7 @@ impl Backups {
         let kept = self.kept(call).map(|kept| kept.attributes);
         let all = kept.unwrap_or_default().over(before.clone());
         let path = self.path(call);
-        let temporary = path.with_extension("tmp");
+        let temporary = temporary(&path);
         let write = || -> io::Result<()> {
             let mut folder = DirBuilder::new();
             folder.recursive(true).mode(0o700).create(&self.folder)?;
@@ -72,7 +72,8 @@ impl Backups {
     /// # Errors
     /// Code 5.
     pub(super) fn remove(&self, call: &Call) -> Result<(), CniError> {
-        remove(&self.path(call))
+        let path = self.path(call);
+        remove(&temporary(&path)).and_then(|()| remove(&path))
     }
 
     /// Removes those of this network's attachments that are not valid: their
@@ -100,6 +101,11 @@ impl Backups {
         let env = &call.env;
         self.folder.join(format!("{}_{}.json", env.container_id, env.ifname))
     }
+}
+
+/// Where it is written until it is whole.
+fn temporary(path: &Path) -> PathBuf {
+    path.with_extension("tmp")
 }
 
 fn render(attributes: &Attributes, call: &Call) -> String {
@@ -144,10 +150,17 @@ fn read(path: &Path) -> Option<Backup> {
 
 fn remove(path: &Path) -> Result<(), CniError> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != ErrorKind::NotFound => {
-            Err(failed("remove", path, &e))
+        Ok(()) => Ok(()),
+        // a name that is too long for a file has none
+        Err(e)
+            if matches!(
+                e.kind(),
+                ErrorKind::NotFound | ErrorKind::InvalidFilename
+            ) =>
+        {
+            Ok(())
         }
-        _ => Ok(()),
+        Err(e) => Err(failed("remove", path, &e)),
     }
 }
 

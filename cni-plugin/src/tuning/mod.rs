@@ -9,7 +9,7 @@ mod sysctls;
 mod tests;
 
 use netlink::link::{LinkInfo, Set};
-use netlink::{NetNs, Socket, link, sysctl};
+use netlink::{Errno, NetNs, Socket, link, sysctl};
 
 use crate::mac;
 use crate::owner::{self, Owner};
@@ -175,6 +175,12 @@ fn is_anothers(
         .map_err(CniError::internal)
 }
 
+/// Whether trying again may help. A link is busy (`EBUSY`) as long as it is
+/// what it is.
+fn may_pass(e: &netlink::Error) -> bool {
+    e.is_transient() && e.errno() != Some(Errno::EBUSY)
+}
+
 /// Puts back what was kept, as far as the interface is still there, and
 /// forgets it once that is done.
 fn restore(
@@ -198,13 +204,18 @@ fn restore(
             Ok(link) => {
                 let changes = attributes.changes(link.index);
                 gather(changes.into_iter().map(|(what, set)| {
-                    let done = socket.request(&Set::build(set));
-                    done.map_err(|e| {
-                        let name = &link.name;
-                        CniError::internal(format_args!(
-                            "{what} of {name} cannot be put back: {e}"
-                        ))
-                    })
+                    let Err(e) = socket.request(&Set::build(set)) else {
+                        return Ok(());
+                    };
+                    let name = &link.name;
+                    let text =
+                        format!("{what} of {name} cannot be put back: {e}");
+                    if may_pass(&e) {
+                        return Err(CniError::internal(text));
+                    }
+                    // it will not be otherwise next time (TU-4)
+                    log(format_args!("tuning: {text}"));
+                    Ok(())
                 }))?;
             }
             Err(e) if e.is_not_found() => {}

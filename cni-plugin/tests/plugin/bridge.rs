@@ -314,3 +314,44 @@ fn a_failed_add_leaves_no_rules() {
         assert!(!left.iter().any(|n| n.starts_with("10.9.")), "{left:?}");
     });
 }
+
+/// One of the chains was removed by hand.
+#[test]
+fn half_of_no_spoofing() {
+    on_a_node(|node| {
+        let pod = bridge(node, "a", json!({ "macspoofchk": true }));
+        pod.add();
+        let own = "cni-br-iface-a-eth0";
+        let inner = format!("{own}-mac");
+        run("nft", &["flush", "chain", "bridge", "nat", own]);
+        for verb in ["flush", "delete"] {
+            run("nft", &[verb, "chain", "bridge", "nat", &inner]);
+        }
+        pod.del();
+        assert_no_rules();
+        let left = run("nft", &["list", "table", "bridge", "nat"]);
+        assert!(!left.contains(own), "{left}");
+    });
+}
+
+/// The configuration that asked for rules is not there any more.
+#[test]
+fn rules_of_another_days_configuration() {
+    on_a_node(|node| {
+        node.flanneld_alone(24);
+        let kept = "/var/lib/cni/flannel/a";
+        for verb in ["DEL", "GC"] {
+            let pod = node.pod("a").version("1.1.0").valid(&[]);
+            let asking = pod
+                .clone()
+                .delegate("ipMasq", true.into())
+                .delegate("macspoofchk", true.into());
+            asking.add();
+            std::fs::remove_file(kept).unwrap();
+            assert!(pod.call(verb).ok, "{verb}");
+            assert_no_rules();
+            node.assert_clean();
+            node.remove_netns("a");
+        }
+    });
+}

@@ -2,6 +2,7 @@
 //! (S-5, S-57, S-67, P-27..P-30). The plugins are scripts (CT-49).
 
 use std::fs;
+use std::time::Instant;
 
 use serde_json::json;
 
@@ -281,13 +282,24 @@ fn many_at_once() {
 fn a_delegate_that_hangs() {
     on_a_node(|node| {
         let pod = foreign(node, "a").with("timeoutSeconds", 1.into());
-        script("ADD", "echo $$ > /run/pid; exec sleep 1000");
+        script("ADD", "sleep 1000 & echo $! > /run/pid; wait");
         let (code, msg) = pod.call("ADD").error();
         assert_eq!(code, 11);
         assert!(msg.contains("waiting for the plugin"), "{msg}");
+        // its children too; one that nobody has waited for yet is a zombie
         let pid = fs::read_to_string("/run/pid").unwrap();
-        let comm = fs::read_to_string(format!("/proc/{}/comm", pid.trim()));
-        assert_ne!(comm.unwrap_or_default().trim(), "sleep", "still there");
+        let ended = || {
+            let stat = format!("/proc/{}/stat", pid.trim());
+            let stat = fs::read_to_string(stat).unwrap_or_default();
+            !stat.contains("(sleep)") || stat.contains("(sleep) Z")
+        };
+        let start = Instant::now();
+        while !ended() {
+            assert!(start.elapsed().as_secs() < 60, "still there");
+            std::thread::yield_now();
+        }
+        assert_eq!(told("stdin.DEL")["type"], "other", "undone (S-61)");
+        assert_eq!(node.scratch(), [""; 0]);
     });
 }
 

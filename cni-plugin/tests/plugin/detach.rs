@@ -119,11 +119,11 @@ fn with_a_kept_configuration_half_written() {
         let a = attached(node, "a");
         let b = attached(node, "b");
         fs::remove_file("/var/lib/cni/flannel/a").unwrap();
-        for half in [".cbr0.a.eth0", ".cbr0.b.eth0"] {
+        for half in [".cbr0@a@eth0", ".cbr0@b@eth0"] {
             fs::write(format!("/var/lib/cni/flannel/{half}"), "{").unwrap();
         }
         a.del();
-        assert_eq!(node.scratch(), [".cbr0.b.eth0", "b"]);
+        assert_eq!(node.scratch(), [".cbr0@b@eth0", "b"]);
         b.del();
         node.assert_clean();
     });

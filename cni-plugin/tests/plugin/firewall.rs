@@ -278,5 +278,51 @@ esac"#;
         assert_eq!(code, 50);
         assert!(msg.starts_with("firewall-cmd is not in PATH"), "{msg}");
         assert_eq!(asked.call("STATUS").error().0, 50);
+        // stopped or removed, its zones are gone, and the pod may go too
+        let asked = asked.valid(&[]);
+        asked.del();
+        let mut stopped = asked;
+        stopped.env.clear();
+        let folder = node.plugins(&[("firewall-cmd", "exit 252")]);
+        let path = format!("{}:/usr/sbin:/usr/bin", folder.display());
+        let stopped = stopped.env("PATH", &path);
+        for verb in ["DEL", "GC"] {
+            std::fs::create_dir_all("/run/flannel/firewall/tn").unwrap();
+            let kept = "/run/flannel/firewall/tn/cA@eth0";
+            std::fs::write(kept, "10.9.0.2\n").unwrap();
+            let answer = stopped.call(verb);
+            assert!(answer.ok, "{verb}: {answer:?}");
+            assert!(!exists(kept), "{verb}");
+        }
+    });
+}
+
+/// An ADD that was killed while it wrote, and a container whose id is too
+/// long for a file.
+#[test]
+fn what_a_killed_add_wrote() {
+    on_a_node(|node| {
+        let pod = node.pod("cA");
+        let call = firewall(&pod, &made_up("1.1.0", &pod.netns));
+        let folder = "/run/flannel/firewall/tn";
+        std::fs::create_dir_all(folder).unwrap();
+        for verb in ["DEL", "GC"] {
+            std::fs::write(format!("{folder}/.cA@eth0"), "10.9").unwrap();
+            std::fs::write(format!("{folder}/.cB@eth0"), "10.9").unwrap();
+            let mut other = call.clone();
+            other.id = "cB".into();
+            assert!(call.clone().valid(&[&other]).call(verb).ok);
+            assert_eq!(names(folder), [".cB@eth0"], "{verb}");
+        }
+        // whole, but not in its place yet: still the attachment's own
+        call.add();
+        std::fs::write(format!("{folder}/.cA@eth0"), "10.9.0.2\n").unwrap();
+        call.del();
+        assert_eq!(rules("iptables-save"), [SHARED, ADMIN]);
+        let mut long = call;
+        long.id = "c".repeat(255);
+        assert_eq!(long.call("ADD").error().0, 5);
+        long.del();
+        assert_eq!(rules("iptables-save"), [SHARED, ADMIN]);
     });
 }

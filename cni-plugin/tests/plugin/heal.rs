@@ -46,14 +46,18 @@ fn gc_removes_what_is_not_valid() {
         b.add();
         left_over(&format!("{net}.9"), "go\r\neth0");
         left_over(&format!("{net}.10"), "");
-        fs::write("/var/lib/cni/flannel/.cbr0.c.eth0", "{").unwrap();
+        fs::write("/var/lib/cni/flannel/.cbr0@c@eth0", "{").unwrap();
+        // of a network whose name begins like this one's
+        let longer = ".cbr0.x@c@eth0";
+        fs::write(format!("/var/lib/cni/flannel/{longer}"), "{").unwrap();
         fs::write("/var/lib/cni/flannel/other", r#"{"name":"n2"}"#).unwrap();
         let gc = a.clone().valid(&[&a]).call("GC");
         assert!(gc.ok, "{gc:?}");
         assert_eq!(gc.stdout, "");
         assert_eq!(node.reserved(), kept);
         assert_eq!(node.veths().len(), 1);
-        assert_eq!(node.scratch(), ["a", "other"]);
+        assert_eq!(node.scratch(), [longer, "a", "other"]);
+        fs::remove_file(format!("/var/lib/cni/flannel/{longer}")).unwrap();
         assert!(a.pings(&format!("{net}.1")));
         b.del();
         b.add();

@@ -204,3 +204,27 @@ fn the_interface_of_another_pod_is_not_put_back() {
         b.del();
     });
 }
+
+/// TU-4: an old value that can no longer be set keeps no pod from going away,
+/// nor do the other values stay as they are.
+#[test]
+fn what_cannot_be_put_back() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pod = node.pod("a");
+        let call = tuning(&pod, &pod.add(), json!({ "txQLen": 555 }));
+        call.add();
+        let old = r#"{"mac":"01:00:00:00:00:00","mtu":70000000,"txQLen":77}"#;
+        std::fs::write(KEPT, old).unwrap();
+        std::fs::write("/run/cni/tuning/a_eth0.tmp", "{").unwrap();
+        let answer = call.call("DEL");
+        assert!(answer.ok, "{answer:?}");
+        assert!(answer.stderr.contains("mtu of eth0 cannot"), "{answer:?}");
+        assert_eq!(eth0(&pod).txqlen, 77);
+        assert_eq!(names("/run/cni/tuning"), [""; 0]);
+        let mut long = call;
+        long.id = "c".repeat(255);
+        assert_eq!(long.call("ADD").error().0, 5);
+        long.del();
+    });
+}
