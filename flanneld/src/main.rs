@@ -45,20 +45,25 @@ fn start(options: &Options) -> Result<()> {
     for note in &options.notes {
         note.log();
     }
-    // While it waits for another daemon's end, a signal ends it at once.
-    let mut lock =
-        InstanceLock::take(&options.subnet_file, options.wait_for_lock)?;
-    let stopped = stop::listen().context("SIGTERM and SIGINT")?;
+    // Before any other thread is started, and before the lock is waited for:
+    // a process with the number 1 would not end by a signal nobody listens to.
+    let mut stopped = stop::listen().context("SIGTERM and SIGINT")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the runtime")?;
+    let lock = runtime.block_on(take_lock(options, &mut stopped));
+    let Some(mut lock) = lock.transpose()? else {
+        // The thread that waits is not waited for.
+        runtime.shutdown_background();
+        return Ok(());
+    };
     let readiness = Readiness::not_ready("it has just started");
     let mut reporter = Reporter::new(
         &options.subnet_file,
         readiness.clone(),
         Recent::default(),
     );
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("starting the runtime")?;
     let living = live(options, readiness, &mut lock, &mut reporter, stopped);
     let result = runtime.block_on(living);
     // A name that is being resolved cannot be given up, and may take as long
@@ -68,6 +73,30 @@ fn start(options: &Options) -> Result<()> {
         reporter.say(Phase::Failed, &format!("{error:#}"));
     }
     result
+}
+
+/// The lock; nothing when a signal ends the wait for another daemon's end.
+async fn take_lock(
+    options: &Options,
+    stopped: &mut oneshot::Receiver<Signal>,
+) -> Option<Result<InstanceLock>> {
+    let subnet_file = options.subnet_file.clone();
+    let wait = options.wait_for_lock;
+    if !wait {
+        return Some(
+            InstanceLock::take(&subnet_file, wait).map_err(Into::into),
+        );
+    }
+    let take = move || InstanceLock::take(&subnet_file, wait);
+    tokio::select! {
+        taken = tokio::task::spawn_blocking(take) => {
+            Some(taken.context("waiting for the lock").and_then(|lock| Ok(lock?)))
+        }
+        Ok(_) = stopped => {
+            tracing::info!("stopping; another flanneld had the lock");
+            None
+        }
+    }
 }
 
 /// The daemon until a signal or an error ends it; the health server around it.

@@ -67,6 +67,14 @@ pub enum Disturbance {
     Direct,
 }
 
+/// Listening that has not begun yet: the system may refuse it for a while.
+#[derive(Debug)]
+pub struct Deaf {
+    interest: Interest,
+    /// That it was refused was said.
+    said: bool,
+}
+
 /// The thread's state.
 struct Watch {
     interest: Interest,
@@ -93,6 +101,41 @@ pub fn spawn(
         .name("monitor".to_owned())
         .spawn(move || watch.run(&sender))?;
     Ok(receiver)
+}
+
+// === impl Deaf ===
+
+impl Deaf {
+    /// Nobody has tried yet.
+    #[must_use]
+    pub const fn new(interest: Interest) -> Self {
+        Self { interest, said: false }
+    }
+
+    /// Begins to listen by `spawn`, which is [`spawn`]. A refusal is said
+    /// once, and its end.
+    pub fn listen<T>(
+        &mut self,
+        spawn: impl FnOnce(Interest) -> anyhow::Result<T>,
+    ) -> Option<T> {
+        match spawn(self.interest.clone()) {
+            Ok(listening) => {
+                if self.said {
+                    tracing::info!("the kernel is listened to");
+                }
+                Some(listening)
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.said, true) {
+                    tracing::warn!(
+                        "the kernel cannot be listened to, changes by others \
+                         are found once a minute until then: {error:#}"
+                    );
+                }
+                None
+            }
+        }
+    }
 }
 
 // === impl Watch ===

@@ -17,7 +17,7 @@ use overlay::{
     Caps, Change, Desired, Facts, IfName, Key, Mac, Node, Plan, Scope, vxlan,
 };
 
-use crate::facts::{self, InterfaceOptions, Uplink};
+use crate::facts::{self, FollowError, InterfaceOptions, Uplink};
 use crate::monitor::{Disturbance, Underlay};
 use crate::pace::Pace;
 use crate::pass::{self, Extent, Report};
@@ -345,6 +345,11 @@ impl Reconciler {
             self.retry.map_or(RETRY_FIRST, |p| (p * 2).min(RETRY_LONGEST));
         self.retry = Some(pause);
         self.pace.mark_later(now + pause);
+        // The end of patience is not slept through.
+        let end = self.missed.map(|since| since + PATIENCE);
+        if let Some(end) = end.filter(|end| *end > now) {
+            self.pace.mark_later(end);
+        }
     }
 
     /// Runs a pass over what is dirty.
@@ -397,7 +402,10 @@ impl Reconciler {
 
     async fn pass_over(&mut self, dirty: Dirty) -> anyhow::Result<Passed> {
         let lease = self.own.clone().context("this node has no lease")?;
-        let facts = self.facts().await?;
+        let missed = self.missed.is_some();
+        let (facts, lacks) = self.facts().await?;
+        // All the time it was away anything may have become of the rest.
+        let back = missed && lacks.is_none();
         let plan = self.plan(&lease, &facts)?;
         self.complain(&plan);
 
@@ -414,7 +422,7 @@ impl Reconciler {
             desired.closure(&keys)
         };
         let same_lease = self.planned_for == Some(lease.key);
-        let scope = if dirty.everything || !same_lease {
+        let scope = if dirty.everything || back || !same_lease {
             Scope::full(&desired, devices.iter().copied())
         } else {
             let mut keys = desired.closure(&dirty.disturbed);
@@ -498,6 +506,7 @@ impl Reconciler {
                 .into_iter()
                 .map(words)
                 .chain(trouble.map(|e| e.to_string()))
+                .chain(lacks)
                 .collect(),
             mended: if first {
                 Vec::new()
@@ -510,8 +519,10 @@ impl Reconciler {
         })
     }
 
-    /// Reads what the plan depends on besides leases.
-    async fn facts(&mut self) -> anyhow::Result<Facts> {
+    /// Reads what the plan depends on besides leases. With it, what is not
+    /// there of the interface's addresses: the plan is made as if it were, so
+    /// that the other family's peers are kept.
+    async fn facts(&mut self) -> anyhow::Result<(Facts, Option<String>)> {
         let peers: Vec<IpAddr> = if self.setup.vxlan.direct_routing {
             let leases = self.peers.values();
             leases.flat_map(|l| l.public.iter().map(|(_, ip)| *ip)).collect()
@@ -524,34 +535,43 @@ impl Reconciler {
         let missed = self.missed.map(|since| now - since);
         let patience = missed.is_none_or(|missed| missed < PATIENCE);
         let look = move |kernel: &mut Kernel| {
-            let (uplink, chosen) = look(kernel, uplink, &interface, patience)?;
+            let (uplink, chosen, lacks) =
+                look(kernel, uplink, &interface, patience)?;
             let socket = kernel.socket();
             let direct =
                 facts::direct(peers, |peer| facts::path_if_any(socket, peer))?;
             let caps = Caps { nexthop_objects: kernel.nexthop_objects() };
-            anyhow::Ok((Facts { uplink, macs, direct, caps }, chosen))
+            let facts = Facts { uplink, macs, direct, caps };
+            anyhow::Ok((facts, chosen, lacks))
         };
         let looked = self.kernel.run(look).await?;
         let Setup { ways, vxlan, underlay, .. } = &self.setup;
-        if looked.is_err() {
+        let whole = matches!(looked, Ok((_, _, None)));
+        if !whole {
             self.missed.get_or_insert(now);
             // Any interface or address may be the one that is waited for.
             ways.store(true, Ordering::Relaxed);
         }
-        let (facts, chosen) = looked
-            .with_context(|| format!("looking at the interface {name}"))?;
+        let at = || format!("looking at the interface {name}");
+        let (facts, chosen, lacks) = looked.with_context(at)?;
         underlay.set(chosen.index, chosen.name);
-        ways.store(vxlan.direct_routing, Ordering::Relaxed);
-        self.missed = None;
+        if whole {
+            ways.store(vxlan.direct_routing, Ordering::Relaxed);
+            self.missed = None;
+        }
         if (chosen.index, chosen.name, chosen.public)
             != (self.setup.uplink.index, name, self.setup.uplink.public)
         {
             let text = format!("the underlay is another one: {chosen}");
-            tracing::info!("{text}");
+            if chosen.index != self.setup.uplink.index && chosen.name != name {
+                tracing::warn!("{text}");
+            } else {
+                tracing::info!("{text}");
+            }
             self.setup.recent.add(SystemTime::now(), "underlay", &text);
         }
         self.setup.uplink = chosen;
-        Ok(facts)
+        Ok((facts, lacks.map(|why| format!("{}: {why}", at()))))
     }
 
     /// How many peers are without something that could not be changed.
@@ -657,26 +677,32 @@ fn kinds(changed: &[Change], besides: &[Repair]) -> BTreeMap<Kind, u64> {
     kinds
 }
 
-/// The chosen interface as it is now, for the plan; and the choice, which
-/// changes with the interfaces and addresses of the host.
+/// The chosen interface as it is now, for the plan; the choice, which changes
+/// with the interfaces and addresses of the host; and what it lacks, while
+/// the interface is there and nothing else in its place.
 fn look(
     kernel: &mut Kernel,
     chosen: Uplink,
     options: &InterfaceOptions,
     patience: bool,
-) -> anyhow::Result<(overlay::Uplink, Uplink)> {
+) -> anyhow::Result<(overlay::Uplink, Uplink, Option<FollowError>)> {
     if let Some((uplink, own)) = kernel.uplink(chosen.index)?
         && uplink.name == chosen.name
         && chosen.is_whole(&own)
     {
-        return Ok((uplink, chosen));
+        return Ok((uplink, chosen, None));
     }
     let socket = kernel.socket();
     let view = facts::read(socket)?;
     let lookup = |to| facts::path_to(socket, to);
-    let chosen = chosen.follow(&view, options, patience, lookup)?;
+    let (chosen, lacks) = match chosen.follow(&view, options, patience, lookup)
+    {
+        Ok(chosen) => (chosen, None),
+        Err(error) if error.has_interface() => (chosen, Some(error)),
+        Err(error) => return Err(error.into()),
+    };
     match kernel.uplink(chosen.index)? {
-        Some((uplink, _)) => Ok((uplink, chosen)),
+        Some((uplink, _)) => Ok((uplink, chosen, lacks)),
         None => Err(KernelError::NoDevice(chosen.name).into()),
     }
 }

@@ -19,7 +19,7 @@ use crate::files::{
     Found, InstanceLock, PeersFile, Saved, StateDir, SubnetFile, WriteError,
 };
 use crate::metrics::{Metrics, Standing};
-use crate::monitor::{self, Disturbance, Interest};
+use crate::monitor::{self, Deaf, Disturbance};
 use crate::notify::Watchdog;
 use crate::reconcile::{Passed, Reconciler};
 use crate::repairs::{Cause, Kind, Repair, Repairs};
@@ -54,7 +54,7 @@ pub(super) struct Loop<'a> {
     pub(super) status: watch::Receiver<StoreStatus>,
     /// What the kernel's notifications are listened to for, until that is
     /// done.
-    pub(super) interest: Option<Interest>,
+    pub(super) deaf: Option<Deaf>,
     pub(super) disturbances: mpsc::Receiver<Disturbance>,
     pub(super) hangup: Signal,
     pub(super) reporter: &'a mut Reporter,
@@ -182,8 +182,7 @@ impl Loop<'_> {
     /// Runs for ever.
     ///
     /// # Errors
-    /// When the store's task ended, which it does not by itself, or the
-    /// kernel refuses the socket for its notifications.
+    /// When the store's task ended, which it does not by itself.
     pub(super) async fn run(mut self) -> Result<()> {
         let mut slow = interval(SLOW_CHECK);
         slow.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -202,7 +201,7 @@ impl Loop<'_> {
                 () = alarm, if due.is_some() => {
                     let result = self.reconciler.pass().await;
                     self.passed(&result, std::mem::take(&mut asked));
-                    self.listen()?;
+                    self.listen();
                     // An address of this node may be another by now.
                     self.store.publisher.publish(self.reconciler.attrs()?);
                 }
@@ -237,13 +236,18 @@ impl Loop<'_> {
     /// Listens to the kernel once there was a pass. What the first one makes
     /// for thousands of peers would come back as so many notifications, at
     /// half the price of making it. Another look at everything finds what
-    /// others have changed until then.
-    fn listen(&mut self) -> Result<()> {
-        if let Some(interest) = self.interest.take() {
-            self.disturbances = monitor::spawn(interest)?;
-            self.reconciler.mark_everything(Instant::now());
+    /// others have changed until then. A kernel that refuses is asked again
+    /// after each further pass.
+    fn listen(&mut self) {
+        let Some(deaf) = &mut self.deaf else { return };
+        match deaf.listen(monitor::spawn) {
+            Some(disturbances) => {
+                self.disturbances = disturbances;
+                self.deaf = None;
+                self.reconciler.mark_everything(Instant::now());
+            }
+            None => self.reconciler.try_again(Instant::now()),
         }
-        Ok(())
     }
 
     /// The configuration in the store is another one.

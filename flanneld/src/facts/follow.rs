@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
-use ipam::PerFamily;
+use ipam::{Family, PerFamily};
 
 use super::{HostView, InterfaceOptions, PathTo, SelectError, Uplink, select};
 
@@ -18,6 +18,17 @@ pub struct FollowError {
     pub lost: Lost,
     /// Why nothing is in its place.
     pub why: Why,
+}
+
+// === impl FollowError ===
+
+impl FollowError {
+    /// Whether the interface is still there: what it carries for the other
+    /// family goes on.
+    #[must_use]
+    pub const fn has_interface(&self) -> bool {
+        !matches!(self.lost, Lost::Interface(_))
+    }
 }
 
 /// What the choice was made by and is not there any more.
@@ -42,8 +53,8 @@ pub enum Why {
     Select(#[from] SelectError),
     /// Another interface would be chosen.
     #[error(
-        "interface {0} is chosen unless the address is back soon, as with a \
-         renewed DHCP lease"
+        "interface {0} is chosen unless what was there is back soon, as with \
+         a renewed DHCP lease or a driver that is loaded anew"
     )]
     OtherInterface(String),
     /// Only addresses that are no replacement are left.
@@ -63,18 +74,36 @@ impl Uplink {
     }
 
     /// Whether the interface, which has the addresses `there`, has all that
-    /// are published as its own.
+    /// are published as its own, and none of these is only until there is one
+    /// that reaches beyond the link.
     #[must_use]
     pub fn is_whole(&self, there: &BTreeSet<IpAddr>) -> bool {
-        self.own().all(|ip| there.contains(&ip))
+        self.own().all(|ip| there.contains(&ip) && !is_link_local(ip))
+    }
+
+    /// With the addresses of `now`, the same interface, for link-local ones
+    /// that are published: of a start before the router has advertised itself.
+    fn beyond_the_link(&mut self, now: &Self) {
+        for family in Family::ALL {
+            let own = self.addrs.get(family).copied();
+            let new = now.addrs.get(family).copied();
+            if own == self.public.get(family).copied()
+                && own.is_some_and(is_link_local)
+                && let Some(new) = new.filter(|ip| !is_link_local(*ip))
+            {
+                self.addrs.set(family, Some(new));
+                self.public.set(family, now.public.get(family).copied());
+            }
+        }
     }
 
     /// The choice as it is by now. A device that was renamed stays the one,
     /// with whatever name, as long as it has its addresses: nothing changes
-    /// for the tunnel. Otherwise it is made anew. The time between two
+    /// for the tunnel, but that a link-local address gives way to one that
+    /// others reach. Otherwise it is made anew. The time between two
     /// addresses, when the interface has none or a link-local one, is waited
-    /// out, and `patience` with another interface, unless the old one is gone
-    /// or has lost the address to the other.
+    /// out, and `patience` with another interface, unless that has the
+    /// addresses now.
     ///
     /// # Errors
     /// [`FollowError`]
@@ -85,12 +114,20 @@ impl Uplink {
         patience: bool,
         lookup: impl FnOnce(IpAddr) -> Result<PathTo, E>,
     ) -> Result<Self, FollowError> {
+        let enabled: PerFamily<()> = self.addrs.map(|_, _| ());
         let device = view.link(self.index);
         let lost = if let Some(device) = device {
             let Some(lost) = self.own().find(|ip| !device.has(*ip)) else {
                 let name = overlay::IfName::new(&device.name);
                 let name = name.unwrap_or(self.name);
-                return Ok(Self { name, mtu: device.mtu, ..self.clone() });
+                let mut same = Self { name, mtu: device.mtu, ..self.clone() };
+                if self.own().any(is_link_local)
+                    && let Ok(now) = select(view, options, enabled, lookup)
+                    && now.index == self.index
+                {
+                    same.beyond_the_link(&now);
+                }
+                return Ok(same);
             };
             match view.owner(lost) {
                 Some(other) => Lost::Moved(lost, other.name.clone()),
@@ -100,12 +137,11 @@ impl Uplink {
             Lost::Interface(self.name.to_string())
         };
         let failed = |why| FollowError { lost: lost.clone(), why };
-        let enabled: PerFamily<()> = self.addrs.map(|_, _| ());
         let new = select(view, options, enabled, lookup)
             .map_err(|e| failed(e.into()))?;
         let other = new.index != self.index && new.name != self.name;
         let along = self.own().all(|ip| new.own().any(|now| now == ip));
-        if other && device.is_some() && !along && patience {
+        if other && !along && patience {
             return Err(failed(Why::OtherInterface(new.name.to_string())));
         }
         let had = self.addrs.iter().any(|(_, ip)| is_link_local(*ip));
@@ -230,7 +266,14 @@ mod tests {
     #[test]
     fn another_interface_is_taken_when_the_old_one_is_gone() {
         let new = Ok("3 eth1 10.9.0.1 fd09::1".to_owned());
-        assert_eq!(follow(&[eth1()]), new);
+        assert_eq!(follow_by(&chosen(), &[eth1()], false), new);
+        // a driver may be loaded anew
+        let error = follow(&[eth1()]).unwrap_err();
+        assert!(error.contains("interface eth1 is chosen unless"), "{error}");
+        let heir = Ok("3 eth1 10.0.0.1 fd00::1".to_owned());
+        assert_eq!(follow(&[link(3, "eth1", &OWN)]), heir);
+        let again = [eth1(), link(7, "eth0", &OWN)];
+        assert_eq!(follow(&again), Ok("7 eth0 10.0.0.1 fd00::1".to_owned()));
         let error = follow(&[link(4, "lan0", &OWN)]).unwrap_err();
         assert!(error.starts_with("interface eth0 is gone: no int"), "{error}");
         // while it lasts, pods that come and go make it no other error
@@ -263,6 +306,23 @@ mod tests {
         assert!(error.contains("interface eth1 is chosen unless"), "{error}");
         let new = Ok("3 eth1 10.9.0.1 fd09::1".to_owned());
         assert_eq!(follow_by(&chosen(), &none, false), new);
+    }
+
+    /// A start before the router has advertised itself.
+    #[test]
+    fn a_link_local_address_gives_way() {
+        let early = ["10.0.0.1", "fe80::1"];
+        let view = view(&[link(2, "eth0", &early)]);
+        let uplink =
+            select(&view, &options(), DUAL, |_| Err("nowhere")).unwrap();
+        assert!(!uplink.is_whole(&early.map(addr).into()));
+        let by = |links: &[Link]| follow_by(&uplink, links, true);
+        let same = Ok("2 eth0 10.0.0.1 fe80::1".to_owned());
+        assert_eq!(by(&[link(2, "eth0", &early), eth1()]), same);
+        // the other family's stays the one it is
+        let now = ["10.0.0.9", "10.0.0.1", "fe80::1", "fd00::1"];
+        let new = Ok("2 eth0 10.0.0.1 fd00::1".to_owned());
+        assert_eq!(by(&[link(2, "eth0", &now)]), new);
     }
 
     /// C-12, C-110: what the user has said is not followed elsewhere.

@@ -76,22 +76,36 @@ impl InstanceLock {
             });
         }
         let failed = |error| LockError::File { path: path.clone(), error };
-        let mut file = open(&path).map_err(failed)?;
-        match try_lock(&file) {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let held = LockError::Held {
-                    subnet_file: subnet_file.to_owned(),
-                    pid: holder(&mut file),
-                };
-                if !wait {
-                    return Err(held);
+        let mut waited = false;
+        let mut file = loop {
+            let mut file = open(&path).map_err(failed)?;
+            match try_lock(&file, || thread::sleep(BETWEEN_TRIES)) {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let held = LockError::Held {
+                        subnet_file: subnet_file.to_owned(),
+                        pid: holder(&mut file),
+                    };
+                    if !wait {
+                        return Err(held);
+                    }
+                    if !std::mem::replace(&mut waited, true) {
+                        tracing::info!(
+                            "waiting for the end of the other: {held}"
+                        );
+                    }
+                    file.lock().map_err(failed)?;
                 }
-                tracing::info!("waiting for the end of the other: {held}");
-                file.lock().map_err(failed)?;
-                tracing::info!("the other flanneld has ended");
+                Err(TryLockError::Error(error)) => return Err(failed(error)),
             }
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
+            // Somebody has removed it, and the other has the lock on one that
+            // it has made anew.
+            if is_at(&file, &path).unwrap_or(false) {
+                break file;
+            }
+        };
+        if waited {
+            tracing::info!("the other flanneld has ended");
         }
         note(&mut file, &path);
         let subnet_file = subnet_file.to_owned();
@@ -102,12 +116,7 @@ impl InstanceLock {
     /// who starts would meet the lock. When another daemon was faster with
     /// that, this one says so, and goes on.
     pub fn keep(&mut self) {
-        let is_there = || -> io::Result<bool> {
-            let (ours, there) =
-                (self.file.metadata()?, fs::symlink_metadata(&self.path)?);
-            Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
-        };
-        if is_there().unwrap_or(false) {
+        if is_at(&self.file, &self.path).unwrap_or(false) {
             self.said = false;
             return;
         }
@@ -147,10 +156,16 @@ impl InstanceLock {
     }
 }
 
-fn try_lock(file: &File) -> Result<(), TryLockError> {
+/// Whether `path` leads to `file`.
+fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+    let (ours, there) = (file.metadata()?, fs::symlink_metadata(path)?);
+    Ok((ours.dev(), ours.ino()) == (there.dev(), there.ino()))
+}
+
+fn try_lock(file: &File, mut pause: impl FnMut()) -> Result<(), TryLockError> {
     for _ in 1..TRIES {
         match file.try_lock() {
-            Err(TryLockError::WouldBlock) => thread::sleep(BETWEEN_TRIES),
+            Err(TryLockError::WouldBlock) => pause(),
             other => return other,
         }
     }
@@ -232,16 +247,23 @@ mod tests {
         let subnet_file = root.path().join("flannel/subnet.env");
         let first = InstanceLock::take(&subnet_file, false).unwrap();
         // what a child has between fork and exec
-        let copy = first.file.try_clone().unwrap();
+        let mut copy = Some(first.file.try_clone().unwrap());
         drop(first);
         let file = open(&lock_file(&subnet_file)).unwrap();
-        assert!(file.try_lock().is_err());
-        thread::scope(|scope| {
-            let started =
-                scope.spawn(|| InstanceLock::take(&subnet_file, false));
-            drop(copy);
-            started.join().unwrap().unwrap();
-        });
+        let mut pauses = 0;
+        let executed = || {
+            pauses += 1;
+            if pauses == 3 {
+                copy = None;
+            }
+        };
+        try_lock(&file, executed).unwrap();
+        assert_eq!(pauses, 3);
+        // not for ever
+        let other = open(&lock_file(&subnet_file)).unwrap();
+        let mut pauses = 0;
+        assert!(try_lock(&other, || pauses += 1).is_err());
+        assert_eq!(pauses, TRIES - 1);
     }
 
     #[test]
@@ -278,20 +300,33 @@ mod tests {
     fn whoever_waits_gets_it_in_the_end() {
         let root = tempfile::tempdir().unwrap();
         let subnet_file = root.path().join("a.env");
-        let first = InstanceLock::take(&subnet_file, false).unwrap();
-        let inode = fs::metadata(beside(&subnet_file)).unwrap().ino();
+        let path = beside(&subnet_file);
+        let mut first = InstanceLock::take(&subnet_file, false).unwrap();
+        let inode = || fs::metadata(&path).unwrap().ino();
+        let before = inode();
         let second = std::thread::spawn(move || {
             InstanceLock::take(&subnet_file, true).map(drop)
         });
-        // 7: -> FLOCK  ADVISORY  WRITE 123 fe:00:4711 0 EOF
-        let waits = |line: &str| {
-            line.contains(": -> FLOCK") && line.contains(&format!(":{inode} "))
+        let wait_for = |inode: u64| {
+            // 7: -> FLOCK  ADVISORY  WRITE 123 fe:00:4711 0 EOF
+            let waits = |line: &str| {
+                line.contains(": -> FLOCK")
+                    && line.contains(&format!(":{inode} "))
+            };
+            let limit = Instant::now() + Duration::from_secs(20);
+            while !fs::read_to_string("/proc/locks").unwrap().lines().any(waits)
+            {
+                assert!(Instant::now() < limit && !second.is_finished());
+                std::thread::yield_now();
+            }
         };
-        let limit = Instant::now() + Duration::from_secs(20);
-        while !fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {
-            assert!(Instant::now() < limit && !second.is_finished());
-            std::thread::yield_now();
-        }
+        wait_for(before);
+        // It waits on for the file that is made anew, not for the one that
+        // was removed, and is free then.
+        fs::remove_file(&path).unwrap();
+        first.keep();
+        assert_ne!(inode(), before);
+        wait_for(inode());
         drop(first);
         second.join().unwrap().unwrap();
     }

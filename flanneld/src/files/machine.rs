@@ -14,7 +14,9 @@ const MACHINE_ID: &str = "/etc/machine-id";
 const PRODUCT: &str = "/sys/class/dmi/id/product_uuid";
 
 /// What tells this machine from others, as far as it has that. Neither is
-/// another one after a restart.
+/// another one after a restart, but where `/etc` cannot be written and systemd
+/// makes up an id at each (machine-id(5)). That the product is the same proves
+/// nothing then: some boards all have one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -166,13 +166,17 @@ impl StateDir {
     /// used, or is another machine's, is named in a warning and otherwise
     /// ignored: everything in it can be had again.
     pub fn load(&mut self) -> Saved {
-        let ours = |found: Option<(Vec<u8>, Saved)>| match found {
+        let ours = |found: Option<(Vec<u8>, Saved)>| {
+            match found {
             Some((_, saved)) if saved.machine.differs(&self.machine) => {
-                Err("it is another machine's, as in a copied disk image: this \
-                     node gets a lease and Ethernet addresses of its own"
+                Err("it is another machine's, as in a copied disk image, or \
+                     this machine's id (/etc/machine-id, or the firmware's) has \
+                     changed: this node gets a lease and Ethernet addresses of \
+                     its own"
                     .to_owned())
             }
             found => Ok(found),
+        }
         };
         let saved = match read(&self.file).and_then(ours) {
             Ok(None) => Saved::default(),

@@ -39,6 +39,7 @@ const PASSED_ON: &[(&str, &[&str])] = &[
         "flanneld/src/reconcile.rs",
         &[
             "is flannel's by name but was",
+            "the underlay is another one",
             "was renamed",
             "is left out",
             "it names no backend",

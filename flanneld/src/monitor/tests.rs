@@ -64,6 +64,18 @@ fn heard(watch: &mut Watch) -> BTreeSet<String> {
     all
 }
 
+/// A process that may not open another socket for a while.
+#[test]
+fn listening_that_is_refused_is_tried_again() {
+    let mut deaf = Deaf::new(interest(false));
+    for said in [false, true] {
+        assert_eq!(deaf.said, said);
+        let refused = deaf.listen(|_| anyhow::bail!("too many open files"));
+        assert_eq!(refused, None::<u8>);
+    }
+    assert_eq!(deaf.listen(|interest| Ok(interest.own_port)), Some(u32::MAX));
+}
+
 #[test]
 fn each_object_of_ours_is_told_by_its_key() {
     on_a_host(|| {

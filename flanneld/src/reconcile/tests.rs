@@ -112,3 +112,18 @@ fn the_first_pass_is_due_at_once() {
         assert_eq!(node.due(), Some(later));
     }
 }
+
+/// What is waited for 30 s is not looked for after a minute.
+#[test]
+fn the_end_of_patience_is_not_slept_through() {
+    let mut node = reconciler();
+    let now = Instant::now();
+    node.missed = Some(now);
+    node.retry = Some(Duration::from_secs(16));
+    node.try_again(now + Duration::from_secs(15));
+    assert_eq!(node.due(), Some(now + PATIENCE));
+    node.pace = Pace::default();
+    let over = now + PATIENCE;
+    node.try_again(over);
+    assert_eq!(node.due(), Some(over + RETRY_LONGEST));
+}

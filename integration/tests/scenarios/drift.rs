@@ -510,6 +510,14 @@ fn a_second_daemon_ends_or_waits() -> Result<()> {
     let second = rig.node().daemon.as_ref().context("daemon")?;
     let line = second.wait_log("waiting for the end of the other", 0, SOON)?;
     ensure!(line.contains("(pid "), "{line}");
+    // It ends by a signal meanwhile, and in good order.
+    let waiting = rig.cluster.node_mut(0).daemon.as_mut().context("daemon")?;
+    waiting.signal(Signal::SIGTERM)?;
+    let status = waiting.child().wait(SOON)?;
+    ensure!(status.code() == Some(0), "{status}: {}", waiting.log());
+    rig.cluster.start_one(0, &["--iface=eth0", "--wait-for-lock"])?;
+    let third = rig.node().daemon.as_ref().context("daemon")?;
+    third.wait_log("waiting for the end of the other", 0, SOON)?;
     first.stop(Signal::SIGTERM)?;
     rig.cluster.node_mut(0).wait_ready()?;
     rig.pods_reach_each_other()

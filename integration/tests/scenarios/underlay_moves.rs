@@ -3,15 +3,18 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use integration::cluster::Cluster;
 use integration::demo::Stack;
 use integration::host::Host;
 use integration::pod::Pod;
 use integration::poll::poll_until;
 use integration::underlay::Wiring;
+use nix::sys::signal::Signal;
 
 const SOON: Duration = Duration::from_secs(20);
+/// What is gone has 30 s to come back.
+const PATIENCE: Duration = Duration::from_secs(50);
 
 /// Two nodes with a pod each, the first's interface chosen by `how`.
 struct Rig {
@@ -64,7 +67,7 @@ impl Rig {
 
     /// Waits until both of these are published, by this node alone.
     fn published(&self, v4: &str, v6: &str) -> Result<()> {
-        poll_until("the addresses to be published", SOON, || {
+        poll_until("the addresses to be published", PATIENCE, || {
             let leases = self.cluster.leases()?;
             let value = format!(r#""PublicIP":"{v4}","PublicIPv6":"{v6}""#);
             let fits = leases.iter().any(|(_, v)| v.contains(&value));
@@ -139,27 +142,29 @@ fn a_renamed_interface_stays_the_underlay() -> Result<()> {
     Ok(())
 }
 
-/// Chosen by the default route, or by an expression that fits both.
+/// Chosen by the default route, or by an expression that fits both: after a
+/// while where the addresses are others, at once where they are the same.
 #[test]
 fn an_interface_that_is_replaced_by_another_is_followed() -> Result<()> {
-    for how in [&[][..], &["--iface-regex=^(eth0|wan0)$"]] {
+    for (how, place) in [(&[][..], 9), (&["--iface-regex=^(eth0|wan0)$"], 1)] {
         let mut rig = Rig::new(how)?;
         rig.ip(&["link del eth0"])?;
         rig.cluster
             .node_mut(0)
             .wait_not_ready(&["interface eth0 is gone: no interface found"])?;
-        // Node 9's place, so that the addresses are others, and another name.
         let host = &rig.cluster.node(0).host;
-        rig.cluster.underlay.attach(host, 9)?;
+        rig.cluster.underlay.attach_as(host, 9, place)?;
+        let v6 = format!("fd77::{place}");
+        let v4 = format!("192.168.77.{place}");
         rig.ip(&[
             "link set eth0 down",
             "link set eth0 name wan0",
             "link set wan0 up",
-            "-6 addr replace fd77::9/64 dev wan0 nodad",
+            &format!("-6 addr replace {v6}/64 dev wan0 nodad"),
             "route replace default via 192.168.77.254",
             "-6 route replace default via fd77::fe",
         ])?;
-        rig.published("192.168.77.9", "fd77::9")?;
+        rig.published(&v4, &v6)?;
         rig.reach()?;
         for (_, under) in rig.tunnels()? {
             ensure!(under.contains("wan0"), "{under}");
@@ -224,4 +229,94 @@ fn another_address_leaves_the_tunnels_as_they_are() -> Result<()> {
         .collect();
     assert_eq!(after, wanted);
     Ok(())
+}
+
+/// Of two families one loses its address: the other's peers come and go as
+/// ever, and the node says what is missing.
+#[test]
+fn a_family_without_its_address_leaves_the_other() -> Result<()> {
+    let mut rig = Rig::new(&["--iface=eth0"])?;
+    rig.ip(&["-6 addr del fd77::1/64 dev eth0"])?;
+    let gone = ["the published address fd77::1 is no longer on this host"];
+    rig.cluster.node_mut(0).wait_not_ready(&gone)?;
+    // A peer that comes.
+    let new = rig.cluster.add_node()?;
+    rig.cluster.start_one(new, &["--iface=eth0"])?;
+    rig.cluster.node_mut(new).wait_ready()?;
+    rig.cluster.wait_joined()?;
+    let to = Pod::add(&rig.cluster.node(new).host, "c")?;
+    poll_until("the new peer's pod", SOON, || {
+        let v4 = &Stack::V4.addresses(&to)?.concat();
+        rig.pods[0].ping(rig.host(), v4)
+    })?;
+    // One that goes.
+    let (subnet, key) = {
+        let node = rig.cluster.node(new);
+        let subnets = node.subnets()?;
+        let subnet = subnets.first().cloned().unwrap_or_default();
+        let leases = rig.cluster.leases()?;
+        let base = subnet.replace('/', "-");
+        let key = leases.into_iter().find(|(key, _)| key.contains(&base));
+        (subnet, key.map(|(key, _)| key).unwrap_or_default())
+    };
+    let daemon = rig.cluster.node_mut(new).daemon.as_mut();
+    daemon.map_or(Ok(()), |daemon| daemon.stop(Signal::SIGTERM))?;
+    rig.cluster.node_mut(new).daemon = None;
+    rig.cluster.ctl(&["del", &key])?;
+    poll_until("the peer's route to be gone", SOON, || {
+        let routes = rig.host().ip(&format!("route show {subnet}"))?;
+        ensure!(routes.is_empty(), "{routes}\n{}", rig.cluster.node(0).log());
+        Ok(())
+    })?;
+    rig.cluster.node_mut(0).wait_not_ready(&gone)?;
+    rig.ip(&["-6 addr add fd77::1/64 dev eth0 nodad"])?;
+    rig.reach()
+}
+
+/// A driver that is loaded anew takes its interface away for a moment.
+#[test]
+fn an_interface_that_is_back_soon_stays_the_underlay() -> Result<()> {
+    let mut rig = Rig::new(&[])?;
+    rig.ip(&[
+        "link add eth1 type bridge",
+        "link set eth1 up",
+        "addr add 10.99.0.1/24 dev eth1",
+        "-6 addr add fd99::1/64 dev eth1 nodad",
+        "route add default via 10.99.0.254 dev eth1 metric 4000",
+        "-6 route add default via fd99::fe dev eth1 metric 4000",
+        "link del eth0",
+    ])?;
+    let waits = ["interface eth0 is gone: interface eth1 is chosen unless"];
+    rig.cluster.node_mut(0).wait_not_ready(&waits)?;
+    rig.cluster.underlay.attach_as(rig.host(), 9, 1)?;
+    rig.published("192.168.77.1", "fd77::1")?;
+    rig.reach()?;
+    for (_, under) in rig.tunnels()? {
+        ensure!(under.contains("eth0"), "{under}");
+    }
+    let log = rig.cluster.node(0).log();
+    ensure!(!log.contains("interface eth1 (MTU"), "{log}");
+    Ok(())
+}
+
+/// A start before the router has advertised itself.
+#[test]
+fn a_global_address_follows_a_link_local_one() -> Result<()> {
+    let mut rig = Rig::new(&["--iface=eth0"])?;
+    let node = rig.cluster.node_mut(0);
+    let daemon = node.daemon.as_mut().context("daemon")?;
+    daemon.stop(Signal::SIGTERM)?;
+    node.host.ip("-6 addr del fd77::1/64 dev eth0")?;
+    poll_until("a link-local address", SOON, || {
+        let all = node.host.ip("-6 -br addr show dev eth0 -tentative")?;
+        ensure!(all.contains("fe80::"), "{all}");
+        Ok(())
+    })?;
+    rig.cluster.start_one(0, &["--iface=eth0"])?;
+    rig.cluster.node_mut(0).wait_ready()?;
+    let leases = rig.cluster.leases()?;
+    ensure!(leases.iter().any(|(_, v)| v.contains("fe80::")), "{leases:?}");
+    rig.ip(&["-6 addr add fd77::1/64 dev eth0 nodad"])?;
+    rig.published("192.168.77.1", "fd77::1")?;
+    rig.reach()
 }
