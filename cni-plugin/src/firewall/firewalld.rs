@@ -3,29 +3,33 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipam::Subnet;
 use netlink::program::{self, ProgramError};
 
-use crate::protocol::{CniError, code, gather};
+use crate::protocol::{CniError, Deadline, code, gather};
 
 /// What it ends with when the answer to a question is no.
 const NO: i32 = 1;
 
 /// Whether it is there and running.
-pub(super) fn runs() -> bool {
-    tool().is_some_and(|tool| program::run(&tool, &["--state"], None).is_ok())
+pub(super) fn runs(until: &Deadline) -> bool {
+    tool().is_some_and(|tool| ask(&tool, &["--state"], until).is_ok())
 }
 
 /// Makes the addresses sources of the zone; those that are already are left.
 ///
 /// # Errors
 /// Code 999, such as for an address in another zone.
-pub(super) fn add(zone: &str, ips: &BTreeSet<IpAddr>) -> Result<(), CniError> {
+pub(super) fn add(
+    zone: &str,
+    ips: &BTreeSet<IpAddr>,
+    until: &Deadline,
+) -> Result<(), CniError> {
     for ip in ips {
-        if !is_source(zone, *ip)? {
-            run(zone, "--add-source", *ip).map_err(failed)?;
+        if !is_source(zone, *ip, until)? {
+            run(zone, "--add-source", *ip, until).map_err(failed)?;
         }
     }
     Ok(())
@@ -38,9 +42,10 @@ pub(super) fn add(zone: &str, ips: &BTreeSet<IpAddr>) -> Result<(), CniError> {
 pub(super) fn remove(
     zone: &str,
     ips: &BTreeSet<IpAddr>,
+    until: &Deadline,
 ) -> Result<(), CniError> {
-    gather(ips.iter().map(|ip| match is_source(zone, *ip)? {
-        true => run(zone, "--remove-source", *ip).map_err(failed),
+    gather(ips.iter().map(|ip| match is_source(zone, *ip, until)? {
+        true => run(zone, "--remove-source", *ip, until).map_err(failed),
         false => Ok(()),
     }))
 }
@@ -50,9 +55,10 @@ pub(super) fn remove(
 pub(super) fn check(
     zone: &str,
     ips: &BTreeSet<IpAddr>,
+    until: &Deadline,
 ) -> Result<(), CniError> {
     for ip in ips {
-        if !is_source(zone, *ip)? {
+        if !is_source(zone, *ip, until)? {
             return Err(CniError::new(
                 code::DIFFERS,
                 format!("{ip} is no source of firewalld's zone {zone}"),
@@ -64,8 +70,8 @@ pub(super) fn check(
 
 /// # Errors
 /// Code 50 when it does not run.
-pub(super) fn status() -> Result<(), CniError> {
-    match runs() {
+pub(super) fn status(until: &Deadline) -> Result<(), CniError> {
+    match runs(until) {
         true => Ok(()),
         false => Err(CniError::new(
             code::NOT_AVAILABLE,
@@ -75,8 +81,12 @@ pub(super) fn status() -> Result<(), CniError> {
     }
 }
 
-fn is_source(zone: &str, ip: IpAddr) -> Result<bool, CniError> {
-    match run(zone, "--query-source", ip) {
+fn is_source(
+    zone: &str,
+    ip: IpAddr,
+    until: &Deadline,
+) -> Result<bool, CniError> {
+    match run(zone, "--query-source", ip, until) {
         Ok(()) => Ok(true),
         Err(Failed::Program(ProgramError::Failed { status, .. }))
             if status.code() == Some(NO) =>
@@ -92,11 +102,25 @@ enum Failed {
     Program(ProgramError),
 }
 
-fn run(zone: &str, what: &str, ip: IpAddr) -> Result<(), Failed> {
+fn run(
+    zone: &str,
+    what: &str,
+    ip: IpAddr,
+    until: &Deadline,
+) -> Result<(), Failed> {
     let tool = tool().ok_or(Failed::Missing)?;
     let (zone, ip) = (format!("--zone={zone}"), Subnet::host(ip));
     let args = [&*zone, &*format!("{what}={ip}")];
-    program::run(&tool, &args, None).map(drop).map_err(Failed::Program)
+    ask(&tool, &args, until).map_err(Failed::Program)
+}
+
+/// Runs it for no longer than the verb has time.
+fn ask(
+    tool: &Path,
+    args: &[&str],
+    until: &Deadline,
+) -> Result<(), ProgramError> {
+    program::run_for(tool, args, None, until.left()).map(drop)
 }
 
 fn failed(e: Failed) -> CniError {

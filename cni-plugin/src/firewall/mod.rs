@@ -14,8 +14,10 @@ use std::net::IpAddr;
 use ipam::Family;
 use ipam::gojson::Object;
 
+use crate::bridge::UNDO;
 use crate::protocol::{
-    Call, CniError, Plugin, Version, code, gather, interface_name_problem, log,
+    Call, CniError, Deadline, Plugin, Version, code, gather,
+    interface_name_problem, log,
 };
 use crate::result::CniResult;
 use crate::xtables::Xtables;
@@ -74,13 +76,16 @@ impl Plugin for Firewall {
         call.deadline.enter("opening the firewall for the pod")?;
         let records = Records::of(&call.name);
         records.write(call, &ips)?;
-        let done = match conf.choose() {
+        let done = match conf.choose(&call.deadline) {
             Backend::Iptables => each_family(&ips, |tool, ips| {
                 iptables::set(tool, &conf, bridge.as_deref(), ips)
             }),
-            Backend::Firewalld => firewalld::add(&conf.zone, &ips),
+            Backend::Firewalld => {
+                firewalld::add(&conf.zone, &ips, &call.deadline)
+            }
         };
         if let Err(error) = done {
+            call.deadline.grant(UNDO);
             if let Err(e) = self.del(call) {
                 log(format_args!("firewall: undoing a failed ADD: {e}"));
             }
@@ -99,7 +104,7 @@ impl Plugin for Firewall {
         ips.extend(records.read(call));
         // another pod may have them by now
         ips.retain(|ip| !records.has_another(*ip, call));
-        remove(&conf, &ips)?;
+        remove(call, &conf, &ips)?;
         records.remove(call)
     }
 
@@ -108,11 +113,13 @@ impl Plugin for Firewall {
         let previous = call.required_previous()?;
         let ips = addresses(&previous);
         let bridge = conf.bridge(&previous)?;
-        match conf.choose() {
+        match conf.choose(&call.deadline) {
             Backend::Iptables => each_family(&ips, |tool, ips| {
                 iptables::check(tool, &conf, bridge.as_deref(), ips)
             }),
-            Backend::Firewalld => firewalld::check(&conf.zone, &ips),
+            Backend::Firewalld => {
+                firewalld::check(&conf.zone, &ips, &call.deadline)
+            }
         }
     }
 
@@ -123,15 +130,15 @@ impl Plugin for Firewall {
             .enter("closing the firewall behind pods that are gone")?;
         let stale = Records::of(&call.name).stale(&valid);
         gather(stale.into_iter().map(|stale| {
-            remove(&conf, &stale.ips)?;
+            remove(call, &conf, &stale.ips)?;
             stale.remove()
         }))
     }
 
     fn status(&self, call: &Call) -> Result<(), CniError> {
         let conf = Conf::read(&call.conf()?)?;
-        if conf.choose() == Backend::Firewalld {
-            return firewalld::status();
+        if conf.choose(&call.deadline) == Backend::Firewalld {
+            return firewalld::status(&call.deadline);
         }
         Xtables::required(Family::V4)?
             .save(iptables::TABLE)
@@ -165,7 +172,11 @@ fn each_family(
 }
 
 /// From wherever they may be.
-fn remove(conf: &Conf, ips: &BTreeSet<IpAddr>) -> Result<(), CniError> {
+fn remove(
+    call: &Call,
+    conf: &Conf,
+    ips: &BTreeSet<IpAddr>,
+) -> Result<(), CniError> {
     let mut results = Vec::new();
     for family in Family::ALL {
         let ips: Vec<IpAddr> = ips
@@ -180,8 +191,10 @@ fn remove(conf: &Conf, ips: &BTreeSet<IpAddr>) -> Result<(), CniError> {
         }
     }
     // what it was told went with it when it does not run
-    if conf.backend != Some(Backend::Iptables) && firewalld::runs() {
-        results.push(firewalld::remove(&conf.zone, ips));
+    if conf.backend != Some(Backend::Iptables)
+        && firewalld::runs(&call.deadline)
+    {
+        results.push(firewalld::remove(&conf.zone, ips, &call.deadline));
     }
     gather(results)
 }
@@ -235,8 +248,8 @@ impl Conf {
     }
 
     /// firewalld where it runs, as it does not look at iptables' rules.
-    fn choose(&self) -> Backend {
-        self.backend.unwrap_or_else(|| match firewalld::runs() {
+    fn choose(&self, until: &Deadline) -> Backend {
+        self.backend.unwrap_or_else(|| match firewalld::runs(until) {
             true => Backend::Firewalld,
             false => Backend::Iptables,
         })

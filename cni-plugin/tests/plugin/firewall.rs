@@ -326,3 +326,21 @@ fn what_a_killed_add_wrote() {
         assert_eq!(rules("iptables-save"), [SHARED, ADMIN]);
     });
 }
+
+/// P09: firewalld that does not answer.
+#[test]
+fn firewalld_that_hangs() {
+    on_a_node(|node| {
+        let hangs = "case $1 in --state) exit 0;; esac; exec sleep 60";
+        let folder = node.plugins(&[("firewall-cmd", hangs)]);
+        let path = format!("{}:/usr/sbin:/usr/bin:/bin", folder.display());
+        let pod = node.pod("cA").env("PATH", &path);
+        let call = firewall(&pod, &made_up("1.1.0", &pod.netns))
+            .with("timeoutSeconds", 1.into());
+        for verb in ["ADD", "CHECK", "DEL"] {
+            let (code, msg) = call.call(verb).error();
+            assert_eq!(code, 11, "{verb}: {msg}");
+            assert!(msg.contains("gave up after 1s"), "{verb}: {msg}");
+        }
+    });
+}
