@@ -318,6 +318,17 @@ impl OwnLease {
         }
     }
 
+    /// The key that is held, if it cannot have expired by `now`.
+    #[must_use]
+    pub fn unexpired(&self, now: Duration) -> Option<SubnetKey> {
+        match &self.state {
+            State::Confirm { hold } | State::Hold(hold) => {
+                hold.expires.is_none_or(|at| at > now).then_some(hold.key)
+            }
+            State::Acquire(_) | State::Doubt { .. } => None,
+        }
+    }
+
     /// Why the lease is not held, or could not be renewed.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {

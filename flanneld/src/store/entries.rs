@@ -118,6 +118,32 @@ impl Entries {
         self.occupied.values().copied().collect()
     }
 
+    /// Whether `list` tells of the time before the revision `heard`, from
+    /// which every change was taken in, what was not so. An answer of the own
+    /// key may be known that is newer than the list.
+    #[must_use]
+    pub fn contradicted(&self, list: &[Kv], heard: i64) -> bool {
+        list.iter().any(|kv| {
+            if kv.create_revision >= heard {
+                return false;
+            }
+            let Ok(key) = parse(&kv.key) else { return false };
+            let known = self.leases.get(&key);
+            let Some(known) = known.filter(|e| e.missing_until.is_none())
+            else {
+                return true;
+            };
+            if known.create_revision >= heard {
+                return false;
+            }
+            let both = kv.mod_revision < heard && known.mod_revision < heard;
+            known.create_revision != kv.create_revision
+                || (both
+                    && (known.mod_revision, known.lease_id)
+                        != (kv.mod_revision, kv.lease_id))
+        })
+    }
+
     /// Takes in a complete list. After a `reset` of the store what is missing
     /// in it is kept until `keep_until`, unless another lease is in its place.
     pub fn replace(

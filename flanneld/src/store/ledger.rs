@@ -170,6 +170,30 @@ impl Ledger {
         }
     }
 
+    /// Whether a complete list of `entries` is another store's, or an older
+    /// state's, than that of which every change before `heard` was taken in.
+    #[must_use]
+    pub fn contradicted(
+        &self,
+        now: Duration,
+        entries: &[Kv],
+        heard: i64,
+    ) -> bool {
+        // Were the own lease deleted by hand, it would be taken again under
+        // its key all the same.
+        let own = self.own.unexpired(now).filter(|key| {
+            let known = self.entries.get(key);
+            known.is_some_and(|entry| {
+                entry.missing_until.is_none() && entry.mod_revision < heard
+            })
+        });
+        let gone = own.is_some_and(|key| {
+            let name = key.to_string();
+            entries.iter().all(|kv| kv.key != name)
+        });
+        gone || self.entries.contradicted(entries, heard)
+    }
+
     /// Takes in a complete list, as of `revision`. After a `reset` of the
     /// store, what is missing was not deleted by anyone: it counts for the
     /// time that a lease lives.

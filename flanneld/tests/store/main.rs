@@ -9,6 +9,7 @@
 )]
 
 mod acquire;
+mod another;
 mod auth;
 mod certs;
 mod config;

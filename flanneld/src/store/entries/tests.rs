@@ -91,6 +91,38 @@ fn a_list_removes_what_is_not_in_it() {
     assert_eq!(keys(&entries), ["10.5.2.0-24"]);
 }
 
+/// All before revision 10 was heard of. What a list says of that time must fit,
+/// and only that.
+#[test]
+fn a_list_of_another_store_contradicts() {
+    let known = kv("10.5.1.0-24", "1.1.1.1", 5);
+    let mut entries = Entries::default();
+    entries.replace(vec![known.clone()], false, KEEP);
+    let contradicted = |kv: Kv| entries.contradicted(&[kv], 10);
+    assert!(!contradicted(known.clone()));
+    assert!(!entries.contradicted(&[], 10), "deleted since");
+    assert!(!contradicted(Kv {
+        mod_revision: 10,
+        lease_id: 8,
+        ..known.clone()
+    }));
+    assert!(!contradicted(kv("10.5.1.0-24", "1.1.1.1", 10)), "begun anew");
+    assert!(!contradicted(kv("10.5.2.0-24", "1.1.1.2", 10)), "new");
+    assert!(!contradicted(kv("x", "1.1.1.2", 3)), "no lease");
+    assert!(contradicted(kv("10.5.2.0-24", "1.1.1.2", 9)), "unknown");
+    assert!(contradicted(Kv { lease_id: 8, ..known.clone() }));
+    assert!(contradicted(Kv { mod_revision: 6, ..known.clone() }));
+    let older = Kv { create_revision: 4, mod_revision: 10, ..known.clone() };
+    assert!(contradicted(older), "of another origin");
+    // an answer that came after the list was read
+    let newer = Kv { mod_revision: 12, lease_id: 9, ..known.clone() };
+    entries.put(newer);
+    assert!(!entries.contradicted(std::slice::from_ref(&known), 10));
+    // what is missing in a store is not known of it
+    entries.replace(Vec::new(), true, KEEP);
+    assert!(entries.contradicted(&[known], 20));
+}
+
 #[test]
 fn a_store_that_went_back_removes_nothing_for_a_while() {
     let mut entries = Entries::default();

@@ -49,7 +49,11 @@ pub(super) enum Class {
     Token,
     /// The server has no authentication although we have a user (E-54).
     AuthDisabled,
-    /// A definite answer.
+    /// The store has not come to the revision that was asked for.
+    Ahead,
+    /// The store has forgotten the revision that was asked for.
+    Compacted,
+    /// Another definite answer.
     Refused,
 }
 
@@ -177,9 +181,10 @@ impl Error {
         match classify(error) {
             Class::Member => Self::Lost { endpoint, reason },
             Class::Token => Self::Login { endpoint, reason },
-            Class::AuthDisabled | Class::Refused => {
-                Self::Refused { endpoint, reason }
-            }
+            Class::AuthDisabled
+            | Class::Ahead
+            | Class::Compacted
+            | Class::Refused => Self::Refused { endpoint, reason },
         }
     }
 }
@@ -204,6 +209,10 @@ pub(super) fn classify(error: &etcd_client::Error) -> Class {
         return Class::Token;
     }
     match status.code() as i32 {
+        code::OUT_OF_RANGE if text.contains("future revision") => Class::Ahead,
+        code::OUT_OF_RANGE if text.contains("been compacted") => {
+            Class::Compacted
+        }
         code::UNAUTHENTICATED => Class::Token,
         code::INVALID_ARGUMENT
         | code::NOT_FOUND

@@ -15,7 +15,7 @@ use super::client::{Client, EtcdConfig, SetupError};
 use super::config::{self, Config};
 use super::exec::{execute, revoke};
 use super::random::Random;
-use super::watch::{Followed, follow};
+use super::watch::{Followed, follow, warn_another};
 use crate::clock::since_boot;
 use crate::own_lease::{Next, OwnLease, Params};
 use crate::store::{Ledger, Outcome, StatusSender, StoreEvent, StoreStatus};
@@ -239,8 +239,14 @@ impl Driver {
     fn heard(&mut self, message: Followed) {
         let now = since_boot();
         match message {
-            Followed::Listed { entries, revision, reset } => {
+            Followed::Listed { entries, revision, mut reset, heard } => {
                 self.status.followed(now);
+                if let Some(heard) = heard.filter(|_| !reset)
+                    && self.ledger.contradicted(now, &entries, heard)
+                {
+                    warn_another(heard - 1);
+                    reset = true;
+                }
                 self.ledger.listed(now, entries, revision, reset);
             }
             Followed::Changed(changes) => {

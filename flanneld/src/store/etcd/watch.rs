@@ -27,6 +27,10 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// connections are noticed much earlier, by pings.
 const SILENCE: Duration = Duration::from_secs(15 * 60);
 
+/// Said when changes may have been missed.
+const COMPACTED: &str = "etcd has compacted the history since the last \
+    change that was heard of: all leases are read again";
+
 /// What following yields.
 #[derive(Debug)]
 pub(super) enum Followed {
@@ -39,6 +43,9 @@ pub(super) enum Followed {
         /// The store is another one, or an older state of the same: what is
         /// missing in it was not deleted by anyone.
         reset: bool,
+        /// All changes before this revision had been heard of, if any had:
+        /// what the list says of that time must fit.
+        heard: Option<i64>,
     },
     /// Changes since, in order.
     Changed(Vec<Change>),
@@ -54,23 +61,46 @@ struct Gone;
 struct Follower {
     client: Client,
     out: mpsc::Sender<Followed>,
-    /// Where the watch goes on; `None` when a range read has to come first.
+    /// Where the watch goes on: everything before was heard of. `None` before
+    /// the first range read.
     resume: Option<i64>,
+    /// A range read has to come first all the same.
+    relist: bool,
     /// The newest state of the store that was seen.
     seen: StoreId,
-    /// The entry written last of those that were heard of: what tells a store
-    /// that was begun anew, and has come further since, from the same one.
-    witness: Option<Witness>,
+    /// The entries written last of those that were heard of, the newest at
+    /// the end: what tells a store that was begun anew, and has come further
+    /// since, from the same one.
+    witnesses: Vec<Witness>,
     reset: bool,
     troubled: bool,
     backoff: Duration,
 }
 
-/// An entry's full key and the revision of its last change.
+/// How many entries witness: the newest is another store's by its revision or
+/// its etcd lease, but for a reservation that a script has put again.
+const WITNESSES: usize = 3;
+
+/// An entry as it was at the revision that was heard of last.
 #[derive(Clone, Debug)]
 struct Witness {
+    /// The key after the prefix of leases.
     key: String,
-    revision: i64,
+    stamp: Stamp,
+}
+
+/// What two stores hardly have in common: mod revision, create revision and
+/// etcd lease.
+type Stamp = (i64, i64, i64);
+
+/// What a store says of a moment that has passed.
+enum Past {
+    /// The entry was like that then.
+    Was(StoreId, Option<Stamp>),
+    /// The store, or this state of it, has not come so far.
+    Ahead,
+    /// It does not know any more.
+    Compacted,
 }
 
 /// Why a stream ended.
@@ -87,8 +117,9 @@ pub(super) async fn follow(client: Client, out: mpsc::Sender<Followed>) {
         client,
         out,
         resume: None,
+        relist: false,
         seen: StoreId::default(),
-        witness: None,
+        witnesses: Vec::new(),
         reset: false,
         troubled: false,
         backoff: BACKOFF_MIN,
@@ -105,27 +136,33 @@ impl Follower {
             Ok(session) => session,
             Err(error) => return self.trouble(error.to_string()).await,
         };
-        if let Some(resume) = self.resume {
-            match state(&self.client, self.witness.as_ref()).await {
-                Ok((store, found)) => {
-                    self.saw(store, self.contradicts(resume, found));
-                }
-                Err(error) => return self.trouble(error.to_string()).await,
-            }
+        if let Some(resume) = self.resume
+            && !self.relist
+            && let Err(error) = self.compare(resume).await
+        {
+            return self.trouble(error.to_string()).await;
         }
-        let from = match self.resume {
+        let from = match self.resume.filter(|_| !self.relist) {
             Some(revision) => revision,
             None => match list(&self.client).await {
                 Ok((entries, store)) => {
-                    self.saw(store, false);
-                    self.witness = None;
-                    self.testify(&entries);
+                    self.saw(store);
+                    self.witnesses.clear();
+                    for kv in &entries {
+                        self.testify(kv);
+                    }
                     let next = store.revision + 1;
-                    self.resume = Some(next);
+                    let heard = self.resume.replace(next);
+                    self.relist = false;
                     let reset = std::mem::take(&mut self.reset);
                     let revision = store.revision;
-                    self.send(Followed::Listed { entries, revision, reset })
-                        .await?;
+                    self.send(Followed::Listed {
+                        entries,
+                        revision,
+                        reset,
+                        heard,
+                    })
+                    .await?;
                     next
                 }
                 Err(error) => return self.trouble(error.to_string()).await,
@@ -137,7 +174,7 @@ impl Follower {
                 self.trouble(reason).await
             }
             End::Relist => {
-                self.resume = None;
+                self.relist = true;
                 self.pause().await;
                 Ok(())
             }
@@ -170,11 +207,7 @@ impl Follower {
                 Err(_) => return Ok(end("the watch fell silent")),
             };
             if message.compact_revision() != 0 {
-                tracing::info!(
-                    "etcd has compacted the history up to revision {}: all \
-                     leases are read again",
-                    message.compact_revision()
-                );
+                tracing::info!("{COMPACTED}");
                 return Ok(End::Relist);
             }
             if message.canceled() {
@@ -199,54 +232,83 @@ impl Follower {
                 self.resume = Some(last + 1);
                 self.seen.revision = self.seen.revision.max(last);
                 self.backoff = BACKOFF_MIN;
-                self.testify(changes.iter().filter_map(|c| match c {
-                    Change::Put(kv) => Some(kv),
-                    Change::Deleted { .. } => None,
-                }));
+                for change in &changes {
+                    match change {
+                        Change::Put(kv) => self.testify(kv),
+                        Change::Deleted { key, .. } => {
+                            self.witnesses.retain(|w| w.key != *key);
+                        }
+                    }
+                }
                 self.send(Followed::Changed(changes)).await?;
             }
         }
     }
 
-    /// Notes the newest of `entries` if it is newer than the one noted.
-    fn testify<'a>(&mut self, entries: impl IntoIterator<Item = &'a Kv>) {
-        let newest = entries.into_iter().max_by_key(|kv| kv.mod_revision);
-        let before = self.witness.as_ref().map_or(0, |w| w.revision);
-        if let Some(kv) = newest
-            && kv.mod_revision > before
-        {
-            let key = self.client.keys().subnets() + &kv.key;
-            self.witness = Some(Witness { key, revision: kv.mod_revision });
+    /// Notes `kv` if it is among the newest.
+    fn testify(&mut self, kv: &Kv) {
+        self.witnesses.retain(|w| w.key != kv.key);
+        let revision = kv.mod_revision;
+        let at = self.witnesses.partition_point(|w| w.stamp.0 < revision);
+        if at == 0 && self.witnesses.len() == WITNESSES {
+            return;
+        }
+        let witness = Witness { key: kv.key.clone(), stamp: kv.stamp() };
+        self.witnesses.insert(at, witness);
+        if self.witnesses.len() > WITNESSES {
+            self.witnesses.remove(0);
         }
     }
 
-    /// Whether the witness was `found` with a revision that it did not have
-    /// when all events before `resume` had been heard. A store begun anew in
-    /// which it was written later than that is not told by this: that takes
-    /// one which was hardly used before.
-    fn contradicts(&self, resume: i64, found: Option<i64>) -> bool {
-        let noted = self.witness.as_ref().map(|w| w.revision);
-        found.is_some_and(|now| now < resume && Some(now) != noted)
+    /// Whether this is the store whose changes before `resume` were heard of:
+    /// it must remember the witnesses as they were then, whatever happened to
+    /// them since. All is listed again if not, or if nobody can say.
+    async fn compare(&mut self, resume: i64) -> Result<(), Error> {
+        // without leases a list is short; with some, rare
+        self.relist = self.witnesses.is_empty();
+        let prefix = self.client.keys().subnets();
+        for Witness { key, stamp } in self.witnesses.clone().iter().rev() {
+            let key = format!("{prefix}{key}");
+            match past(&self.client, &key, resume - 1).await? {
+                Past::Was(store, was) => {
+                    self.saw(store);
+                    if was != Some(*stamp) {
+                        self.another();
+                    }
+                }
+                Past::Ahead => self.another(),
+                Past::Compacted => {
+                    tracing::info!("{COMPACTED}");
+                    self.relist = true;
+                }
+            }
+            if self.relist {
+                break;
+            }
+        }
+        Ok(())
     }
 
-    /// Notes the state of the store that an answer comes from. One that has
-    /// gone back, or has `another` history, lacks events that were seen, and
-    /// would keep silent about what is there instead.
-    fn saw(&mut self, store: StoreId, another: bool) {
-        if another || store.regressed(self.seen) {
-            tracing::warn!(
-                "etcd is another store than before, or an older state of it \
-                 (revision {}, was {}): leases that are missing in it are \
-                 kept until they would have expired",
-                store.revision,
-                self.seen.revision
-            );
-            self.resume = None;
-            self.reset = true;
-            self.seen = store;
-        } else if store.revision >= self.seen.revision {
+    /// Notes the state of the store that an answer comes from.
+    fn saw(&mut self, store: StoreId) {
+        if store.regressed(self.seen) {
+            self.another();
+        }
+        if store.revision >= self.seen.revision {
             self.seen = store;
         }
+    }
+
+    /// The store has gone back, or has another history: it lacks events that
+    /// were seen, and would keep silent about what is there instead.
+    fn another(&mut self) {
+        if !self.reset {
+            let heard = self.resume.map_or(self.seen.revision, |r| r - 1);
+            warn_another(heard);
+        }
+        self.relist = true;
+        self.reset = true;
+        self.seen = StoreId::default();
     }
 
     async fn trouble(&mut self, reason: String) -> Result<(), Gone> {
@@ -325,25 +387,46 @@ pub(super) async fn list(client: &Client) -> Result<(Vec<Kv>, StoreId), Error> {
     Ok((entries, store))
 }
 
-/// The state of the store now, and the revision that the entry `of` was last
-/// changed at, if it is there; from a linearizable read.
-async fn state(
+/// What the entry at `key` was at `revision`; from a linearizable read.
+async fn past(
     client: &Client,
-    of: Option<&Witness>,
-) -> Result<(StoreId, Option<i64>), Error> {
-    let key = of.map_or_else(|| client.keys().config(), |w| &w.key).to_owned();
-    let answer = client
-        .call(CALL_LIMIT, Again::Always, |etcd| {
-            let key = key.clone();
-            async move {
-                let options = GetOptions::new().with_keys_only();
-                kv(&etcd).get(key, Some(options)).await
+    key: &str,
+    revision: i64,
+) -> Result<Past, Error> {
+    client
+        .call(CALL_LIMIT, Again::Always, |etcd| async move {
+            let options =
+                GetOptions::new().with_keys_only().with_revision(revision);
+            match kv(&etcd).get(key, Some(options)).await {
+                Ok(answer) => {
+                    let store =
+                        answer.header().map(StoreId::of).unwrap_or_default();
+                    let was = answer.kvs().first().map(|kv| {
+                        (kv.mod_revision(), kv.create_revision(), kv.lease())
+                    });
+                    Ok(Past::Was(store, was))
+                }
+                Err(error) => match classify(&error) {
+                    Class::Ahead => Ok(Past::Ahead),
+                    Class::Compacted => Ok(Past::Compacted),
+                    Class::Member
+                    | Class::Token
+                    | Class::AuthDisabled
+                    | Class::Refused => Err(error),
+                },
             }
         })
-        .await?;
-    let store = answer.header().map(StoreId::of).unwrap_or_default();
-    let found = answer.kvs().first().map(KeyValue::mod_revision);
-    Ok((store, found.filter(|_| of.is_some())))
+        .await
+}
+
+/// Says that the store, of which everything up to `revision` was seen, is not
+/// the same any more.
+pub(super) fn warn_another(revision: i64) {
+    tracing::warn!(
+        "etcd is another store than before, or an older state of it (it does \
+         not have what was seen up to revision {revision}): leases that are \
+         missing in it are kept until they would have expired"
+    );
 }
 
 fn change(event: &etcd_client::Event, prefix: &str) -> Option<Change> {
@@ -371,6 +454,10 @@ impl Kv {
         let (key, value) = kv.into_key_value();
         let key = name(key, prefix);
         Self { key, value, create_revision, mod_revision, lease_id }
+    }
+
+    const fn stamp(&self) -> Stamp {
+        (self.mod_revision, self.create_revision, self.lease_id)
     }
 }
 
