@@ -148,6 +148,21 @@ pub(crate) fn links_of(
         .collect())
 }
 
+/// Whether another interface of the owner's container in the owner's network
+/// has its link: what both share must stay then.
+///
+/// # Errors
+/// What the kernel answered.
+pub(crate) fn has_sibling(
+    socket: &mut Socket,
+    owner: Owner<'_>,
+) -> Result<bool, Error> {
+    let (own, container) =
+        (owner.alias(), Owner { ifname: "", ..owner }.alias());
+    let links = links_of(socket, owner.network)?;
+    Ok(links.iter().any(|(a, _)| *a != own && a.starts_with(&container)))
+}
+
 /// Whether a link's alias says that this program made it.
 pub(crate) fn is_alias(alias: &str) -> bool {
     alias.strip_prefix(MARK).is_some_and(|rest| rest.starts_with(':'))

@@ -1,10 +1,11 @@
 //! In iptables, in upstream's form (BR-49..BR-51).
 
 use ipam::{Family, Subnet};
+use netlink::Socket;
 
 use crate::cidr::Cidr;
 use crate::hashed;
-use crate::owner::Owner;
+use crate::owner::{self, Owner};
 use crate::protocol::{CniError, ValidAttachments, code};
 use crate::xtables::{Saved, Xtables, comment, value_of, words};
 
@@ -37,6 +38,11 @@ pub(super) fn check(
 pub(super) fn remove(tool: &Xtables, owner: Owner<'_>) -> Result<(), CniError> {
     let chain = chain(owner);
     if !tool.may_hold(TABLE, &chain) {
+        return Ok(());
+    }
+    // upstream's chain is the container's: the last interface takes it along
+    let mut socket = Socket::open().map_err(CniError::from)?;
+    if owner::has_sibling(&mut socket, owner).map_err(CniError::from)? {
         return Ok(());
     }
     tool.edit(TABLE, |saved| Ok(saved.removal(&chain)))

@@ -355,3 +355,21 @@ fn rules_of_another_days_configuration() {
         }
     });
 }
+
+/// Upstream's chain is the container's: one interface goes, the other still
+/// needs it.
+#[test]
+fn masquerading_for_the_other_interface() {
+    on_a_node(|node| {
+        let members = json!({ "ipMasq": true, "ipMasqBackend": "iptables" });
+        let one = bridge(node, "a", members);
+        let mut two = one.clone();
+        two.ifname = "eth1".into();
+        let result = one.add();
+        two.add();
+        two.del();
+        assert!(one.after(&result).call("CHECK").ok);
+        one.del();
+        assert_no_rules();
+    });
+}
