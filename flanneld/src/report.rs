@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use ipam::daemon_state::Phase;
 
-use crate::clock::since_boot;
 use crate::files::StateFile;
 use crate::health::Readiness;
 use crate::notify;
@@ -40,10 +39,9 @@ impl Reporter {
     }
 
     /// Until when the node has its subnet, on the clock of
-    /// [`since_boot`]; written with what is said next.
+    /// [`since_boot`](crate::clock::since_boot); written with what is said next.
     pub fn lease_ends(&mut self, ends: Option<Duration>) {
-        let left = ends.map(|at| at.saturating_sub(since_boot()));
-        self.file.set_lease_end(left.map(|left| SystemTime::now() + left));
+        self.file.set_lease_end(ends);
     }
 
     /// The daemon is in `phase`, for `reason`; what was said already is not

@@ -3,7 +3,9 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// What flanneld is doing, written beside subnet.env on each change of phase.
@@ -28,11 +30,21 @@ pub struct DaemonState {
     pub boot_id: String,
     /// The subnet.env that this daemon writes.
     pub subnet_file: String,
-    /// Until when the node has its subnet unless the lease is renewed, by
-    /// the wall clock in seconds since 1970. Absent when it has none, or one
-    /// that does not end.
+    /// Until when the node has its subnet unless the lease is renewed, in
+    /// seconds on the clock of [`uptime`] at this `boot_id`: whatever the wall
+    /// clock is set to. Absent when it has none, or one that does not end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lease_ends: Option<u64>,
+    pub lease_ends_uptime: Option<u64>,
+}
+
+/// Time since the machine started, suspended time included
+/// (`CLOCK_BOOTTIME`). Never jumps.
+#[must_use]
+pub fn uptime() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME)
+        .map(Duration::from)
+        // a clock that every kernel of this century has
+        .unwrap_or_default()
 }
 
 /// How far flanneld is.
@@ -87,7 +99,7 @@ impl DaemonState {
             since,
             boot_id: boot_id.into(),
             subnet_file: subnet_file.into(),
-            lease_ends: None,
+            lease_ends_uptime: None,
         }
     }
 

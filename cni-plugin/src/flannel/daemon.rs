@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use ipam::daemon_state::{DaemonState, Phase};
+use ipam::daemon_state::{DaemonState, Phase, uptime};
 
 use crate::protocol::{CniError, code};
 
@@ -19,7 +18,7 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// "Try again later", with flanneld's own words.
 pub(super) fn check_lease(subnet_file: &Path) -> Result<(), CniError> {
     match State::read(subnet_file) {
-        Some(state) => state.refuse_lost(subnet_file, now()),
+        Some(state) => state.refuse_lost(subnet_file, uptime().as_secs()),
         None => Ok(()),
     }
 }
@@ -32,7 +31,7 @@ pub(super) fn check_lease(subnet_file: &Path) -> Result<(), CniError> {
 pub(super) fn check_serving(subnet_file: &Path) -> Result<(), CniError> {
     let Some(state) = State::read(subnet_file) else { return Ok(()) };
     let limited = |e| CniError { code: code::LIMITED, ..e };
-    state.refuse_lost(subnet_file, now()).map_err(limited)?;
+    state.refuse_lost(subnet_file, uptime().as_secs()).map_err(limited)?;
     match state.is_of(subnet_file) && state.said.phase == Phase::Failed {
         false => Ok(()),
         true => Err(CniError::new(
@@ -66,12 +65,12 @@ impl State {
             && Path::new(&self.said.subnet_file) == file
     }
 
-    /// `now` in seconds since 1970.
+    /// `now` in seconds since the machine started.
     fn refuse_lost(&self, file: &Path, now: u64) -> Result<(), CniError> {
         if !self.is_of(file) {
             return Ok(());
         }
-        let expired = self.said.lease_ends.is_some_and(|end| end <= now);
+        let expired = self.said.lease_ends_uptime.is_some_and(|end| end <= now);
         let why = match (self.said.phase, expired) {
             (Phase::LeaseLost, _) => "",
             (_, true) => " Its lease was not renewed in time.",
@@ -85,12 +84,6 @@ impl State {
             ),
         ))
     }
-}
-
-/// The wall clock, in seconds since 1970.
-fn now() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |now| now.as_secs())
 }
 
 /// A sentence for the end of a message, with a space in front; empty when
@@ -164,9 +157,9 @@ mod tests {
         for phase in [Phase::Ready, Phase::WaitingForStore, Phase::Stopping] {
             let mut one = state(phase);
             assert!(refuse_lost(one.clone(), "b", file).is_ok());
-            one.lease_ends = Some(101);
+            one.lease_ends_uptime = Some(101);
             assert!(refuse_lost(one.clone(), "b", file).is_ok());
-            one.lease_ends = Some(100);
+            one.lease_ends_uptime = Some(100);
             let error = refuse_lost(one, "b", file).unwrap_err();
             assert_eq!(error.code, code::TRY_AGAIN);
             assert!(error.to_string().contains("not renewed"), "{error}");

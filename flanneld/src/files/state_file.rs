@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipam::daemon_state::{DaemonState, Phase};
 
@@ -10,9 +10,6 @@ use super::atomic;
 
 /// Where the kernel tells one start of the machine from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-
-/// How far two readings of the same end may be apart, in seconds.
-const CLOCK_NOISE: u64 = 2;
 
 /// The state file beside one subnet file.
 #[derive(Debug)]
@@ -50,7 +47,7 @@ impl StateFile {
             complained: false,
         };
         // until the store says otherwise, what the last run knew
-        out.lease_ends = out.read().and_then(|state| state.lease_ends);
+        out.lease_ends = out.read().and_then(|state| state.lease_ends_uptime);
         out
     }
 
@@ -82,19 +79,10 @@ impl StateFile {
     }
 
     /// Until when the node has its subnet; see
-    /// [`DaemonState::lease_ends`]. Written with what is [set](Self::set)
+    /// [`DaemonState::lease_ends_uptime`]. Written with what is [set](Self::set)
     /// next.
-    pub fn set_lease_end(&mut self, at: Option<SystemTime>) {
-        let seconds = at.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-        let seconds = seconds.map(|d| d.as_secs());
-        // worked out anew each time, from a clock that ticks differently
-        let same = match (self.lease_ends, seconds) {
-            (Some(old), Some(new)) => old.abs_diff(new) <= CLOCK_NOISE,
-            (old, new) => old == new,
-        };
-        if !same {
-            self.lease_ends = seconds;
-        }
+    pub fn set_lease_end(&mut self, at: Option<Duration>) {
+        self.lease_ends = at.map(|at| at.as_secs());
     }
 
     /// Says that the daemon is in `phase`, for `reason` (see
@@ -107,7 +95,7 @@ impl StateFile {
                 if self.written
                     && last.phase == phase
                     && last.reason == reason
-                    && last.lease_ends == self.lease_ends =>
+                    && last.lease_ends_uptime == self.lease_ends =>
             {
                 return;
             }
@@ -121,7 +109,7 @@ impl StateFile {
             self.boot_id.as_str(),
             self.subnet_file.as_str(),
         );
-        state.lease_ends = self.lease_ends;
+        state.lease_ends_uptime = self.lease_ends;
         let Ok(text) = state.render() else { return };
         self.last = Some(state);
         let result = atomic::write(&self.path, text.as_bytes(), 0o644);
@@ -142,8 +130,6 @@ impl StateFile {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn at(seconds: u64) -> SystemTime {
@@ -163,20 +149,19 @@ mod tests {
         let path = root.path().join("state.json");
         let mut file = StateFile::new(&subnet_file);
         file.set(Phase::Ready, "", at(10));
-        assert_eq!(read(&path).lease_ends, None);
-        file.set_lease_end(Some(at(1000)));
+        assert_eq!(read(&path).lease_ends_uptime, None);
+        file.set_lease_end(Some(Duration::from_secs(1000)));
         file.set(Phase::Ready, "", at(11));
-        assert_eq!(read(&path).lease_ends, Some(1000));
-        // the same end, by a clock that is read anew
-        file.set_lease_end(Some(at(1001)));
-        file.set(Phase::Ready, "", at(12));
-        assert_eq!(read(&path).lease_ends, Some(1000));
+        assert_eq!(read(&path).lease_ends_uptime, Some(1000));
+        // whatever the wall clock is set to
+        file.set(Phase::Degraded, "", at(1_000_000));
+        assert_eq!(read(&path).lease_ends_uptime, Some(1000));
         let mut next = StateFile::new(&subnet_file);
         next.set(Phase::Starting, "", at(20));
-        assert_eq!(read(&path).lease_ends, Some(1000));
+        assert_eq!(read(&path).lease_ends_uptime, Some(1000));
         next.set_lease_end(None);
         next.set(Phase::LeaseLost, "", at(21));
-        assert_eq!(read(&path).lease_ends, None);
+        assert_eq!(read(&path).lease_ends_uptime, None);
     }
 
     #[test]

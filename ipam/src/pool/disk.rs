@@ -20,8 +20,6 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::time::{ClockId, clock_gettime};
-
 use super::lock;
 
 const TEMP: &str = "temp";
@@ -378,10 +376,7 @@ impl Disk for Folder {
     }
 
     fn uptime(&self) -> Duration {
-        // a kernel without this clock counts as just started
-        clock_gettime(ClockId::CLOCK_BOOTTIME)
-            .map(Duration::from)
-            .unwrap_or_default()
+        crate::daemon_state::uptime()
     }
 
     fn written(&self, name: &str) -> Result<Option<SystemTime>, DiskError> {
