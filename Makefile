@@ -37,10 +37,12 @@ demo: build
 
 test: build unit scenarios fuzz-smoke
 
-# Tiers 1 and 2, and the store against a real etcd (design.md §6).
+# Tiers 1 and 2, the store against a real etcd, plugins beside the Go ones
+# (design.md §6).
 unit:
 	@$(SETUP) build
 	@$(SETUP) run
+	@$(SETUP) peers
 	cargo test --locked
 
 # Tier 3: nodes and pods as namespaces; the demo is one of them. Tier 4:
