@@ -15,6 +15,7 @@ mod bandwidth;
 mod bridge;
 mod cidr;
 mod exec;
+mod files;
 mod firewall;
 mod flannel;
 #[doc(hidden)]

@@ -4,11 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use crate::protocol::{Call, CniError, ValidAttachments, code};
+use crate::files::{failed, remove};
+use crate::protocol::{Call, CniError, ValidAttachments};
 
 /// A folder for each network.
 const ROOT: &str = "/run/flannel/firewall";
@@ -138,24 +138,4 @@ fn files() -> Vec<PathBuf> {
 fn read(path: &Path) -> BTreeSet<IpAddr> {
     let text = fs::read_to_string(path).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()
-}
-
-fn remove(path: &Path) -> Result<(), CniError> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(()),
-        // a name that is too long for a file has none
-        Err(e)
-            if matches!(
-                e.kind(),
-                ErrorKind::NotFound | ErrorKind::InvalidFilename
-            ) =>
-        {
-            Ok(())
-        }
-        Err(e) => Err(failed("remove", path, &e)),
-    }
-}
-
-fn failed(doing: &str, path: &Path, e: &io::Error) -> CniError {
-    CniError::new(code::IO, format!("cannot {doing} {}: {e}", path.display()))
 }

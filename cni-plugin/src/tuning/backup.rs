@@ -2,7 +2,7 @@
 //! members of our own that say whose it is.
 
 use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -10,8 +10,9 @@ use ipam::gojson::Object;
 use serde_json::{Map, Value};
 
 use super::conf::Attributes;
+use crate::files::{failed, remove};
 use crate::mac;
-use crate::protocol::{Call, CniError, ValidAttachments, code, gather};
+use crate::protocol::{Call, CniError, ValidAttachments, gather};
 
 /// The files.
 #[derive(Clone, Debug)]
@@ -146,25 +147,4 @@ fn read(path: &Path) -> Option<Backup> {
         txqlen: from.integer("txQLen").ok()?,
     };
     Some(Backup { attributes, owner })
-}
-
-fn remove(path: &Path) -> Result<(), CniError> {
-    match fs::remove_file(path) {
-        Ok(()) => Ok(()),
-        // a name that is too long for a file has none
-        Err(e)
-            if matches!(
-                e.kind(),
-                ErrorKind::NotFound | ErrorKind::InvalidFilename
-            ) =>
-        {
-            Ok(())
-        }
-        Err(e) => Err(failed("remove", path, &e)),
-    }
-}
-
-fn failed(doing: &str, path: &Path, e: &io::Error) -> CniError {
-    let msg = format!("cannot {doing} {}: {e}", path.display());
-    CniError::new(code::IO, msg)
 }
