@@ -114,6 +114,36 @@ fn the_watchdog_is_fed() -> Result<()> {
     fed()
 }
 
+/// A systemd whose queue is full (its disk hangs, it is stopped) holds
+/// nothing up, and hears the state when it reads again.
+#[test]
+fn a_systemd_that_does_not_listen_stops_nothing() -> Result<()> {
+    let mut cluster =
+        Cluster::empty(Wiring::OneSegment, 1, Security::default())?;
+    let systemd = Systemd::new()?;
+    let env = [
+        ("NOTIFY_SOCKET", systemd.path.as_str()),
+        // A beat each millisecond fills any queue before it is ready.
+        ("WATCHDOG_USEC", "2000"),
+    ];
+    let node = cluster.node_mut(0);
+    let flags = ["--iface=eth0", ENDPOINT];
+    node.daemon = Some(Daemon::start(&node.host, &flags, &env)?);
+    poll_until("the queue to be full", SOON, || {
+        let log = cluster.node(0).log();
+        ensure!(log.contains("systemd cannot be told"), "{log}");
+        Ok(())
+    })?;
+    cluster.configure(&Stack::V4.net_conf())?;
+    cluster.node_mut(0).wait_ready()?;
+    let mut heard = Vec::new();
+    poll_until("READY=1", SOON, || {
+        heard.extend(systemd.heard());
+        ensure!(heard.concat().contains("READY=1"), "{heard:?}");
+        Ok(())
+    })
+}
+
 /// A whole life: no store, no configuration, ready, asked to end.
 #[test]
 fn a_life_is_told_to_the_cni_plugin_and_to_systemd() -> Result<()> {
