@@ -79,7 +79,7 @@ pub fn serve(verb: &str, text: &str) -> Served {
         path: "/nowhere".to_owned(),
         ..Env::default()
     };
-    let answer = answer(&reader, env, || Ok(text.to_owned()));
+    let answer = answer(&reader, env, |_| Ok(text.to_owned()));
     let Reader { derived, name } = reader;
     Served {
         stdout: answer.stdout,

@@ -10,27 +10,25 @@ use std::time::{Duration, Instant};
 
 use ipam::Family;
 use netlink::nft::{NftSocket, TableId};
-use netlink::program::{self, LOCK_WAIT};
+use netlink::program::{self, LOCK_WAIT, ProgramError};
 
-use crate::protocol::{CniError, code};
+use crate::protocol::{CniError, Deadline, code};
 
 /// Others may change the same table between looking at it and changing it.
 const ATTEMPTS: u32 = 5;
-/// How long one of the programs may take, waiting for others' lock included:
-/// half of what a verb has.
-const LIMIT: Duration = Duration::from_secs(10);
-
 /// Held from looking at a table to changing it: pods that come at the same
 /// moment would each add what they share.
 const LOCK: &str = "/run/flannel/iptables.lock";
 
-/// The programs of one family.
+/// The programs of one family, for one verb.
 #[derive(Clone, Debug)]
-pub(crate) struct Xtables {
+pub(crate) struct Xtables<'a> {
     /// The family.
     pub(crate) family: Family,
     save: PathBuf,
     restore: PathBuf,
+    /// The verb's.
+    deadline: &'a Deadline,
 }
 
 /// One table as it is.
@@ -43,9 +41,9 @@ pub(crate) struct Saved {
 
 // === impl Xtables ===
 
-impl Xtables {
-    /// The programs in PATH.
-    pub(crate) fn find(family: Family) -> Option<Self> {
+impl<'a> Xtables<'a> {
+    /// The programs in PATH, for a verb with this deadline.
+    pub(crate) fn find(family: Family, deadline: &'a Deadline) -> Option<Self> {
         let [save, restore] = match family {
             Family::V4 => ["iptables-save", "iptables-restore"],
             Family::V6 => ["ip6tables-save", "ip6tables-restore"],
@@ -55,15 +53,25 @@ impl Xtables {
             family,
             save: program::which(&path, save)?,
             restore: program::which(&path, restore)?,
+            deadline,
         })
+    }
+
+    /// The programs of each family that has them.
+    pub(crate) fn all(deadline: &'a Deadline) -> impl Iterator<Item = Self> {
+        let find = |family| Self::find(family, deadline);
+        Family::ALL.into_iter().filter_map(find)
     }
 
     /// The programs, for whom they are a must.
     ///
     /// # Errors
     /// Code 50 when they are not in PATH.
-    pub(crate) fn required(family: Family) -> Result<Self, CniError> {
-        Self::find(family).ok_or_else(|| {
+    pub(crate) fn required(
+        family: Family,
+        deadline: &'a Deadline,
+    ) -> Result<Self, CniError> {
+        Self::find(family, deadline).ok_or_else(|| {
             let name = match family {
                 Family::V4 => "iptables",
                 Family::V6 => "ip6tables",
@@ -103,10 +111,10 @@ impl Xtables {
     /// What is in `table`.
     ///
     /// # Errors
-    /// Code 999 when the program fails, or cannot show the table.
+    /// Code 999 when the program fails, or cannot show the table; code 11
+    /// when it takes too long.
     pub(crate) fn save(&self, table: &str) -> Result<Saved, CniError> {
-        let text = program::run_for(&self.save, &["-t", table], None, LIMIT)
-            .map_err(CniError::internal)?;
+        let text = self.run(&self.save, &["-t", table], None)?;
         Saved::parse(&text, table).map_err(|e| {
             e.context(format_args!("{}", program::name(&self.save)))
         })
@@ -117,20 +125,21 @@ impl Xtables {
     /// and the table is not what it was any more, `plan` is asked again.
     ///
     /// # Errors
-    /// The plan's own, or code 999 with what the program said.
+    /// The plan's own, or code 999 with what the program said; code 11 when
+    /// that may be otherwise next time.
     pub(crate) fn edit(
         &self,
         table: &str,
         plan: impl Fn(&Saved) -> Result<Vec<String>, CniError>,
     ) -> Result<(), CniError> {
-        let began = Instant::now();
-        let _turn = turn(began + LIMIT);
+        self.deadline.check()?;
+        let _turn = turn(Instant::now() + self.share());
         let mut saved = self.save(table)?;
         for _ in 1..ATTEMPTS {
             let Err(refused) = self.restore(table, &plan(&saved)?) else {
                 return Ok(());
             };
-            if began.elapsed() >= LIMIT {
+            if self.deadline.check().is_err() {
                 return Err(refused);
             }
             let now = self.save(table)?;
@@ -148,15 +157,40 @@ impl Xtables {
         }
         let text = format!("*{table}\n{}\nCOMMIT\n", lines.join("\n"));
         let args = ["--noflush", "-w", LOCK_WAIT];
-        match program::run_for(&self.restore, &args, Some(text), LIMIT) {
-            Ok(_) => Ok(()),
-            // the program names a line's number only
-            Err(e) => {
-                let lines = lines.join(" | ");
-                let details = format!("table {table}: {lines}");
-                Err(CniError::internal(e).details(details))
+        // the program names a line's number only
+        self.run(&self.restore, &args, Some(text)).map(drop).map_err(|e| {
+            e.details(format!("table {table}: {}", lines.join(" | ")))
+        })
+    }
+
+    fn run(
+        &self,
+        program: &Path,
+        args: &[&str],
+        input: Option<String>,
+    ) -> Result<String, CniError> {
+        self.deadline.check()?;
+        program::run_for(program, args, input, self.share()).map_err(|e| {
+            let again = match &e {
+                ProgramError::Stuck { .. } => true,
+                // how the older iptables says that it waited in vain
+                ProgramError::Failed { said, .. } => {
+                    said.contains("xtables lock")
+                }
+                ProgramError::Start { .. } => false,
+            };
+            match again {
+                true => CniError::new(code::TRY_AGAIN, e.to_string())
+                    .context(self.deadline.phase()),
+                false => CniError::internal(e),
             }
-        }
+        })
+    }
+
+    /// How long one step may take: half of what is left, so that a verb that
+    /// has more to do than this, such as releasing an address, gets to it.
+    fn share(&self) -> Duration {
+        self.deadline.left() / 2
     }
 }
 

@@ -37,12 +37,15 @@ pub enum ProgramError {
         said: String,
     },
     /// It did not end in time, and was killed.
-    #[error("{program} did not end within {seconds} s and was killed")]
+    #[error(
+        "{program} did not end within {:.1} s and was killed",
+        limit.as_secs_f64()
+    )]
     Stuck {
         /// The program.
         program: String,
         /// How long it was given.
-        seconds: u64,
+        limit: Duration,
     },
 }
 
@@ -110,10 +113,7 @@ pub fn run_for(
             // It is not waited for yet, so that its number is still its own.
             let _ = child.kill();
             let _ = child.wait();
-            ProgramError::Stuck {
-                program: name(program),
-                seconds: limit.as_secs(),
-            }
+            ProgramError::Stuck { program: name(program), limit }
         })
     };
     let stdout = read(&printed, &mut child)?;
@@ -173,7 +173,7 @@ mod tests {
         assert!(start.elapsed() < Duration::from_secs(20));
         assert_eq!(
             error.to_string(),
-            "sh did not end within 1 s and was killed"
+            "sh did not end within 1.0 s and was killed"
         );
     }
 

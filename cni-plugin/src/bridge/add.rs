@@ -98,11 +98,11 @@ fn attach(
         let port = link::by_name(socket, &port).map_err(CniError::from)?;
         return tell(call, conf, socket, result, [&bridge, &port, &link]);
     }
-    let mut pod = Pod::configure(netns, conf, ifname, &result)?;
+    let mut pod = Pod::configure(netns, conf, call, &result)?;
     restrict(call, conf, &pod.link, &port, &result, made)?;
-    let port = port::wait_forwarding(socket, &port)?;
+    let port = port::wait_forwarding(socket, &port, &call.deadline)?;
     if port::forwards(&port) {
-        gateway::wait_usable(socket, &gateways)?;
+        gateway::wait_usable(socket, &gateways, &call.deadline)?;
         if gateways.iter().any(|g| g.ip.is_ipv6()) {
             device::wait_link_local(socket, &bridge)?;
         }
@@ -132,7 +132,7 @@ fn restrict(
     {
         call.deadline.enter("masquerading for the pod")?;
         made.masquerade = true;
-        masquerade::set(Owner::of(call), backend, &ips)?;
+        masquerade::set(call, backend, &ips)?;
     }
     Ok(())
 }
@@ -261,7 +261,7 @@ impl Made {
             rules.push(macspoof::remove(owner));
         }
         if self.masquerade {
-            rules.push(masquerade::remove(owner));
+            rules.push(masquerade::remove(call));
         }
         let undone = unlinked.map_err(CniError::from).and_then(|()| {
             if self.addresses { ipam.del(call).map(drop) } else { Ok(()) }

@@ -40,7 +40,7 @@ pub(crate) fn check(
     }
     let ips: Vec<Cidr> = previous.ips.iter().map(|ip| ip.address).collect();
     if let Some(backend) = conf.masquerade {
-        masquerade::check(Owner::of(call), backend, &ips)?;
+        masquerade::check(call, backend, &ips)?;
     }
     match pod.mac {
         Some(mac) if conf.check_spoofing => {

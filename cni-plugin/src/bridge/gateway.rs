@@ -8,7 +8,7 @@ use super::conf::Conf;
 use super::pod;
 use super::util::{address, enable_ipv6, gone};
 use crate::cidr::Cidr;
-use crate::protocol::{CniError, log};
+use crate::protocol::{CniError, Deadline, log};
 
 /// Puts the gateways on the bridge and switches forwarding on for their
 /// families. An IPv6 one is exempt from duplicate address detection (PF-26).
@@ -114,8 +114,10 @@ fn delete(bridge: &LinkInfo, address: &Cidr) -> Request {
 pub(crate) fn wait_usable(
     socket: &mut Socket,
     gateways: &[Cidr],
+    deadline: &Deadline,
 ) -> Result<(), CniError> {
-    gateways.iter().try_for_each(|g| pod::wait_usable(socket, g.ip))
+    let mut wait = |g: &Cidr| pod::wait_usable(socket, g.ip, deadline);
+    gateways.iter().try_for_each(&mut wait)
 }
 
 /// Whether a bridge with `gateway` must not have `other` as well: any other

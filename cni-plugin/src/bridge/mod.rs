@@ -99,8 +99,7 @@ pub(crate) fn gc(
     let links = remove_invalid_links(call, valid);
     // also what the configuration of another day has made
     call.deadline.enter("removing rules nobody uses")?;
-    let rules =
-        [masquerade::gc(&call.name, valid), macspoof::gc(&call.name, valid)];
+    let rules = [masquerade::gc(call, valid), macspoof::gc(&call.name, valid)];
     let kind = ipam_kind(&conf)?;
     // addresses last: those of a link that is still there are kept
     let addresses = Ipam::of(call, &conf, text, &kind).gc(call, valid);
@@ -174,7 +173,7 @@ fn remove_rules(
     let mut done = Vec::new();
     if masqueraded {
         call.deadline.enter("removing the pod's masquerade rules")?;
-        done.push(masquerade::remove(Owner::of(call)));
+        done.push(masquerade::remove(call));
     }
     if spoof_checked {
         done.push(macspoof::remove(Owner::of(call)));

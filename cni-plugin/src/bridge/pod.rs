@@ -10,7 +10,7 @@ use netlink::{NetNs, Request, Socket, addr, link, route, sysctl};
 
 use super::conf::Conf;
 use super::util::{address, all, enable_ipv6, ignore};
-use crate::protocol::CniError;
+use crate::protocol::{Call, CniError, Deadline};
 use crate::result::{CniResult, IpConfig, Route};
 
 /// How long duplicate address detection may take (BR-34), or the kernel to
@@ -34,9 +34,10 @@ impl Pod {
     pub(crate) fn configure(
         netns: &NetNs,
         conf: &Conf,
-        ifname: &str,
+        call: &Call,
         result: &CniResult,
     ) -> Result<Self, CniError> {
+        let (ifname, deadline) = (&call.env.ifname, &call.deadline);
         let detect = conf.detect_duplicates;
         let v6 = result.ips.iter().any(|ip| ip.address.ip.is_ipv6());
         let mut socket = netns.enter(|| {
@@ -53,12 +54,12 @@ impl Pod {
         if detect && v6 {
             all(socket.batch(&requests)).map_err(CniError::from)?;
             requests = Vec::new();
-            wait_undisputed(&mut socket, &link)?;
+            wait_undisputed(&mut socket, &link, deadline)?;
         }
         requests.extend(routes.iter().map(route::prepend));
         all(socket.batch(&requests)).map_err(CniError::from)?;
         for ip in &result.ips {
-            wait_usable(&mut socket, ip.address.ip)?;
+            wait_usable(&mut socket, ip.address.ip, deadline)?;
         }
         Ok(Self { link, socket })
     }
@@ -123,6 +124,7 @@ pub(crate) fn settings(
 pub(crate) fn wait_usable(
     socket: &mut Socket,
     ip: IpAddr,
+    deadline: &Deadline,
 ) -> Result<(), CniError> {
     if ip.is_ipv4() {
         return Ok(());
@@ -143,6 +145,7 @@ pub(crate) fn wait_usable(
                  found it on another host",
             ));
         }
+        deadline.check()?;
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
@@ -152,6 +155,7 @@ pub(crate) fn wait_usable(
 fn wait_undisputed(
     socket: &mut Socket,
     pod: &LinkInfo,
+    deadline: &Deadline,
 ) -> Result<(), CniError> {
     let began = Instant::now();
     loop {
@@ -174,6 +178,7 @@ fn wait_undisputed(
                 pod.name
             )));
         }
+        deadline.check()?;
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -10,7 +10,7 @@ use netlink::{NetNs, Socket, link};
 use super::conf::Conf;
 use super::util::{all, no_pattern};
 use crate::owner::Owner;
-use crate::protocol::{Call, CniError, code, log};
+use crate::protocol::{Call, CniError, Deadline, code, log};
 
 /// The port states of the spanning tree's forward delay, and the one in which
 /// frames pass (`BR_STATE_*`).
@@ -98,6 +98,7 @@ pub(super) fn add(
 pub(super) fn wait_forwarding(
     socket: &mut Socket,
     port: &str,
+    deadline: &Deadline,
 ) -> Result<LinkInfo, CniError> {
     let began = Instant::now();
     let mut pause = Duration::from_micros(500);
@@ -121,6 +122,7 @@ pub(super) fn wait_forwarding(
             return Err(CniError::internal("bridge port in error state: down")
                 .details(format!("{} after {PORT_WAIT:?}", now.name)));
         }
+        deadline.check()?;
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }

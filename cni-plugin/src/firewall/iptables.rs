@@ -27,7 +27,7 @@ const EITHER: &str =
 /// # Errors
 /// Code 999; nothing was changed then.
 pub(super) fn set(
-    tool: &Xtables,
+    tool: &Xtables<'_>,
     conf: &Conf,
     bridge: Option<&str>,
     ips: &[IpAddr],
@@ -40,7 +40,7 @@ pub(super) fn set(
 /// # Errors
 /// Code 100.
 pub(super) fn check(
-    tool: &Xtables,
+    tool: &Xtables<'_>,
     conf: &Conf,
     bridge: Option<&str>,
     ips: &[IpAddr],
@@ -59,7 +59,10 @@ pub(super) fn check(
 ///
 /// # Errors
 /// Code 999.
-pub(super) fn remove(tool: &Xtables, ips: &[IpAddr]) -> Result<(), CniError> {
+pub(super) fn remove(
+    tool: &Xtables<'_>,
+    ips: &[IpAddr],
+) -> Result<(), CniError> {
     if !tool.may_hold(TABLE, PODS) {
         return Ok(());
     }

@@ -77,7 +77,7 @@ impl Plugin for Firewall {
         let records = Records::of(&call.name);
         records.write(call, &ips)?;
         let done = match conf.choose(&call.deadline) {
-            Backend::Iptables => each_family(&ips, |tool, ips| {
+            Backend::Iptables => each_family(&ips, call, |tool, ips| {
                 iptables::set(tool, &conf, bridge.as_deref(), ips)
             }),
             Backend::Firewalld => {
@@ -114,7 +114,7 @@ impl Plugin for Firewall {
         let ips = addresses(&previous);
         let bridge = conf.bridge(&previous)?;
         match conf.choose(&call.deadline) {
-            Backend::Iptables => each_family(&ips, |tool, ips| {
+            Backend::Iptables => each_family(&ips, call, |tool, ips| {
                 iptables::check(tool, &conf, bridge.as_deref(), ips)
             }),
             Backend::Firewalld => {
@@ -140,7 +140,7 @@ impl Plugin for Firewall {
         if conf.choose(&call.deadline) == Backend::Firewalld {
             return firewalld::status(&call.deadline);
         }
-        Xtables::required(Family::V4)?
+        Xtables::required(Family::V4, &call.deadline)?
             .save(iptables::TABLE)
             .map(drop)
             .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })
@@ -156,7 +156,8 @@ fn addresses(previous: &CniResult) -> BTreeSet<IpAddr> {
 /// ip6tables is needed for an IPv4 pod (CW-17).
 fn each_family(
     ips: &BTreeSet<IpAddr>,
-    work: impl Fn(&Xtables, &[IpAddr]) -> Result<(), CniError>,
+    call: &Call,
+    work: impl Fn(&Xtables<'_>, &[IpAddr]) -> Result<(), CniError>,
 ) -> Result<(), CniError> {
     for family in Family::ALL {
         let ips: Vec<IpAddr> = ips
@@ -165,7 +166,7 @@ fn each_family(
             .filter(|ip| Family::of(*ip) == family)
             .collect();
         if !ips.is_empty() {
-            work(&Xtables::required(family)?, &ips)?;
+            work(&Xtables::required(family, &call.deadline)?, &ips)?;
         }
     }
     Ok(())
@@ -184,7 +185,7 @@ fn remove(
             .copied()
             .filter(|ip| Family::of(*ip) == family)
             .collect();
-        if let Some(tool) = Xtables::find(family)
+        if let Some(tool) = Xtables::find(family, &call.deadline)
             && !ips.is_empty()
         {
             results.push(iptables::remove(&tool, &ips));

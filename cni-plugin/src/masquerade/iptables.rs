@@ -14,7 +14,7 @@ const POSTROUTING: &str = "POSTROUTING";
 const PREFIX: &str = "CNI-";
 
 pub(super) fn set(
-    tool: &Xtables,
+    tool: &Xtables<'_>,
     owner: Owner<'_>,
     ips: &[Cidr],
 ) -> Result<(), CniError> {
@@ -22,7 +22,7 @@ pub(super) fn set(
 }
 
 pub(super) fn check(
-    tool: &Xtables,
+    tool: &Xtables<'_>,
     owner: Owner<'_>,
     ips: &[Cidr],
 ) -> Result<(), CniError> {
@@ -35,7 +35,10 @@ pub(super) fn check(
     }
 }
 
-pub(super) fn remove(tool: &Xtables, owner: Owner<'_>) -> Result<(), CniError> {
+pub(super) fn remove(
+    tool: &Xtables<'_>,
+    owner: Owner<'_>,
+) -> Result<(), CniError> {
     let chain = chain(owner);
     if !tool.may_hold(TABLE, &chain) {
         return Ok(());
@@ -49,7 +52,7 @@ pub(super) fn remove(tool: &Xtables, owner: Owner<'_>) -> Result<(), CniError> {
 }
 
 pub(super) fn gc(
-    tool: &Xtables,
+    tool: &Xtables<'_>,
     network: &str,
     valid: &ValidAttachments,
 ) -> Result<(), CniError> {

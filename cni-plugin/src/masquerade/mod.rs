@@ -11,7 +11,7 @@ use netlink::nft;
 
 use crate::cidr::Cidr;
 use crate::owner::Owner;
-use crate::protocol::{CniError, ValidAttachments, gather};
+use crate::protocol::{Call, CniError, Deadline, ValidAttachments, gather};
 use crate::xtables::Xtables;
 
 /// Who carries the rules.
@@ -52,14 +52,17 @@ pub(crate) fn wanted(conf: &Object<'_>) -> Result<Option<Backend>, CniError> {
 /// Code 50 without iptables where it is named, code 999. Some of it may be
 /// there then: [`remove`] it.
 pub(crate) fn set(
-    owner: Owner<'_>,
+    call: &Call,
     backend: Backend,
     ips: &[Cidr],
 ) -> Result<(), CniError> {
-    match backend.choose(ips) {
+    let owner = Owner::of(call);
+    match backend.choose(ips, &call.deadline) {
         Backend::Nftables => nftables::set(owner, ips),
         Backend::Any | Backend::Iptables => {
-            each(ips, |tool, ips| iptables::set(tool, owner, ips))
+            each(ips, &call.deadline, |tool, ips| {
+                iptables::set(tool, owner, ips)
+            })
         }
     }
 }
@@ -69,14 +72,17 @@ pub(crate) fn set(
 /// # Errors
 /// Code 100.
 pub(crate) fn check(
-    owner: Owner<'_>,
+    call: &Call,
     backend: Backend,
     ips: &[Cidr],
 ) -> Result<(), CniError> {
-    match backend.choose(ips) {
+    let owner = Owner::of(call);
+    match backend.choose(ips, &call.deadline) {
         Backend::Nftables => nftables::check(owner, ips),
         Backend::Any | Backend::Iptables => {
-            each(ips, |tool, ips| iptables::check(tool, owner, ips))
+            each(ips, &call.deadline, |tool, ips| {
+                iptables::check(tool, owner, ips)
+            })
         }
     }
 }
@@ -86,8 +92,9 @@ pub(crate) fn check(
 ///
 /// # Errors
 /// Code 999, all of them together.
-pub(crate) fn remove(owner: Owner<'_>) -> Result<(), CniError> {
-    let tools = Family::ALL.into_iter().filter_map(Xtables::find);
+pub(crate) fn remove(call: &Call) -> Result<(), CniError> {
+    let owner = Owner::of(call);
+    let tools = Xtables::all(&call.deadline);
     let over_iptables = tools.map(|tool| iptables::remove(&tool, owner));
     let over_nftables = without_nft(nftables::remove(owner));
     gather(over_iptables.chain([over_nftables]))
@@ -98,10 +105,11 @@ pub(crate) fn remove(owner: Owner<'_>) -> Result<(), CniError> {
 /// # Errors
 /// Code 999, all of them together.
 pub(crate) fn gc(
-    network: &str,
+    call: &Call,
     valid: &ValidAttachments,
 ) -> Result<(), CniError> {
-    let tools = Family::ALL.into_iter().filter_map(Xtables::find);
+    let network = &call.name;
+    let tools = Xtables::all(&call.deadline);
     let over_iptables = tools.map(|tool| iptables::gc(&tool, network, valid));
     let over_nftables = without_nft(nftables::gc(network, valid));
     gather(over_iptables.chain([over_nftables]))
@@ -118,13 +126,14 @@ fn without_nft(result: Result<(), CniError>) -> Result<(), CniError> {
 /// The addresses of each family, with its programs.
 fn each(
     ips: &[Cidr],
-    work: impl Fn(&Xtables, &[Cidr]) -> Result<(), CniError>,
+    deadline: &Deadline,
+    work: impl Fn(&Xtables<'_>, &[Cidr]) -> Result<(), CniError>,
 ) -> Result<(), CniError> {
     for family in Family::ALL {
         let of = |ip: &&Cidr| ip.family() == family;
         let ips: Vec<Cidr> = ips.iter().filter(of).copied().collect();
         if !ips.is_empty() {
-            work(&Xtables::required(family)?, &ips)?;
+            work(&Xtables::required(family, deadline)?, &ips)?;
         }
     }
     Ok(())
@@ -133,8 +142,9 @@ fn each(
 // === impl Backend ===
 
 impl Backend {
-    fn choose(self, ips: &[Cidr]) -> Self {
-        let missing = |ip: &Cidr| Xtables::find(ip.family()).is_none();
+    fn choose(self, ips: &[Cidr], deadline: &Deadline) -> Self {
+        let missing =
+            |ip: &Cidr| Xtables::find(ip.family(), deadline).is_none();
         let nft = || matches!(nft::supported(), Ok(true));
         match self {
             Self::Any if ips.iter().any(missing) && nft() => Self::Nftables,

@@ -35,7 +35,7 @@ pub(super) fn chain(owner: Owner<'_>) -> String {
 /// Code 7 for conditions that no line can hold, code 999 for what iptables
 /// refuses; nothing was changed then.
 pub(super) fn set(
-    tool: &Xtables,
+    tool: &Xtables<'_>,
     owner: Owner<'_>,
     conf: &Conf,
     pod: &Cidr,
@@ -59,7 +59,10 @@ pub(super) fn set(
 ///
 /// # Errors
 /// Code 999.
-pub(super) fn remove(tool: &Xtables, owner: Owner<'_>) -> Result<(), CniError> {
+pub(super) fn remove(
+    tool: &Xtables<'_>,
+    owner: Owner<'_>,
+) -> Result<(), CniError> {
     let chain = chain(owner);
     // of releases before 2018
     let old = hashed::chain("CNI-SN-", owner.network, owner.container_id);
@@ -75,7 +78,7 @@ pub(super) fn remove(tool: &Xtables, owner: Owner<'_>) -> Result<(), CniError> {
 /// # Errors
 /// Code 100.
 pub(super) fn check(
-    tool: &Xtables,
+    tool: &Xtables<'_>,
     owner: Owner<'_>,
     conf: &Conf,
     pod: &Cidr,
@@ -118,7 +121,7 @@ pub(super) fn check(
 /// # Errors
 /// Code 999.
 pub(super) fn gc(
-    tool: &Xtables,
+    tool: &Xtables<'_>,
     network: &str,
     valid: &ValidAttachments,
 ) -> Result<(), CniError> {

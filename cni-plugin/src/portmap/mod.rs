@@ -16,9 +16,12 @@ mod tests;
 use ipam::{Family, PerFamily};
 use netlink::{Socket, link, nft, route, sysctl};
 
+use crate::bridge::UNDO;
 use crate::cidr::Cidr;
 use crate::owner::Owner;
-use crate::protocol::{Call, CniError, Plugin, Version, code, gather, log};
+use crate::protocol::{
+    Call, CniError, Deadline, Plugin, Version, code, gather, log,
+};
 use crate::result::CniResult;
 use crate::xtables::Xtables;
 
@@ -53,7 +56,8 @@ impl Plugin for Portmap {
         call.deadline.enter("mapping host ports")?;
         let done = set(call, &conf, &pods);
         if let Err(error) = done {
-            if let Err(e) = remove(Owner::of(call), &conf) {
+            call.deadline.grant(UNDO);
+            if let Err(e) = remove(call, &conf) {
                 log(format_args!("portmap: undoing a failed ADD: {e}"));
             }
             return Err(error);
@@ -67,7 +71,7 @@ impl Plugin for Portmap {
             return Ok(());
         }
         call.deadline.enter("removing host ports")?;
-        let removed = remove(Owner::of(call), &conf);
+        let removed = remove(call, &conf);
         // without their rules the connections must not live on (CW-11)
         flush::former(&conf.mappings);
         removed
@@ -80,9 +84,9 @@ impl Plugin for Portmap {
             return Ok(());
         }
         let owner = Owner::of(call);
-        match choose(&conf, &pods)? {
+        match choose(&conf, &pods, &call.deadline)? {
             Backend::Iptables => pods.iter().try_for_each(|(family, pod)| {
-                let tool = Xtables::required(family)?;
+                let tool = Xtables::required(family, &call.deadline)?;
                 iptables::check(&tool, owner, &conf, pod)
             }),
             Backend::Nftables => nftables::check(owner, &conf, &pods),
@@ -92,8 +96,8 @@ impl Plugin for Portmap {
     fn gc(&self, call: &Call) -> Result<(), CniError> {
         let valid = call.valid_attachments()?;
         call.deadline.enter("removing host ports of pods that are gone")?;
-        let over_iptables =
-            tools().map(|tool| iptables::gc(&tool, &call.name, &valid));
+        let over_iptables = Xtables::all(&call.deadline)
+            .map(|tool| iptables::gc(&tool, &call.name, &valid));
         let over_nftables = [nftables::gc(&call.name, &valid)];
         gather(over_iptables.chain(over_nftables))
     }
@@ -101,9 +105,9 @@ impl Plugin for Portmap {
     fn status(&self, call: &Call) -> Result<(), CniError> {
         let conf = Conf::read(&call.conf()?)?;
         let needed = PerFamily::one(Family::V4, ());
-        match choose(&conf, &needed)? {
+        match choose(&conf, &needed, &call.deadline)? {
             Backend::Iptables => {
-                let tool = Xtables::required(Family::V4)?;
+                let tool = Xtables::required(Family::V4, &call.deadline)?;
                 tool.save(iptables::TABLE).map(drop)
             }
             Backend::Nftables => match nft::supported() {
@@ -126,10 +130,10 @@ fn set(
     pods: &PerFamily<Cidr>,
 ) -> Result<(), CniError> {
     let owner = Owner::of(call);
-    match choose(conf, pods)? {
+    match choose(conf, pods, &call.deadline)? {
         Backend::Iptables => {
             for (family, pod) in pods.iter() {
-                let tool = Xtables::required(family)?;
+                let tool = Xtables::required(family, &call.deadline)?;
                 iptables::set(&tool, owner, conf, pod)?;
             }
         }
@@ -146,9 +150,10 @@ fn set(
 
 /// Removes what either backend has of this owner (the setting may have been
 /// another at ADD), and gathers what fails.
-fn remove(owner: Owner<'_>, conf: &Conf) -> Result<(), CniError> {
+fn remove(call: &Call, conf: &Conf) -> Result<(), CniError> {
+    let owner = Owner::of(call);
     let chain = iptables::chain(owner);
-    let over_iptables = tools()
+    let over_iptables = Xtables::all(&call.deadline)
         .filter(|tool| tool.may_hold(iptables::TABLE, &chain))
         .map(|tool| iptables::remove(&tool, owner));
     let over_nftables = match nftables::remove(owner) {
@@ -163,21 +168,18 @@ fn no_nft() -> bool {
     matches!(nft::supported(), Ok(false))
 }
 
-fn tools() -> impl Iterator<Item = Xtables> {
-    Family::ALL.into_iter().filter_map(Xtables::find)
-}
-
 /// The one that is named, else the one whose form the conditions have, else
 /// iptables where it is installed for every family (BR-6): rules of the Go
 /// plugins and of kube-proxy are there then.
 fn choose<T>(
     conf: &Conf,
     families: &PerFamily<T>,
+    deadline: &Deadline,
 ) -> Result<Backend, CniError> {
     if let Some(backend) = conf.backend {
         return Ok(backend);
     }
-    let mut tools = families.families().map(Xtables::find);
+    let mut tools = families.families().map(|f| Xtables::find(f, deadline));
     let missing = tools.any(|tool| tool.is_none());
     match missing && !no_nft() {
         true => Ok(Backend::Nftables),

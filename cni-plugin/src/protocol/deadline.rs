@@ -60,6 +60,17 @@ impl Deadline {
         self.at().saturating_duration_since(Instant::now())
     }
 
+    /// The same, but of `limit` since it began.
+    pub(super) fn limited_to(&self, limit: Duration) -> Self {
+        let end = self.end - self.limit + limit;
+        Self { end, at: Cell::new(end), limit, ..self.clone() }
+    }
+
+    /// The step under way.
+    pub(crate) const fn phase(&self) -> &'static str {
+        self.phase.get()
+    }
+
     /// Begins the step `phase` ("reserving an address").
     ///
     /// # Errors

@@ -5,12 +5,13 @@ mod args;
 mod deadline;
 mod env;
 mod error;
+mod stdin;
 #[cfg(test)]
 mod tests;
 mod valid;
 mod version;
 
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -92,14 +93,14 @@ pub(crate) fn serve(plugin: &dyn Plugin) -> ExitCode {
     let env = Env::read(|name| {
         std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())
     });
-    answer(plugin, env, read_stdin).print()
+    answer(plugin, env, |until| stdin::read(io::stdin(), until)).print()
 }
 
 /// Works out the answer; `stdin` is read only where the command needs it.
 pub(crate) fn answer(
     plugin: &dyn Plugin,
     env: Env,
-    stdin: impl FnOnce() -> Result<String, CniError>,
+    stdin: impl FnOnce(&Deadline) -> Result<String, CniError>,
 ) -> Answer {
     if env.command.is_empty() {
         // a person at a terminal (S-8, P-43)
@@ -120,14 +121,16 @@ pub(crate) fn answer(
 fn run(
     plugin: &dyn Plugin,
     env: Env,
-    stdin: impl FnOnce() -> Result<String, CniError>,
+    stdin: impl FnOnce(&Deadline) -> Result<String, CniError>,
     version: &mut Version,
 ) -> Result<String, CniError> {
     env.check()?;
     if env.command == "VERSION" {
         return Ok(Version::answer(plugin.oldest()));
     }
-    let text = stdin()?;
+    let deadline = Deadline::default();
+    deadline.enter("reading the configuration")?;
+    let text = stdin(&deadline)?;
     let clears = matches!(env.command.as_str(), "DEL" | "GC");
     let Head { name, version: asked, timeout } = head(&text, clears)?;
     if let Some(known) = Version::parse(&asked) {
@@ -146,7 +149,10 @@ fn run(
         }
     }
     let version = version::accept(&asked, plugin.oldest())?;
-    let deadline = timeout.map(Deadline::after).unwrap_or_default();
+    let deadline = match timeout {
+        Some(limit) => deadline.limited_to(limit),
+        None => deadline,
+    };
     let call = Call { env, text, name, version, deadline };
     let done = match verb.as_str() {
         "ADD" => add(plugin, &call),
@@ -205,15 +211,6 @@ fn head(text: &str, clears: bool) -> Result<Head, CniError> {
 fn timeout(conf: &Object<'_>) -> Result<Option<Duration>, CniError> {
     let seconds = conf.integer::<i64>("timeoutSeconds")?;
     seconds.map(deadline::limit).transpose()
-}
-
-fn read_stdin() -> Result<String, CniError> {
-    // so much room that most need one call
-    let mut bytes = Vec::with_capacity(4096);
-    io::stdin().lock().read_to_end(&mut bytes).map_err(|e| {
-        CniError::new(code::IO, format!("error reading from stdin: {e}"))
-    })?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// JSON as Go's `MarshalIndent` with four spaces writes it (S-44).

@@ -58,7 +58,7 @@ fn env(command: &str) -> Env {
 }
 
 fn ask(plugin: &Fake, command: &str, conf: &str) -> Answer {
-    answer(plugin, env(command), || Ok(conf.to_owned()))
+    answer(plugin, env(command), |_| Ok(conf.to_owned()))
 }
 
 fn conf(version: &str) -> String {
@@ -75,7 +75,7 @@ fn error(answer: &Answer) -> (u32, String) {
 
 #[test]
 fn a_person_gets_the_about_text() {
-    let answer = answer(&Fake::default(), Env::default(), || unreachable!());
+    let answer = answer(&Fake::default(), Env::default(), |_| unreachable!());
     assert!(answer.ok && answer.stdout.is_empty());
     assert!(answer.stderr.starts_with("CNI Plugin fake version "));
     assert!(answer.stderr.ends_with(
@@ -86,7 +86,7 @@ fn a_person_gets_the_about_text() {
 
 #[test]
 fn version_leaves_stdin_alone() {
-    let answer = answer(&Fake::default(), env("VERSION"), || unreachable!());
+    let answer = answer(&Fake::default(), env("VERSION"), |_| unreachable!());
     assert!(answer.ok);
     assert!(answer.stdout.ends_with("\"1.1.0\"]}\n"));
 }
@@ -97,9 +97,9 @@ fn order_of_checks() {
     let plugin = Fake::default();
     let mut bad = env("ADD");
     bad.ifname = "a/b".into();
-    let got = answer(&plugin, bad, || unreachable!());
+    let got = answer(&plugin, bad, |_| unreachable!());
     assert_eq!(error(&got).0, 4);
-    let unreadable = || Err(CniError::new(code::IO, "closed"));
+    let unreadable = |_: &Deadline| Err(CniError::new(code::IO, "closed"));
     let got = answer(&plugin, env("ADD"), unreadable);
     assert_eq!(error(&got).0, 5);
     for (conf, code, msg) in [

@@ -17,7 +17,7 @@ use crate::bridge::util::{
 };
 use crate::cidr::Cidr;
 use crate::owner::Owner;
-use crate::protocol::{Call, CniError, code};
+use crate::protocol::{Call, CniError, Deadline, code};
 use crate::result::{CniResult, IpConfig};
 
 /// How long the host's end may take to pass packets.
@@ -98,6 +98,7 @@ impl Pair {
         socket: &mut Socket,
         netns: &NetNs,
         result: &CniResult,
+        deadline: &Deadline,
     ) -> Result<LinkInfo, CniError> {
         let v6 = result.ips.iter().any(|ip| ip.address.ip.is_ipv6());
         let mut inside = netns.enter(|| {
@@ -120,12 +121,12 @@ impl Pair {
         let routes: Vec<_> = routes.iter().map(route::prepend).collect();
         all(inside.batch(&routes)).map_err(CniError::internal)?;
         for ip in &result.ips {
-            wait_usable(&mut inside, ip.address.ip)?;
+            wait_usable(&mut inside, ip.address.ip, deadline)?;
             if let Some(gateway) = ip.gateway {
-                wait_usable(socket, gateway)?;
+                wait_usable(socket, gateway, deadline)?;
             }
         }
-        self.wait_up(socket)?;
+        self.wait_up(socket, deadline)?;
         if v6 {
             // the host asks for the pod from there
             wait_link_local(socket, &self.host)?;
@@ -135,7 +136,11 @@ impl Pair {
 
     /// Waits until the host's end passes packets: the kernel notices on a
     /// work queue that the other end is up.
-    fn wait_up(&self, socket: &mut Socket) -> Result<(), CniError> {
+    fn wait_up(
+        &self,
+        socket: &mut Socket,
+        deadline: &Deadline,
+    ) -> Result<(), CniError> {
         let began = Instant::now();
         let mut pause = Duration::from_micros(200);
         loop {
@@ -150,6 +155,7 @@ impl Pair {
                     self.host.name
                 )));
             }
+            deadline.check()?;
             std::thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(20));
         }

@@ -22,7 +22,6 @@ use crate::bridge::{self, util::gone};
 use crate::cidr::Cidr;
 use crate::mac;
 use crate::masquerade::{self, Backend};
-use crate::owner::Owner;
 use crate::protocol::{Call, CniError, Plugin, gather, log};
 use crate::result::{CniResult, Dns, Interface};
 
@@ -84,9 +83,8 @@ impl Plugin for Ptp {
         let pod = check_pod(false, &mut inside, interface, &previous)?;
         check_host(&pod, &previous)?;
         let ips = addresses(&previous);
-        conf.masquerade.map_or(Ok(()), |backend| {
-            masquerade::check(Owner::of(call), backend, &ips)
-        })
+        conf.masquerade
+            .map_or(Ok(()), |backend| masquerade::check(call, backend, &ips))
     }
 
     fn gc(&self, call: &Call) -> Result<(), CniError> {
@@ -125,12 +123,12 @@ fn attach(
             forward(family)?;
         }
     }
-    let pod = pair.configure(socket, &netns, &result)?;
+    let pod = pair.configure(socket, &netns, &result, &call.deadline)?;
     if let Some(backend) = conf.masquerade {
         call.deadline.enter("masquerading for the pod")?;
         made.masquerade = true;
         let ips = addresses(&result);
-        masquerade::set(Owner::of(call), backend, &ips)?;
+        masquerade::set(call, backend, &ips)?;
     }
     result.interfaces =
         vec![interface(&pair.host, ""), interface(&pod, &call.env.netns)];
@@ -240,7 +238,7 @@ impl Made {
             gone(socket.request(&netlink::link::delete_by_name(name)))
         });
         let rules = match self.masquerade {
-            true => masquerade::remove(Owner::of(call)),
+            true => masquerade::remove(call),
             false => Ok(()),
         };
         let released = unlinked.map_err(CniError::internal).and_then(|()| {

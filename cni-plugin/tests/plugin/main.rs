@@ -13,6 +13,7 @@ mod bandwidth;
 mod beside_go;
 mod bridge;
 mod check;
+mod deadlines;
 mod delegates;
 mod detach;
 mod failures;

@@ -319,6 +319,14 @@ impl Call {
         self.clone().with("prevResult", result.clone())
     }
 
+    /// The call of the plugin `kind` behind this one in a list, which has
+    /// answered `result`.
+    pub(crate) fn chained(&self, kind: &'static str, result: &Value) -> Self {
+        let (name, version) = (&self.conf["name"], &result["cniVersion"]);
+        let conf = json!({ "name": name, "cniVersion": version, "type": kind });
+        Self { name: kind, conf, ..self.clone() }.after(result)
+    }
+
     /// Whether one ping from inside the pod is answered within a second.
     pub(crate) fn pings(&self, target: &str) -> bool {
         self.open().enter(|| ping(target)).unwrap()
