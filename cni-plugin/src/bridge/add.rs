@@ -103,6 +103,9 @@ fn attach(
     let port = port::wait_forwarding(socket, &port, &call.deadline)?;
     if port::forwards(&port) {
         gateway::wait_usable(socket, &gateways, &call.deadline)?;
+        if !gateways.is_empty() {
+            device::wait_running(socket, &bridge, &call.deadline)?;
+        }
         if gateways.iter().any(|g| g.ip.is_ipv6()) {
             device::wait_link_local(socket, &bridge)?;
         }

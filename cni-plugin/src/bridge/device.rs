@@ -11,12 +11,14 @@ use netlink::{Socket, addr, link, sysctl};
 
 use super::conf::Conf;
 use super::util::{ignore, random};
-use crate::protocol::CniError;
+use crate::protocol::{CniError, Deadline};
 
 /// `NET_ADDR_SET`: somebody chose the address, the kernel will not change it.
 const ADDR_SET: &str = "3";
 /// Promiscuous (`IFF_PROMISC`).
 const IFF_PROMISC: u32 = 0x100;
+/// How long a bridge may take to run once a port of it passes frames.
+const RUN_WAIT: Duration = Duration::from_secs(2);
 /// How long the kernel may take to make a link-local address.
 const LINK_LOCAL_WAIT: Duration = Duration::from_millis(250);
 
@@ -111,6 +113,33 @@ fn create(socket: &mut Socket, conf: &Conf) -> Result<bool, CniError> {
         Err(e) => Err(CniError::from(e)
             .context(format_args!("failed to create bridge {name:?}"))),
     }
+}
+
+/// Waits until a bridge that was not running passes packets of its own, after
+/// its first port passes frames. The kernel sets it to work on a queue; what
+/// it sends until then, such as the answer to the pod's first question for
+/// its gateway, is dropped.
+pub(super) fn wait_running(
+    socket: &mut Socket,
+    bridge: &LinkInfo,
+    deadline: &Deadline,
+) -> Result<(), CniError> {
+    if is_running(bridge) {
+        return Ok(());
+    }
+    let began = Instant::now();
+    let mut pause = Duration::from_micros(200);
+    while began.elapsed() < RUN_WAIT {
+        let now =
+            link::by_index(socket, bridge.index).map_err(CniError::from)?;
+        if is_running(&now) {
+            break;
+        }
+        deadline.check()?;
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 /// Waits until a bridge that was not running can ask for IPv6 neighbours.

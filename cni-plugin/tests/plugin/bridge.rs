@@ -150,7 +150,7 @@ fn masqueraded_packets() {
             assert!(pod.pings("192.0.2.9"), "{backend}");
             let plain = bridge(node, "b", json!({ "isDefaultGateway": true }));
             plain.add();
-            assert!(!plain.pings("192.0.2.9"), "{backend}");
+            assert!(plain.pings_in_vain("192.0.2.9"), "{backend}");
             for pod in [pod, plain] {
                 pod.del();
                 node.remove_netns(&pod.id);
@@ -194,7 +194,7 @@ fn no_spoofing() {
             "ip",
             &["-n", "a", "link", "set", "eth0", "address", "02:00:00:00:00:99"],
         );
-        assert!(!pod.pings("10.9.0.1"));
+        assert!(pod.pings_in_vain("10.9.0.1"));
         let mut blind = pod;
         blind.netns = String::new();
         blind.del();

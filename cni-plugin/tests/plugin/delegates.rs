@@ -2,12 +2,12 @@
 //! (S-5, S-57, S-67, P-27..P-30). The plugins are scripts (CT-49).
 
 use std::fs;
-use std::time::Instant;
 
 use serde_json::json;
 
 use crate::node::{
     Call, Node, SUBNET_ENV, Stack, addresses, exists, on_a_node, plain, run,
+    wait_until,
 };
 
 /// Writes down how it was called, then does what `/run/<command>.sh` says.
@@ -293,11 +293,7 @@ fn a_delegate_that_hangs() {
             let stat = fs::read_to_string(stat).unwrap_or_default();
             !stat.contains("(sleep)") || stat.contains("(sleep) Z")
         };
-        let start = Instant::now();
-        while !ended() {
-            assert!(start.elapsed().as_secs() < 60, "still there");
-            std::thread::yield_now();
-        }
+        wait_until("its child has ended", ended);
         assert_eq!(told("stdin.DEL")["type"], "other", "undone (S-61)");
         assert_eq!(node.scratch(), [""; 0]);
     });

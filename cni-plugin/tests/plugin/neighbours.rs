@@ -1,16 +1,16 @@
 //! What the bridge and the pods' neighbours know when ADD returns.
 
 use netlink::{link, sysctl};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::node::{Node, Stack, on_a_node, ping, run};
+use crate::node::{Stack, on_a_node, ping, run, wait_until};
 
 fn ip(line: &str) {
     run("ip", &line.split(' ').collect::<Vec<_>>());
 }
 
 /// A pod has the addresses of one that has just gone: those who talked to
-/// that one learn at once where they are now.
+/// that one learn where they are now, without having to ask.
 #[test]
 fn an_address_moves_to_another_pod() {
     on_a_node(|node| {
@@ -31,7 +31,21 @@ fn an_address_moves_to_another_pod() {
         old.add();
         all_reach("before");
         old.del();
-        new.add();
+        let mac = |result: &Value| result["interfaces"][2]["mac"].to_string();
+        let mac = mac(&new.add()).replace('"', "");
+        // nobody sends them anything, so nobody but the new pod tells
+        for address in wanted {
+            let knows = |who: &[&str]| {
+                let shown =
+                    run("ip", &[who, &["neigh", "show", address]].concat());
+                // one that has forgotten will ask
+                shown.is_empty() || shown.contains(&mac)
+            };
+            wait_until(&format!("the node knows {address}"), || knows(&[]));
+            wait_until(&format!("a pod knows {address}"), || {
+                knows(&["-n", "other"])
+            });
+        }
         all_reach("after");
     });
 }
@@ -51,7 +65,10 @@ fn a_gateway_under_duplicate_address_detection_is_waited_for() {
         ] {
             ip(line);
         }
-        wait_running(node);
+        wait_until("the bridge runs", || {
+            let cni0 = link::by_name(&mut node.socket(), "cni0").unwrap();
+            cni0.operstate == link::OperState::Up
+        });
         ip("address add fd00:244:0:1::1/64 dev cni0");
         let shown = run("ip", &["-6", "address", "show", "cni0", "tentative"]);
         assert!(shown.contains("fd00:244:0:1::1"), "{shown}");
@@ -61,14 +78,18 @@ fn a_gateway_under_duplicate_address_detection_is_waited_for() {
     });
 }
 
-fn wait_running(node: &Node) {
-    let mut socket = node.socket();
-    let mut is_up = || {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-        let cni0 = link::by_name(&mut socket, "cni0").unwrap();
-        cni0.operstate == link::OperState::Up
-    };
-    assert!((0..200).any(|_| is_up()), "the bridge comes up");
+/// The node's first pod: its bridge begins to run with the pod's port, and what
+/// it sends before that is lost.
+#[test]
+fn the_first_pod_waits_for_the_bridge_to_run() {
+    for _ in 0..5 {
+        on_a_node(|node| {
+            node.flanneld(Stack::V4);
+            node.pod("a").add();
+            let cni0 = link::by_name(&mut node.socket(), "cni0").unwrap();
+            assert_eq!(cni0.operstate, link::OperState::Up);
+        });
+    }
 }
 
 /// BR-23: no pod may announce itself as the node's router, whoever made the

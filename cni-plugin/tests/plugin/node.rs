@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use netlink::{NetNs, Socket, link};
 use nix::mount::{MsFlags, mount};
@@ -221,6 +222,15 @@ impl Node {
     }
 }
 
+/// Looks until it is so, for half a minute at most.
+pub(crate) fn wait_until(what: &str, mut so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !so() {
+        assert!(began.elapsed() < Duration::from_secs(30), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// The files of a folder, sorted; none when it is not there.
 pub(crate) fn names(folder: &str) -> Vec<String> {
     let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
@@ -327,16 +337,26 @@ impl Call {
         Self { name: kind, conf, ..self.clone() }.after(result)
     }
 
-    /// Whether one ping from inside the pod is answered within a second.
+    /// Whether a ping from inside the pod is answered.
     pub(crate) fn pings(&self, target: &str) -> bool {
         self.open().enter(|| ping(target)).unwrap()
     }
+
+    /// Whether none is answered, within a second.
+    pub(crate) fn pings_in_vain(&self, target: &str) -> bool {
+        !self.open().enter(|| ping_for("1", target)).unwrap()
+    }
 }
 
-/// Whether one ping is answered within a second.
+/// Whether a ping is answered. However busy the machine is.
 pub(crate) fn ping(target: &str) -> bool {
+    ping_for("30", target)
+}
+
+/// One a second until one is answered, or the time, in seconds, is up.
+fn ping_for(seconds: &str, target: &str) -> bool {
     let out = Command::new("ping")
-        .args(["-n", "-c1", "-W1", target])
+        .args(["-n", "-c1", "-w", seconds, target])
         .output()
         .expect("ping: package iputils-ping");
     out.status.success()
