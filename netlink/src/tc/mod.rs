@@ -2,6 +2,7 @@
 //! at a device's root, and the way of what comes in by a device over another
 //! one, where it can be limited too.
 
+mod redirect;
 mod tbf;
 #[cfg(test)]
 mod tests;
@@ -11,10 +12,11 @@ use crate::request::Request;
 use crate::socket::{Dump, Socket};
 use crate::wire::uapi::{
     AF_UNSPEC, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, RTM_DELQDISC,
-    RTM_GETQDISC, RTM_NEWQDISC, RTM_NEWTFILTER,
+    RTM_GETQDISC, RTM_NEWQDISC,
 };
 use crate::wire::{Attrs, Malformed, Message, RawMessage, string, u32_at};
 
+pub use redirect::{led_to, redirect};
 pub use tbf::{Bucket, BucketInfo};
 
 // rtnetlink.h, pkt_sched.h, pkt_cls.h, tc_act/tc_mirred.h
@@ -23,15 +25,6 @@ const TCA_OPTIONS: u16 = 2;
 const ROOT: u32 = u32::MAX;
 const INGRESS: u32 = 0xffff_fff1;
 const INGRESS_HANDLE: u32 = 0xffff_0000;
-const TCA_U32_SEL: u16 = 5;
-const TCA_U32_ACT: u16 = 7;
-const TC_U32_TERMINAL: u8 = 1;
-const TCA_ACT_KIND: u16 = 1;
-const TCA_ACT_OPTIONS: u16 = 2;
-const TCA_MIRRED_PARMS: u16 = 2;
-const TCA_EGRESS_REDIR: u32 = 1;
-const TC_ACT_STOLEN: u32 = 4;
-const ETH_P_ALL: u16 = 3;
 /// The handle of the root, `1:`.
 const FIRST: u32 = 0x0001_0000;
 /// Length of `struct tcmsg`.
@@ -57,10 +50,14 @@ pub struct QdiscInfo {
 /// # Errors
 /// See [`Error`].
 pub fn list(socket: &mut Socket, index: u32) -> Result<Dump<QdiscInfo>, Error> {
-    let message = Message::new(RTM_GETQDISC, 0, &tcmsg(index, 0, 0, 0));
-    let object = format!("list queueing disciplines of link {index}");
-    let dump = socket.dump(&Request::new(object, message), decode)?;
-    Ok(dump.filtered(|q| q.index == index))
+    Ok(all(socket)?.filtered(|q| q.index == index))
+}
+
+/// Those of all devices: the kernel asks for none in particular.
+fn all(socket: &mut Socket) -> Result<Dump<QdiscInfo>, Error> {
+    let message = Message::new(RTM_GETQDISC, 0, &tcmsg(0, 0, 0, 0));
+    let object = "list queueing disciplines";
+    socket.dump(&Request::new(object, message), decode)
 }
 
 /// Limits what leaves by the device, in place of whatever is at its root.
@@ -100,31 +97,6 @@ pub fn delete_ingress(index: u32) -> Request {
     Request::new(format!("remove ingress of link {index}"), message)
 }
 
-/// Sends all that comes in by the device `index`, which has an ingress, out
-/// by the device `to`.
-#[must_use]
-pub fn redirect(index: u32, to: u32) -> Request {
-    // priority 1, all protocols
-    let info = 1 << 16 | u32::from(ETH_P_ALL.to_be());
-    let header = tcmsg(index, 0, INGRESS_HANDLE, info);
-    let flags = NLM_F_CREATE | NLM_F_EXCL;
-    let mut message = Message::new(RTM_NEWTFILTER, flags, &header);
-    message.str(TCA_KIND, "u32");
-    message.nest(TCA_OPTIONS, |m| {
-        m.nest(TCA_U32_ACT, |m| {
-            m.nest(1, |m| {
-                m.str(TCA_ACT_KIND, "mirred");
-                m.nest(TCA_ACT_OPTIONS, |m| {
-                    m.bytes(TCA_MIRRED_PARMS, &mirred(to));
-                });
-            });
-        });
-        m.bytes(TCA_U32_SEL, &match_all());
-    });
-    let object = format!("redirect what comes in by link {index} to link {to}");
-    Request::new(object, message)
-}
-
 /// `struct tcmsg`.
 fn tcmsg(index: u32, handle: u32, parent: u32, info: u32) -> [u8; TCMSG] {
     let mut header = [0; TCMSG];
@@ -133,24 +105,6 @@ fn tcmsg(index: u32, handle: u32, parent: u32, info: u32) -> [u8; TCMSG] {
         place.copy_from_slice(&field.to_ne_bytes());
     }
     header
-}
-
-/// `struct tc_u32_sel` with one key that every packet has.
-fn match_all() -> [u8; 32] {
-    let mut sel = [0; 32];
-    sel[0] = TC_U32_TERMINAL;
-    sel[2] = 1;
-    sel
-}
-
-/// `struct tc_mirred`.
-fn mirred(to: u32) -> [u8; 28] {
-    let mut out = [0; 28];
-    let fields = [0, 0, TC_ACT_STOLEN, 0, 0, TCA_EGRESS_REDIR, to];
-    for (place, field) in out.chunks_exact_mut(4).zip(fields) {
-        place.copy_from_slice(&field.to_ne_bytes());
-    }
-    out
 }
 
 fn decode(message: &RawMessage<'_>) -> Result<Option<QdiscInfo>, Malformed> {

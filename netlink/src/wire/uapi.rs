@@ -43,6 +43,7 @@ pub(crate) const RTM_NEWQDISC: u16 = 36;
 pub(crate) const RTM_DELQDISC: u16 = 37;
 pub(crate) const RTM_GETQDISC: u16 = 38;
 pub(crate) const RTM_NEWTFILTER: u16 = 44;
+pub(crate) const RTM_GETTFILTER: u16 = 46;
 pub(crate) const RTM_NEWNSID: u16 = 88;
 pub(crate) const RTM_GETNSID: u16 = 90;
 pub(crate) const RTM_NEWNEXTHOP: u16 = 104;

@@ -66,6 +66,16 @@ fn what_comes_in_is_led_over_an_ifb() {
         assert!(text.contains("match 00000000/00000000 at 0"), "{text}");
         let mirred = "mirred (Egress Redirect to device ifb7) stolen";
         assert_eq!(text.matches(mirred).count(), 1, "{text}");
+        assert_eq!(tc::led_to(socket, ifb).expect("led to"), [v0]);
+        assert_eq!(tc::led_to(socket, v0).expect("led to"), [0; 0]);
+        // a filter without an action, an ingress without a filter
+        for line in [
+            "filter add dev v0 parent ffff: pref 2 u32 match u32 0 0 flowid 1:1",
+            "qdisc add dev v1 ingress",
+        ] {
+            sh(&format!("tc {line}"));
+        }
+        assert_eq!(tc::led_to(socket, ifb).expect("led to"), [v0]);
         socket.request(&tc::delete_ingress(v0)).expect("delete");
         assert_eq!(sh("tc filter show dev v0 parent ffff:").trim(), "");
     });
