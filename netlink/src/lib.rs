@@ -17,6 +17,7 @@
 //! | [`nsid`] | the numbers by which links tell where their other end is |
 //! | [`NetNs`] | network namespaces: open, compare, enter |
 //! | [`sysctl`] | settings under `/proc/sys` |
+//! | [`vlan`] | VLANs of bridge ports |
 //! | [`tc`] | limits on the rate of a link |
 //! | [`conntrack`] | connections that are tracked |
 //! | [`program`] | `iptables` and its kin, which alone know their tables |
@@ -56,6 +57,7 @@ pub mod rule;
 mod socket;
 pub mod sysctl;
 pub mod tc;
+pub mod vlan;
 mod wire;
 
 pub use error::Error;

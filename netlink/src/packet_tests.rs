@@ -9,6 +9,7 @@ use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::AddressAttribute;
 use netlink_packet_route::link::{
+    AfSpecBridge, BridgeVlanInfo, BridgeVlanInfoFlags, InfoBridge,
     InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth,
     InfoVxlan, LinkAttribute, LinkFlags, LinkInfo,
 };
@@ -29,6 +30,7 @@ use crate::link::vxlan::{self, VxlanSpec};
 use crate::link::{self};
 use crate::neigh::{self, NeighSpec};
 use crate::route::{self, RouteKind, RouteMatch, RouteSpec, Scope};
+use crate::vlan::{self, Mode, Vlans};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 2, 2];
 
@@ -156,6 +158,54 @@ fn bridge_and_port() {
         [LinkAttribute::LinkInfo(vec![
             LinkInfo::PortKind(InfoPortKind::Bridge),
             LinkInfo::PortData(InfoPortData::BridgePort(port)),
+        ])]
+    );
+}
+
+#[test]
+fn vlans_of_a_port() {
+    let native = Mode { pvid: true, untagged: true };
+    let mut vlans = Vlans::from([(100, native)]);
+    vlans.extend((200..=210).map(|id| (id, Mode::default())));
+    let (flags, message) = read(&vlan::add(5, &vlans));
+    assert_eq!(flags, 0);
+    let RouteNetlinkMessage::SetLink(link) = message else { panic!("kind") };
+    assert_eq!(link.header.index, 5);
+    let infos = |infos: &[(BridgeVlanInfoFlags, u16)]| {
+        let info = |(flags, vid)| BridgeVlanInfo { flags, vid };
+        let infos = infos.iter().copied().map(info);
+        let infos = infos.map(AfSpecBridge::VlanInfo).collect();
+        [LinkAttribute::AfSpecBridge(infos)]
+    };
+    assert_eq!(
+        link.attributes,
+        infos(&[
+            (BridgeVlanInfoFlags::Pvid | BridgeVlanInfoFlags::Untagged, 100),
+            (BridgeVlanInfoFlags::RangeBegin, 200),
+            (BridgeVlanInfoFlags::RangeEnd, 210),
+        ])
+    );
+
+    let (_, message) = read(&vlan::retain(5, &Vlans::from([(100, native)])));
+    let RouteNetlinkMessage::DelLink(link) = message else { panic!("kind") };
+    assert_eq!(
+        link.attributes,
+        infos(&[
+            (BridgeVlanInfoFlags::RangeBegin, 1),
+            (BridgeVlanInfoFlags::RangeEnd, 99),
+            (BridgeVlanInfoFlags::RangeBegin, 101),
+            (BridgeVlanInfoFlags::RangeEnd, 4094),
+        ])
+    );
+
+    let (_, message) = read(&bridge::filter_vlans(5));
+    let RouteNetlinkMessage::NewLink(link) = message else { panic!("kind") };
+    let on = InfoData::Bridge(vec![InfoBridge::VlanFiltering(true)]);
+    assert_eq!(
+        link.attributes,
+        [LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(on),
         ])]
     );
 }

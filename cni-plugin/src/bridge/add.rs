@@ -11,7 +11,7 @@ use super::conf::{Conf, Node};
 use super::ipam::Ipam;
 use super::pod::Pod;
 use super::util::gone;
-use super::{device, gateway, macspoof, port};
+use super::{device, gateway, macspoof, port, vlan_gateway};
 use crate::cidr::Cidr;
 use crate::mac;
 use crate::masquerade;
@@ -29,6 +29,8 @@ struct Made {
     spoofing: bool,
     /// Masquerade rules may be there.
     masquerade: bool,
+    /// The gateway of a VLAN may be there for this pod alone.
+    vlan_gateway: bool,
     /// IPAM may hold addresses of this ADD.
     addresses: bool,
 }
@@ -85,8 +87,14 @@ fn attach(
         true => gateways(&result),
         false => Vec::new(),
     };
+    let of_vlan = conf.gateway_vlan().filter(|_| !gateways.is_empty());
+    made.vlan_gateway = of_vlan.is_some();
+    let of_vlan = of_vlan
+        .map(|vlan| vlan_gateway::ensure(socket, call, conf, &bridge, vlan));
+    let of_vlan = of_vlan.transpose()?;
+    let holder = of_vlan.as_ref().unwrap_or(&bridge);
     if conf.gateway {
-        let removed = gateway::ensure(socket, conf, &bridge, &gateways)?;
+        let removed = gateway::ensure(socket, conf, holder, &gateways)?;
         for old in removed {
             tell_of_moved(call, conf, ipam, &old);
         }
@@ -96,7 +104,8 @@ fn attach(
         let link = Pod::untouched(netns, ifname)?;
         restrict(call, conf, &link, &port, &result, made)?;
         let port = link::by_name(socket, &port).map_err(CniError::from)?;
-        return tell(call, conf, socket, result, [&bridge, &port, &link]);
+        let links = [&bridge, &port, &link];
+        return tell(call, conf, socket, result, links, None);
     }
     let mut pod = Pod::configure(netns, conf, call, &result)?;
     restrict(call, conf, &pod.link, &port, &result, made)?;
@@ -107,11 +116,12 @@ fn attach(
             device::wait_running(socket, &bridge, &call.deadline)?;
         }
         if gateways.iter().any(|g| g.ip.is_ipv6()) {
-            device::wait_link_local(socket, &bridge)?;
+            device::wait_link_local(socket, holder)?;
         }
         pod.announce()?;
     }
-    tell(call, conf, socket, result, [&bridge, &port, &pod.link])
+    let links = [&bridge, &port, &pod.link];
+    tell(call, conf, socket, result, links, of_vlan.as_ref())
 }
 
 /// Rules for what the pod sends, where they are asked for.
@@ -140,13 +150,15 @@ fn restrict(
     Ok(())
 }
 
-/// The result with its interfaces: bridge, port and pod.
+/// The result with its interfaces: bridge, port and pod, and the gateway's if
+/// the bridge has none for the pod's VLAN.
 fn tell(
     call: &Call,
     conf: &Conf,
     socket: &mut Socket,
     mut result: CniResult,
     [bridge, port, pod]: [&LinkInfo; 3],
+    gateway: Option<&LinkInfo>,
 ) -> Result<CniResult, CniError> {
     // its address follows the ports where nobody has fixed it (BR-42)
     let followed = match conf.gateway {
@@ -159,6 +171,7 @@ fn tell(
         interface(port, ""),
         interface(pod, &call.env.netns),
     ];
+    result.interfaces.extend(gateway.map(|link| interface(link, "")));
     Ok(result)
 }
 
@@ -265,6 +278,9 @@ impl Made {
         }
         if self.masquerade {
             rules.push(masquerade::remove(call));
+        }
+        if self.vlan_gateway {
+            rules.push(vlan_gateway::remove_unused(socket, call));
         }
         let undone = unlinked.map_err(CniError::from).and_then(|()| {
             if self.addresses { ipam.del(call).map(drop) } else { Ok(()) }

@@ -8,7 +8,7 @@ use netlink::{Dump, Socket, addr, link, sysctl};
 
 use super::conf::Conf;
 use super::ipam::Ipam;
-use super::{gateway, macspoof, pod};
+use super::{gateway, macspoof, pod, vlan, vlan_gateway};
 use crate::cidr::Cidr;
 use crate::mac;
 use crate::masquerade;
@@ -33,9 +33,14 @@ pub(crate) fn check(
     let pod = check_pod(conf.leave_down, &mut inside, interface, &previous)?;
     let mut outside = Socket::open().map_err(CniError::from)?;
     let bridge = check_bridge(&conf, &mut outside, &previous)?;
-    check_port(&conf, &mut outside, &bridge, &pod)?;
+    let port = check_port(&conf, &mut outside, &bridge, &pod)?;
+    vlan::check(&mut outside, &conf.vlans, &bridge, &port)?;
     if conf.gateway {
-        check_gateways(&mut outside, &bridge, &previous)?;
+        let of_vlan = conf.gateway_vlan().map(|vlan| {
+            vlan_gateway::check(&mut outside, &conf, &bridge, vlan)
+        });
+        let holder = of_vlan.transpose()?.unwrap_or(bridge);
+        check_gateways(&mut outside, &holder, &previous)?;
         check_forwarding(&previous)?;
     }
     let ips: Vec<Cidr> = previous.ips.iter().map(|ip| ip.address).collect();
@@ -183,14 +188,14 @@ fn check_bridge(
     Ok(bridge)
 }
 
-/// The host's end of the pair. It is found by its index, which only the pod's
-/// end tells for sure.
+/// The host's end of the pair, which is returned. It is found by its index,
+/// which only the pod's end tells for sure.
 fn check_port(
     conf: &Conf,
     socket: &mut Socket,
     bridge: &LinkInfo,
     pod: &LinkInfo,
-) -> Result<(), CniError> {
+) -> Result<LinkInfo, CniError> {
     let Some(index) = pod.peer else {
         return differs(format_args!("{} has no peer", pod.name));
     };
@@ -232,7 +237,7 @@ fn check_port(
             ));
         }
     }
-    Ok(())
+    Ok(port)
 }
 
 fn check_gateways(
@@ -246,7 +251,7 @@ fn check_gateways(
     for gateway in previous.ips.iter().filter_map(|ip| ip.gateway) {
         if !addresses.iter().any(|a| a.ip == gateway) {
             return differs(format_args!(
-                "bridge {} lacks the gateway {gateway}",
+                "{} lacks the gateway {gateway}",
                 bridge.name
             ));
         }

@@ -4,6 +4,7 @@ use ipam::Subnet;
 use ipam::gojson::Object;
 
 use super::util::no_pattern;
+use super::{vlan, vlan_gateway};
 use crate::mac;
 use crate::masquerade;
 use crate::protocol::{Args, CniError, code, interface_name_problem};
@@ -11,8 +12,6 @@ use crate::result::Dns;
 
 /// The bridge made when none is named.
 const BRIDGE: &str = "cni0";
-/// The highest VLAN id.
-const VLAN_MAX: i64 = 4094;
 
 /// What flannel knows of the node that a bridge's configuration does not say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +60,8 @@ pub(crate) struct Conf {
     pub(super) leave_down: bool,
     /// The plugin that gives addresses; empty for none.
     pub(super) ipam: String,
+    /// The VLANs of the pod's port.
+    pub(super) vlans: vlan::Conf,
 }
 
 // === impl Conf ===
@@ -69,14 +70,12 @@ impl Conf {
     /// Reads and judges a configuration for ADD or CHECK.
     ///
     /// # Errors
-    /// Code 7 for what is wrong in itself, code 2 for what this build does
-    /// not have.
+    /// Code 7.
     pub(super) fn read(
         conf: &Object<'_>,
         args: &Args,
     ) -> Result<Self, CniError> {
         let flag = |key| conf.bool(key).map(Option::unwrap_or_default);
-        refuse_unbuilt(conf)?;
         let out = Self {
             bridge: bridge_name(conf)?,
             gateway: flag("isGateway")? || flag("isDefaultGateway")?,
@@ -94,6 +93,7 @@ impl Conf {
             check_spoofing: flag("macspoofchk")?,
             leave_down: flag("disableContainerInterface")?,
             ipam: ipam_kind(conf)?,
+            vlans: vlan::Conf::read(conf)?,
         };
         if out.hairpin && out.promiscuous {
             return Err(CniError::config(
@@ -105,7 +105,15 @@ impl Conf {
                 "cannot use IPAM when DisableContainerInterface flag is set",
             ));
         }
+        if let Some(vlan) = out.gateway_vlan() {
+            vlan_gateway::name(&out.bridge, vlan)?;
+        }
         Ok(out)
+    }
+
+    /// The VLAN whose gateway is not on the bridge itself.
+    pub(super) fn gateway_vlan(&self) -> Option<u16> {
+        self.vlans.native.filter(|_| self.gateway)
     }
 }
 
@@ -116,38 +124,6 @@ impl Conf {
 pub(crate) fn ipam_kind(conf: &Object<'_>) -> Result<String, CniError> {
     let Some(ipam) = conf.object("ipam")? else { return Ok(String::new()) };
     Ok(ipam.string("type")?.unwrap_or_default())
-}
-
-/// Options that change what a pod can reach, and that this build would have
-/// to ignore.
-fn refuse_unbuilt(conf: &Object<'_>) -> Result<(), CniError> {
-    let vlan = conf.int("vlan")?.unwrap_or_default();
-    if !(0..=VLAN_MAX).contains(&vlan) {
-        return Err(CniError::config(format!(
-            "invalid VLAN ID {vlan} (must be between 0 and {VLAN_MAX})"
-        )));
-    }
-    let refuse = |key: &str, value: &str, remedy: &str| {
-        Err(CniError::new(
-            code::UNSUPPORTED,
-            format!("{key}: {value} is not supported by this build; {remedy}"),
-        ))
-    };
-    if vlan != 0 {
-        let vlan = vlan.to_string();
-        return refuse("vlan", &vlan, "leave it out of the delegate");
-    }
-    if let Some(trunk) = conf.array("vlanTrunk")?
-        && !trunk.is_empty()
-    {
-        let shown = conf.value("vlanTrunk").map(|v| v.compact());
-        return refuse(
-            "vlanTrunk",
-            &shown.unwrap_or_default(),
-            "leave it out of the delegate",
-        );
-    }
-    Ok(())
 }
 
 /// The bridge's name.
@@ -227,11 +203,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_named() {
+    fn what_cannot_be_is_named() {
         for (members, code, text) in [
             (r#""ipMasqBackend":"foo""#, 7, "unknown ipmasq backend \"foo\""),
-            (r#""vlan":7"#, 2, "vlan: 7 is not supported"),
-            (r#""vlanTrunk":[{"id":5}]"#, 2, r#"vlanTrunk: [{"id":5}]"#),
+            (
+                r#""vlan":7,"isGateway":true,"bridge":"bridge-of-mine""#,
+                7,
+                "\"bridge-of-mine.7\"",
+            ),
             (
                 r#""vlan":5000"#,
                 7,
@@ -254,7 +233,6 @@ mod tests {
             assert_eq!(error.code, code, "{members}");
             assert!(error.msg.contains(text), "{members}: {}", error.msg);
         }
-        assert!(with(r#""vlanTrunk":[],"preserveDefaultVlan":true"#).is_ok());
         let layer_2 = read(r#"{"disableContainerInterface":true}"#, "");
         assert!(layer_2.unwrap().leave_down);
     }

@@ -11,6 +11,7 @@ use netlink::{Socket, addr, link, sysctl};
 
 use super::conf::Conf;
 use super::util::{ignore, random};
+use super::vlan;
 use crate::protocol::{CniError, Deadline};
 
 /// `NET_ADDR_SET`: somebody chose the address, the kernel will not change it.
@@ -52,6 +53,7 @@ pub(super) fn ensure(
             "{name:?} already exists but is not a bridge"
         )));
     }
+    vlan::filter(socket, &conf.vlans, &bridge)?;
     // a pod's word must not make it the node's router
     ignore(sysctl::write_if_different(
         &format!("net/ipv6/conf/{name}/accept_ra"),
@@ -77,6 +79,7 @@ pub(super) fn ensure(
     });
     if let Some(mtu) = mtu {
         (changes, changed) = (changes.mtu(mtu), true);
+        bridge.mtu = mtu;
     }
     if !is_new
         && conf.gateway
@@ -104,12 +107,15 @@ fn create(socket: &mut Socket, conf: &Conf) -> Result<bool, CniError> {
         name: name.clone(),
         mtu: conf.mtu.map(|mtu| mtu ^ 1),
         mac: Some(random_mac()),
-        vlan_filtering: false,
+        vlan_filtering: conf.vlans.filters(),
         up: true,
     };
     match socket.request(&link::bridge::add(&spec)) {
         Ok(()) => Ok(true),
         Err(e) if e.is_exists() => Ok(false),
+        Err(e) if spec.vlan_filtering && e.is_unsupported() => {
+            Err(vlan::unsupported(name, &e))
+        }
         Err(e) => Err(CniError::from(e)
             .context(format_args!("failed to create bridge {name:?}"))),
     }

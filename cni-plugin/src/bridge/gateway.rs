@@ -10,7 +10,8 @@ use super::util::{address, enable_ipv6, gone};
 use crate::cidr::Cidr;
 use crate::protocol::{CniError, Deadline, log};
 
-/// Puts the gateways on the bridge and switches forwarding on for their
+/// Puts the gateways on the bridge, or on the link that is its VLAN's
+/// ([`vlan_gateway`](super::vlan_gateway)), and switches forwarding on for their
 /// families. An IPv6 one is exempt from duplicate address detection (PF-26).
 ///
 /// Other addresses inside the flannel networks are left over from a subnet
@@ -51,7 +52,7 @@ pub(crate) fn ensure(
                 return Err(CniError::internal(format_args!(
                     "failed to set bridge addr: {:?} already has an IP \
                      address different from {gateway}",
-                    conf.bridge
+                    bridge.name
                 ))
                 .details(format!(
                     "it has {other}; remove it, or set \"forceAddress\": true"
@@ -60,7 +61,7 @@ pub(crate) fn ensure(
                 log(format_args!(
                     "{}: {other} is outside the flannel networks and stays \
                      beside {gateway}",
-                    conf.bridge
+                    bridge.name
                 ));
             }
         }
@@ -87,7 +88,7 @@ pub(crate) fn ensure(
             result.map_err(|e| {
                 CniError::from(e).context(format_args!(
                     "failed to set bridge addr: {:?}",
-                    conf.bridge
+                    bridge.name
                 ))
             })?;
         }

@@ -17,6 +17,8 @@ mod plugin;
 pub(crate) mod pod;
 mod port;
 pub(crate) mod util;
+mod vlan;
+mod vlan_gateway;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -77,12 +79,16 @@ fn detach(
     let bridge = remove_link(call, &mut socket)?;
     // the address goes free also when rules cannot be removed
     let rules = remove_rules(call, masqueraded, spoof_checked);
+    let gateways = match vlan_gateway::is_used(&conf) {
+        true => remove_gateways(call, &mut socket),
+        false => Ok(()),
+    };
     let kind = ipam_kind(&conf)?;
     let released = Ipam::of(call, &conf, text, &kind).del(call);
     if let Ok(released) = &released {
         forget_neighbours(&mut socket, &conf, bridge, released);
     }
-    gather([rules, released.map(drop)])
+    gather([rules, gateways, released.map(drop)])
 }
 
 /// Removes what belongs to none of the attachments in `valid` (S-64), by the
@@ -97,13 +103,16 @@ pub(crate) fn gc(
 ) -> Result<(), CniError> {
     let conf = Object::parse(text)?;
     let links = remove_invalid_links(call, valid);
+    let gateways = Socket::open()
+        .map_err(CniError::from)
+        .and_then(|mut socket| remove_gateways(call, &mut socket));
     // also what the configuration of another day has made
     call.deadline.enter("removing rules nobody uses")?;
     let rules = [masquerade::gc(call, valid), macspoof::gc(&call.name, valid)];
     let kind = ipam_kind(&conf)?;
     // addresses last: those of a link that is still there are kept
     let addresses = Ipam::of(call, &conf, text, &kind).gc(call, valid);
-    gather([links].into_iter().chain(rules).chain([addresses]))
+    gather([links, gateways].into_iter().chain(rules).chain([addresses]))
 }
 
 /// Whether ADD could be served with the configuration `text`.
@@ -179,6 +188,12 @@ fn remove_rules(
         done.push(macspoof::remove(Owner::of(call)));
     }
     gather(done)
+}
+
+/// Removes what the last pod of a VLAN leaves behind.
+fn remove_gateways(call: &Call, socket: &mut Socket) -> Result<(), CniError> {
+    call.deadline.enter("removing gateways of VLANs nobody is in")?;
+    vlan_gateway::remove_unused(socket, call)
 }
 
 /// Whether the configuration has rules made. One that does not say so

@@ -9,6 +9,7 @@ use netlink::{NetNs, Socket, link};
 
 use super::conf::Conf;
 use super::util::{all, no_pattern};
+use super::vlan;
 use crate::owner::Owner;
 use crate::protocol::{Call, CniError, Deadline, code, log};
 
@@ -87,6 +88,11 @@ pub(super) fn add(
         CniError::from(e).context(format_args!("port {name}"))
     };
     all(results.collect()).map_err(port)?;
+    if conf.vlans.filters() {
+        // the pod's end is down: nothing passes before this
+        let port = link::by_name(socket, &name).map_err(port)?;
+        vlan::set(socket, &conf.vlans, port.index)?;
+    }
     Ok(name)
 }
 

@@ -93,7 +93,7 @@ fn each_difference_is_named() {
         ("link set cni0 down", "bridge cni0 is down"),
         (
             "address del 10.244.1.1/24 dev cni0",
-            "bridge cni0 lacks the gateway 10.244.1.1",
+            "cni0 lacks the gateway 10.244.1.1",
         ),
         ("link del cni0", "interface cni0 is missing"),
     ] {

@@ -173,14 +173,14 @@ fn the_bridge_is_something_else() {
     });
 }
 
-/// Options this build does not have (code 2), contradictions (code 7).
+/// Contradictions, and values that no option has (code 7).
 #[test]
 fn options() {
     on_a_node(|node| {
         node.flanneld(Stack::V4);
         for (key, value, code, text) in [
             ("ipMasqBackend", json!("x"), 7, "unknown ipmasq backend \"x\""),
-            ("vlan", json!(100), 2, "vlan: 100 is not supported"),
+            ("vlan", json!(5000), 7, "invalid VLAN ID 5000 (must be"),
             ("promiscMode", json!(true), 7, "cannot set hairpin mode and"),
             ("mtu", json!("big"), 7, "mtu is \"big\""),
             ("name", json!("x"), 7, "must not have 'name' field"),
@@ -199,6 +199,43 @@ fn options() {
         fails(node, &mac, 7, "mac is \"no\"");
         let unknown = node.pod("u").env("CNI_ARGS", "FOO=1");
         fails(node, &unknown, 4, "ARGS: unknown args [\"FOO=1\"]");
+    });
+}
+
+/// BR-22: where bridges cannot keep VLANs apart, ADD says so and leaves
+/// nothing, not even the bridge. `integration/guest` tests the other kernels.
+#[test]
+fn vlans_where_the_kernel_has_none() {
+    on_a_node(|node| {
+        let probe = "link add p type bridge vlan_filtering 1";
+        let args: Vec<_> = probe.split(' ').collect();
+        let probed = std::process::Command::new("ip").args(args).output();
+        if probed.unwrap().status.success() {
+            run("ip", &["link", "del", "p"]);
+            node.flanneld(Stack::V4);
+            node.pod("a").delegate("vlan", json!(100)).add();
+            return;
+        }
+        node.flanneld(Stack::V4);
+        for (key, value) in
+            [("vlan", json!(100)), ("vlanTrunk", json!([{ "id": 5 }]))]
+        {
+            let text = "this kernel has no VLAN filtering \
+                        (CONFIG_BRIDGE_VLAN_FILTERING)";
+            let pod = node.pod(&format!("p{key}")).delegate(key, value.clone());
+            fails(node, &pod, 2, text);
+            let cni0 = netlink::link::by_name(&mut node.socket(), "cni0");
+            assert!(cni0.is_err(), "not even the bridge: {key}");
+            // nor on a bridge that is there
+            let other = node.pod(&format!("q{key}"));
+            other.add();
+            let again = node.pod(&format!("r{key}")).delegate(key, value);
+            let (code, msg) = again.call("ADD").error();
+            assert!(code == 2 && msg.contains(text), "{msg}");
+            other.del();
+            node.assert_clean();
+            run("ip", &["link", "del", "cni0"]);
+        }
     });
 }
 
@@ -252,8 +289,8 @@ fn the_kept_configuration_of_before_is_put_back() {
         let pod = node.pod("a");
         fs::create_dir_all("/var/lib/cni/flannel").unwrap();
         fs::write("/var/lib/cni/flannel/a", "before").unwrap();
-        let (code, _) = pod.delegate("vlan", 9.into()).call("ADD").error();
-        assert_eq!(code, 2);
+        let (code, _) = pod.delegate("vlan", (-9).into()).call("ADD").error();
+        assert_eq!(code, 7);
         let kept = fs::read_to_string("/var/lib/cni/flannel/a").unwrap();
         assert_eq!(kept, "before");
     });

@@ -27,6 +27,7 @@ pub(crate) const NLA_TYPE_MASK: u16 = 0x3fff;
 pub(crate) const RTM_NEWLINK: u16 = 16;
 pub(crate) const RTM_DELLINK: u16 = 17;
 pub(crate) const RTM_GETLINK: u16 = 18;
+pub(crate) const RTM_SETLINK: u16 = 19;
 pub(crate) const RTM_NEWADDR: u16 = 20;
 pub(crate) const RTM_DELADDR: u16 = 21;
 pub(crate) const RTM_GETADDR: u16 = 22;
@@ -91,12 +92,21 @@ pub(crate) const IFLA_INFO_KIND: u16 = 1;
 pub(crate) const IFLA_INFO_DATA: u16 = 2;
 pub(crate) const IFLA_INFO_SLAVE_KIND: u16 = 4;
 pub(crate) const IFLA_INFO_SLAVE_DATA: u16 = 5;
+/// In a dump of bridge ports: their VLANs, neighbours as ranges.
+pub(crate) const RTEXT_FILTER_BRVLAN_COMPRESSED: u32 = 4;
 /// Leave statistics out of a link message.
 pub(crate) const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 
 pub(crate) const VETH_INFO_PEER: u16 = 1;
 
 pub(crate) const IFLA_BR_VLAN_FILTERING: u16 = 7;
+
+/// In `IFLA_AF_SPEC` of the bridge family.
+pub(crate) const IFLA_BRIDGE_VLAN_INFO: u16 = 2;
+pub(crate) const BRIDGE_VLAN_INFO_PVID: u16 = 0x2;
+pub(crate) const BRIDGE_VLAN_INFO_UNTAGGED: u16 = 0x4;
+pub(crate) const BRIDGE_VLAN_INFO_RANGE_BEGIN: u16 = 0x8;
+pub(crate) const BRIDGE_VLAN_INFO_RANGE_END: u16 = 0x10;
 
 pub(crate) const IFLA_BRPORT_STATE: u16 = 1;
 pub(crate) const IFLA_BRPORT_MODE: u16 = 4;
