@@ -7,6 +7,7 @@ CACHE  := $(shell $(SETUP) cache-dir)
 ARCH   := $(shell uname -m)
 DIST   := target/dist
 FLOOR  := target/floor
+GUEST  := target/guest
 BINS   := flanneld flannel
 export PATH := $(CACHE)/bin:$(PATH)
 # Where the tests find what they run for real.
@@ -14,9 +15,11 @@ export FLANNEL_DIST      := $(CURDIR)/$(DIST)
 export FLANNEL_TEST_ETCD := $(CACHE)/etcd/usr/bin/etcd
 export FLANNEL_TEST_PEERS := $(CACHE)/peers
 export FLANNEL_TEST_RUNTIMES := $(CACHE)/runtimes
+export FLANNEL_TEST_VM := $(CACHE)/vm
+export FLANNEL_TEST_GUEST := $(CURDIR)/$(GUEST)/guest
 export FLANNEL_BENCH_FLOOR := $(CURDIR)/$(FLOOR)/floor
 
-.PHONY: help build demo test unit scenarios fuzz-smoke fuzz soak lint bench clean
+.PHONY: help build demo test unit scenarios vm fuzz-smoke fuzz soak lint bench clean
 
 help:
 	@echo "make demo   three nodes, a real etcd, pods that reach each other"
@@ -35,7 +38,7 @@ demo: build
 	@$(SETUP) run
 	cargo run --quiet --locked -p integration --bin demo
 
-test: build unit scenarios fuzz-smoke
+test: build unit scenarios vm fuzz-smoke
 
 # Tiers 1 and 2, the store against a real etcd, plugins beside the Go ones
 # (design.md §6).
@@ -50,7 +53,15 @@ unit:
 scenarios: build
 	@$(SETUP) run
 	@$(SETUP) peers
-	cargo test --locked -p integration
+	cargo test --locked -p integration --lib --test scenarios
+
+# Tier 5: what this machine's kernel has not, on one that has, in a virtual
+# machine.
+vm: build
+	@$(SETUP) vm
+	@$(SETUP) peers
+	@$(SETUP) release $(GUEST) guest
+	cargo test --locked -p integration --test vm
 
 # Tier 6: what reads foreign bytes, a minute each over its corpus.
 fuzz-smoke:

@@ -22,6 +22,7 @@
 //! | [`upstream`] | what upstream's daemon sends to the kernel, literally |
 //! | [`peers`] | upstream's own programs, to run beside ours |
 //! | [`probe`] | a steady stream of datagrams that counts what is lost |
+//! | [`vm`] | a kernel that has what this machine's has not |
 //! | [`poll`] | waiting for a condition, never a bare sleep |
 #![expect(
     clippy::indexing_slicing,
@@ -48,3 +49,4 @@ pub mod probe;
 pub mod runtimes;
 pub mod underlay;
 pub mod upstream;
+pub mod vm;

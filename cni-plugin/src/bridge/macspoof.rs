@@ -7,6 +7,7 @@ use netlink::nft::{
     Table, TableId, Verdict,
 };
 
+use crate::masquerade::without_nft;
 use crate::owner::Owner;
 use crate::protocol::{CniError, ValidAttachments, code};
 
@@ -62,7 +63,7 @@ pub(super) fn set(
 /// # Errors
 /// Code 999.
 pub(super) fn remove(owner: Owner<'_>) -> Result<(), CniError> {
-    commit(|socket, there, batch| {
+    let removed = commit(|socket, there, batch| {
         if there.iter().any(|info| of(info, owner)) {
             clear(there, owner, batch);
             for chain in chains(owner) {
@@ -74,7 +75,8 @@ pub(super) fn remove(owner: Owner<'_>) -> Result<(), CniError> {
             }
         }
         Ok(())
-    })
+    });
+    without_nft(removed)
 }
 
 /// Says whether it is missing.
@@ -109,8 +111,13 @@ pub(super) fn gc(
     network: &str,
     valid: &ValidAttachments,
 ) -> Result<(), CniError> {
+    let there = open().and_then(|mut socket| rules(&mut socket));
+    let there = match there {
+        Ok(there) => there,
+        Err(e) => return without_nft(Err(e)),
+    };
     let mut stale = Vec::new();
-    for info in rules(&mut open()?)? {
+    for info in there {
         let note = info.rule.note.as_deref().unwrap_or_default();
         let mut words = note.split(' ').map(str::to_owned);
         let words = [words.next(), words.next(), words.next()];

@@ -115,8 +115,11 @@ pub(crate) fn gc(
     gather(over_iptables.chain([over_nftables]))
 }
 
-/// A kernel without nf_tables has nothing in it.
-fn without_nft(result: Result<(), CniError>) -> Result<(), CniError> {
+/// A kernel without nf_tables has nothing in it: what was to be removed there
+/// is gone.
+pub(crate) fn without_nft(
+    result: Result<(), CniError>,
+) -> Result<(), CniError> {
     result.or_else(|e| match nft::supported() {
         Ok(false) => Ok(()),
         _ => Err(e),
