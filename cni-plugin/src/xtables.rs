@@ -177,7 +177,7 @@ impl<'a> Xtables<'a> {
                 ProgramError::Failed { said, .. } => {
                     said.contains("xtables lock")
                 }
-                ProgramError::Start { .. } => false,
+                ProgramError::Start { .. } | ProgramError::Left { .. } => false,
             };
             match again {
                 true => CniError::new(code::TRY_AGAIN, e.to_string())

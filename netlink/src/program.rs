@@ -2,18 +2,35 @@
 //! `iptables` and its kin can talk to. Found in PATH, run with a limited time.
 
 use std::ffi::OsStr;
-use std::io::{Read, Write};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 /// How long `iptables-restore` is to wait for the lock of the legacy tables,
 /// in seconds (its option `-w`).
 pub const LOCK_WAIT: &str = "5";
 /// How long any program may take: the lock, and then thousands of rules.
 const LIMIT: Duration = Duration::from_secs(30);
+/// How long the end of a killed program is waited for. One that hangs in the
+/// kernel (on a disk, say) does not end by any signal.
+const KILLED: Duration = Duration::from_secs(1);
+/// The longest pause between two looks whether a program has ended.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Killed programs that have not ended.
+static LEFT: Mutex<Vec<(PathBuf, Child)>> = Mutex::new(Vec::new());
 
 /// Why a program did not do what it was to.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +53,7 @@ pub enum ProgramError {
         /// What it printed.
         said: String,
     },
-    /// It did not end in time, and was killed.
+    /// It did not end in time, and was killed with all that it had started.
     #[error(
         "{program} did not end within {:.1} s and was killed",
         limit.as_secs_f64()
@@ -46,6 +63,18 @@ pub enum ProgramError {
         program: String,
         /// How long it was given.
         limit: Duration,
+    },
+    /// An earlier run was killed and hangs in the kernel all the same: more
+    /// of them would only fill the machine.
+    #[error(
+        "{program} (pid {pid}) was killed and has not ended: it is not run \
+         again before; see /proc/{pid}/stack for what it waits for"
+    )]
+    Left {
+        /// The program.
+        program: String,
+        /// The process of the earlier run.
+        pid: u32,
     },
 }
 
@@ -71,7 +100,8 @@ pub fn which(path: &OsStr, name: &str) -> Option<PathBuf> {
 /// Runs `program` with `input` and gives what it prints.
 ///
 /// # Errors
-/// [`ProgramError`]; nothing of the program is left running.
+/// [`ProgramError`]; nothing of the program is left running, but for one that
+/// no signal ends.
 pub fn run(
     program: &Path,
     args: &[&str],
@@ -92,6 +122,9 @@ pub fn run_for(
 ) -> Result<String, ProgramError> {
     let failed =
         |source| ProgramError::Start { program: name(program), source };
+    if let Some(pid) = left(program) {
+        return Err(ProgramError::Left { program: name(program), pid });
+    }
     let until = Instant::now() + limit;
     let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
     let mut child = Command::new(program)
@@ -99,27 +132,22 @@ pub fn run_for(
         .stdin(stdin)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
+        // so that what it starts can be killed with it
+        .process_group(0)
         .spawn()
         .map_err(failed)?;
-    if let (Some(mut pipe), Some(input)) = (child.stdin.take(), input) {
-        // A program that ends early says why by itself.
-        std::thread::spawn(move || pipe.write_all(input.as_bytes()));
-    }
-    let printed = reader(child.stdout.take());
-    let complained = reader(child.stderr.take());
-    let read = |from: &Receiver<String>, child: &mut Child| {
-        let left = until.saturating_duration_since(Instant::now());
-        from.recv_timeout(left).map_err(|_| {
-            // It is not waited for yet, so that its number is still its own.
-            let _ = child.kill();
-            let _ = child.wait();
-            ProgramError::Stuck { program: name(program), limit }
-        })
+    let heard = hear(&mut child, input.unwrap_or_default(), until);
+    let (status, [stdout, stderr]) = match heard {
+        Ok(Some(heard)) => heard,
+        unheard => {
+            kill(program, child);
+            let stuck = ProgramError::Stuck { program: name(program), limit };
+            return Err(unheard.map_or_else(failed, |_| stuck));
+        }
     };
-    let stdout = read(&printed, &mut child)?;
-    let stderr = read(&complained, &mut child)?;
-    let status = child.wait().map_err(failed)?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if !status.success() {
+        let stderr = text(&stderr);
         let lines = stderr.lines().map(str::trim).filter(|l| !l.is_empty());
         let said = lines.collect::<Vec<_>>().join("; ");
         return Err(ProgramError::Failed {
@@ -128,19 +156,122 @@ pub fn run_for(
             said,
         });
     }
-    Ok(stdout)
+    Ok(text(&stdout))
 }
 
-/// Reads all there is to come.
-fn reader(pipe: Option<impl Read + Send + 'static>) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        // What came before an error is looked at; a cut text is no answer.
-        let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
-        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
-    });
-    receiver
+/// Feeds a program and hears both its outputs until it has closed them and
+/// ended; `None` when it has not by `until`. There is no thread for that, so
+/// that none is left behind with somebody who keeps the pipes.
+fn hear(
+    child: &mut Child,
+    input: String,
+    until: Instant,
+) -> io::Result<Option<(ExitStatus, [Vec<u8>; 2])>> {
+    let mut stdin = child.stdin.take().map(pipe).transpose()?;
+    let mut outputs = [
+        child.stdout.take().map(pipe).transpose()?,
+        child.stderr.take().map(pipe).transpose()?,
+    ];
+    let mut said = [Vec::new(), Vec::new()];
+    let mut input = input.as_bytes();
+    let mut buffer = vec![0; 1 << 16];
+    while outputs.iter().any(Option::is_some) {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        wait(stdin.as_ref(), &outputs, left)?;
+        if let Some(pipe) = &mut stdin {
+            match pipe.write(input) {
+                Ok(sent) => input = input.get(sent..).unwrap_or_default(),
+                Err(e) if is_early(&e) => {}
+                // A program that ends early says why by itself.
+                Err(_) => input = &[],
+            }
+            if input.is_empty() {
+                stdin = None;
+            }
+        }
+        for (output, said) in outputs.iter_mut().zip(&mut said) {
+            let Some(pipe) = output else { continue };
+            match pipe.read(&mut buffer) {
+                Ok(0) => *output = None,
+                Ok(len) => {
+                    said.extend_from_slice(buffer.get(..len).unwrap_or(&[]));
+                }
+                Err(e) if is_early(&e) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(ended(child, until)?.map(|status| (status, said)))
+}
+
+/// Our end of a pipe, which never has us wait.
+fn pipe(end: impl Into<OwnedFd>) -> io::Result<File> {
+    let end = end.into();
+    fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    Ok(end.into())
+}
+
+fn is_early(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+}
+
+/// Waits for `limit` at most until one of the pipes is of use.
+fn wait(
+    stdin: Option<&File>,
+    outputs: &[Option<File>],
+    limit: Duration,
+) -> io::Result<()> {
+    let input = stdin.map(|f| PollFd::new(f.as_fd(), PollFlags::POLLOUT));
+    let outputs = outputs.iter().flatten();
+    let outputs = outputs.map(|f| PollFd::new(f.as_fd(), PollFlags::POLLIN));
+    let mut pipes: Vec<_> = input.into_iter().chain(outputs).collect();
+    // its unit is a millisecond: not for nothing at the end
+    let limit = limit + Duration::from_millis(1);
+    let limit = PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX);
+    match poll(&mut pipes, limit) {
+        Err(Errno::EINTR) | Ok(_) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// How the child has ended; `None` when it has not by `until`.
+fn ended(child: &mut Child, until: Instant) -> io::Result<Option<ExitStatus>> {
+    let mut pause = Duration::from_micros(50);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        std::thread::sleep(pause.min(left));
+        pause = (pause * 2).min(PAUSE);
+    }
+}
+
+/// Kills a program with all that it has started. Nobody has waited for it
+/// yet, so that its number is still its own.
+fn kill(program: &Path, mut child: Child) {
+    if let Ok(group) = i32::try_from(child.id()) {
+        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
+    }
+    if let Ok(None) = ended(&mut child, Instant::now() + KILLED) {
+        let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+        left.push((program.to_owned(), child));
+    }
+}
+
+/// The process of an earlier run of `program` that was killed and has not
+/// ended. Takes away all that have.
+fn left(program: &Path) -> Option<u32> {
+    let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
+    left.retain_mut(|(_, child)| matches!(child.try_wait(), Ok(None)));
+    let mut left = left.iter();
+    left.find(|(of, _)| of == program).map(|(_, child)| child.id())
 }
 
 #[cfg(test)]
@@ -175,6 +306,56 @@ mod tests {
             error.to_string(),
             "sh did not end within 1.0 s and was killed"
         );
+    }
+
+    #[test]
+    fn a_program_that_closes_its_outputs_and_goes_on_is_killed() {
+        let error = sh("exec >&- 2>&-; exec sleep 60", None).unwrap_err();
+        assert!(matches!(error, ProgramError::Stuck { .. }), "{error}");
+    }
+
+    /// Whether the process runs: one that nobody has waited for does not.
+    fn runs(pid: &str) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    }
+
+    #[test]
+    fn what_a_stuck_program_has_started_is_killed_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        // it ends in time; what it has started keeps its outputs open
+        let script = format!("sleep 600 & echo $! >{}", file.display());
+        let error = sh(&script, None).unwrap_err();
+        assert!(matches!(error, ProgramError::Stuck { .. }), "{error}");
+        let pid = std::fs::read_to_string(file).unwrap();
+        let until = Instant::now() + Duration::from_secs(60);
+        while runs(pid.trim()) {
+            assert!(Instant::now() < until, "{pid} still runs");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn one_that_no_signal_ends_is_not_run_again_before_it_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("iptables");
+        std::os::unix::fs::symlink("/bin/true", &program).unwrap();
+        // stands for a killed one that hangs in the kernel
+        let mut child = Command::new("cat");
+        child.stdin(Stdio::piped());
+        let mut child = child.spawn().unwrap();
+        let (pid, stdin) = (child.id(), child.stdin.take());
+        LEFT.lock().unwrap().push((program.clone(), child));
+        let text = run(&program, &[], None).unwrap_err().to_string();
+        let begins = format!("iptables (pid {pid}) was killed and has not");
+        assert!(text.starts_with(&begins), "{text}");
+        drop(stdin);
+        let until = Instant::now() + Duration::from_secs(60);
+        while let Err(error) = run(&program, &[], None) {
+            assert!(Instant::now() < until, "{error}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     #[test]
