@@ -165,7 +165,8 @@ pub async fn run(
         deaf: Some(Deaf::new(interest)),
         disturbances: mpsc::channel(1).1,
         hangup,
-        subnet_news: files::watch(&options.subnet_file)?,
+        subnet_news: files::watch(&options.subnet_file)
+            .context("a thread for the subnet file")?,
         repairs: metrics.repairs().clone(),
         metrics,
         watchdog: Watchdog::new(),
