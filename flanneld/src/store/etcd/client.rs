@@ -17,7 +17,7 @@ use std::time::Duration;
 use etcd_client::{ConnectOptions, KvClient, TlsOptions};
 use ipam::Secret;
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::endpoint::{Endpoint, EndpointError, Keys};
@@ -40,7 +40,10 @@ const TCP_LIMIT: Duration = Duration::from_secs(5);
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// Longest time for the answer to a ping.
 const PING_LIMIT: Duration = Duration::from_secs(5);
-/// Longest time for one small request.
+/// Longest time for the answer to one small request, once there is a session
+/// with a member. Finding one comes on top of it: [`CONNECT_LIMIT`], with
+/// [`STAGGER`] for each member before the last, and as much again for the TLS
+/// files where their disk hangs.
 pub(super) const CALL_LIMIT: Duration = Duration::from_secs(5);
 /// Longest time for a range read of all leases.
 pub(super) const LIST_LIMIT: Duration = Duration::from_secs(30);
@@ -99,6 +102,8 @@ struct Current {
     generation: u64,
     /// The member to try first.
     first: usize,
+    /// The TLS files are being read.
+    reading: Option<JoinHandle<Result<TlsOptions, TlsError>>>,
 }
 
 /// A working connection to one member.
@@ -195,7 +200,8 @@ impl Client {
         if let Some(session) = &current.session {
             return Ok(session.clone());
         }
-        let mut session = self.race(current.first).await?;
+        let tls = self.tls(&mut current.reading).await?;
+        let mut session = self.race(current.first, tls).await?;
         current.generation += 1;
         session.generation = current.generation;
         current.first = session.index;
@@ -258,15 +264,38 @@ impl Client {
         }
     }
 
+    /// The TLS files' content, where an endpoint wants it. They are read on a
+    /// thread of their own: their disk may hang. Then the next call waits for
+    /// the same read: there is one such thread at most.
+    async fn tls(
+        &self,
+        reading: &mut Option<JoinHandle<Result<TlsOptions, TlsError>>>,
+    ) -> Result<Option<TlsOptions>, Error> {
+        if !self.shared.endpoints.iter().any(Endpoint::tls) {
+            return Ok(None);
+        }
+        let files = &self.shared.tls;
+        let read = reading.get_or_insert_with(|| {
+            let files = files.clone();
+            spawn_blocking(move || files.load())
+        });
+        let limit = CONNECT_LIMIT;
+        let slow = |_| TlsError::Slow { seconds: limit.as_secs() };
+        let read = timeout(limit, read).await.map_err(slow)?;
+        *reading = None;
+        // The thread was never begun: the runtime ends.
+        let ended = |_| Error::Unreachable("the daemon ends".to_owned());
+        Ok(Some(read.map_err(ended)??))
+    }
+
     /// Tries the members from `first` on, one more each [`STAGGER`] or as
     /// soon as one fails, until one answers.
-    async fn race(&self, first: usize) -> Result<Session, Error> {
+    async fn race(
+        &self,
+        first: usize,
+        tls: Option<TlsOptions>,
+    ) -> Result<Session, Error> {
         let endpoints = &self.shared.endpoints;
-        let tls = if endpoints.iter().any(Endpoint::tls) {
-            Some(self.shared.tls.load()?)
-        } else {
-            None
-        };
         let mut waiting =
             (0..endpoints.len()).map(|i| (first + i) % endpoints.len());
         let mut racers = JoinSet::new();
@@ -425,5 +454,38 @@ impl StoreId {
             && before.revision > 0
             && (self.cluster != before.cluster
                 || self.revision < before.revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pipe stands for a file whose disk hangs: whoever opens it waits.
+    #[tokio::test]
+    async fn tls_files_on_a_disk_that_hangs_hold_up_nothing_else() {
+        const PEM: &str = "-----BEGIN CERTIFICATE-----\n";
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("ca.pem");
+        std::fs::write(&ca, PEM).unwrap();
+        let config = EtcdConfig {
+            endpoints: vec!["https://127.0.0.1:1".to_owned()],
+            tls: TlsFiles { ca: Some(ca.clone()), ..TlsFiles::default() },
+            ..EtcdConfig::default()
+        };
+        let client = Client::new(config, 0).unwrap();
+        std::fs::remove_file(&ca).unwrap();
+        nix::unistd::mkfifo(&ca, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for _ in 0..3 {
+            let limit = Duration::from_millis(20);
+            let ended = timeout(limit, client.session()).await;
+            assert!(ended.is_err(), "the file was not read");
+        }
+        // The one reader there is hears it, whoever waits for it.
+        let writer = spawn_blocking(move || std::fs::write(&ca, PEM));
+        let error = client.session().await.err().unwrap();
+        assert!(matches!(error, Error::Unreachable(_)), "{error}");
+        writer.await.unwrap().unwrap();
+        assert!(client.shared.current.lock().await.reading.is_none());
     }
 }

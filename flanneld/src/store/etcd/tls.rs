@@ -47,6 +47,15 @@ pub enum TlsError {
         /// What was looked for.
         wanted: &'static str,
     },
+    /// The disk does not answer.
+    #[error(
+        "the files of --etcd-cafile, --etcd-certfile and --etcd-keyfile could \
+         not be read within {seconds} s: their disk hangs"
+    )]
+    Slow {
+        /// How long it was waited for.
+        seconds: u64,
+    },
 }
 
 // === impl TlsFiles ===
