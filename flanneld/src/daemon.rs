@@ -37,7 +37,7 @@ use crate::rules::{self, Keeper};
 use crate::store::StoreStatus;
 use crate::store::etcd::{Config, Etcd};
 use crate::worker::{Newest, Worker};
-use crate::world::Kernel;
+use crate::world::{Kernel, KernelError};
 
 /// Runs until something ends it that no waiting can mend.
 ///
@@ -89,11 +89,18 @@ pub async fn run(
         kernel.run(job).await?
     };
     let again = saved.lease.is_some();
-    let uplink = wait_uplink(choose, again, &mut before).await?;
+    let uplink =
+        wait_for("waiting for the interface: ", choose, again, &mut before)
+            .await?;
     let (known_macs, families) = (saved.macs, conf.enabled);
-    let macs = kernel
-        .run(move |kernel| device_macs(kernel, families, &vxlan, known_macs))
-        .await??;
+    let ask = async || {
+        let job = move |kernel: &mut _| {
+            device_macs(kernel, families, &vxlan, known_macs)
+        };
+        kernel.run(job).await?
+    };
+    let macs =
+        wait_for("waiting for the kernel: ", ask, false, &mut before).await?;
     saved.set_config(config.text.reveal());
     for (family, mac) in macs.iter() {
         saved.macs.set(family, Some(*mac));
@@ -264,27 +271,31 @@ fn vxlan_of(conf: &NetConf) -> Result<VxlanOptions> {
 }
 
 /// For an interface that is not there, or not whole, at a start.
-const UPLINK_RETRY: Duration = Duration::from_secs(1);
+const RETRY: Duration = Duration::from_secs(1);
 
-/// The interface that carries the tunnels. One that did so in an earlier run
-/// may be away now, as it may be while the daemon runs: so it is waited for
-/// when the daemon was there before (`again`). Else the flags are wrong.
-async fn wait_uplink(
-    mut choose: impl AsyncFnMut() -> Result<Uplink>,
+/// What `ask` gives: the interface that carries the tunnels, or what the
+/// kernel knows. What passes by itself, as a lack of memory, is waited for,
+/// and said in the words of `waiting`. An interface that did its work in an
+/// earlier run may be away now, as it may be while the daemon runs: so
+/// anything is waited for when the daemon was there before (`again`). Else the
+/// flags are wrong.
+async fn wait_for<T>(
+    waiting: &str,
+    mut ask: impl AsyncFnMut() -> Result<T>,
     again: bool,
     before: &mut Before<'_>,
-) -> Result<Uplink> {
+) -> Result<T> {
     let mut watchdog = Watchdog::new();
-    let mut next = interval(UPLINK_RETRY);
+    let mut next = interval(RETRY);
     let mut said = String::new();
     loop {
         tokio::select! {
             () = watchdog.feed() => continue,
             _ = next.tick() => {}
         }
-        match choose().await {
-            Err(error) if again => {
-                let reason = format!("waiting for the interface: {error:#}");
+        match ask().await {
+            Err(error) if again || is_transient(&error) => {
+                let reason = format!("{waiting}{error:#}");
                 if reason != said {
                     tracing::warn!("{reason}");
                     before.say(Phase::Starting, &reason);
@@ -294,6 +305,15 @@ async fn wait_uplink(
             result => return result,
         }
     }
+}
+
+/// Whether the kernel may well do it when it is asked again.
+fn is_transient(error: &anyhow::Error) -> bool {
+    let kernel = match error.downcast_ref() {
+        Some(KernelError::Netlink(error)) => Some(error),
+        _ => error.downcast_ref::<netlink::Error>(),
+    };
+    kernel.is_some_and(netlink::Error::is_transient)
 }
 
 fn choose_uplink(
@@ -384,4 +404,44 @@ fn devices(conf: &NetConf, vni: u32) -> impl Iterator<Item = IfName> {
     families
         .into_iter()
         .filter_map(move |family| vxlan::device_name(family, vni).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Readiness;
+    use crate::recent::Recent;
+
+    /// What is asked at a start, with those answers one after the other.
+    async fn asked(answers: Vec<Result<u32>>) -> Result<u32> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut reporter = Reporter::new(
+            &dir.path().join("subnet.env"),
+            Readiness::not_ready(""),
+            Recent::default(),
+        );
+        let mut before = Before { lost: None, reporter: &mut reporter };
+        let mut answers = answers.into_iter();
+        let ask = async || answers.next().unwrap();
+        wait_for("waiting for the kernel: ", ask, false, &mut before).await
+    }
+
+    fn refused(errno: i32) -> netlink::Error {
+        netlink::Error::Socket {
+            object: "links".to_owned(),
+            operation: "recv",
+            source: std::io::Error::from_raw_os_error(errno),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_kernel_that_is_short_of_memory_does_not_end_a_start() {
+        const ENOBUFS: i32 = 105;
+        let wrapped = KernelError::from(refused(ENOBUFS));
+        let answers =
+            vec![Err(refused(ENOBUFS).into()), Err(wrapped.into()), Ok(7)];
+        assert_eq!(asked(answers).await.unwrap(), 7);
+        const EPERM: i32 = 1;
+        assert!(asked(vec![Err(refused(EPERM).into())]).await.is_err());
+    }
 }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipam::Subnet;
 use netlink::addr::AddrInfo;
@@ -26,6 +26,8 @@ use crate::world::PROTOCOL_KERNEL;
 const QUEUE: usize = 64;
 /// Pause before listening anew.
 const REOPEN: Duration = Duration::from_secs(1);
+/// What broke off again within this time is the same trouble, and not said.
+const QUIET: Duration = Duration::from_secs(60);
 /// `NUD_NOARP`: entries that the kernel makes for itself.
 const NOARP: u16 = 0x40;
 
@@ -86,6 +88,10 @@ struct Watch {
 /// stands on a device give its index only.
 #[derive(Debug, Default)]
 struct Names(BTreeMap<u32, IfName>);
+
+/// A trouble that comes again and again: its newest time.
+#[derive(Debug, Default)]
+struct Spell(Option<Instant>);
 
 /// Starts the thread. Look at the kernel after this, not before: nothing
 /// falls in between then.
@@ -149,14 +155,19 @@ impl Watch {
 
     /// Forwards until nobody listens any more.
     fn run(mut self, sender: &mpsc::Sender<Disturbance>) {
+        let mut broke_off = Spell::default();
         loop {
             let news = match self.next() {
                 Ok(Some(news)) => news,
                 Ok(None) => continue,
                 Err(error) => {
-                    tracing::warn!(
-                        "kernel notifications broke off, listening anew: {error}"
-                    );
+                    // In a storm of links, it does so again and again.
+                    if broke_off.begins(Instant::now()) {
+                        tracing::warn!(
+                            "kernel notifications broke off, listening anew: \
+                             {error}"
+                        );
+                    }
                     let Some(watch) = Self::anew(&self.interest, sender) else {
                         return;
                     };
@@ -200,6 +211,16 @@ impl Watch {
             }
         }
         None
+    }
+}
+
+// === impl Spell ===
+
+impl Spell {
+    /// The trouble is there at `now`. Whether it was away for [`QUIET`].
+    fn begins(&mut self, now: Instant) -> bool {
+        let before = self.0.replace(now);
+        before.is_none_or(|before| now >= before + QUIET)
     }
 }
 

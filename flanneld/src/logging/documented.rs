@@ -26,7 +26,10 @@ const PASSED_ON: &[(&str, &[&str])] = &[
             "cannot be written (",
         ],
     ),
-    ("flanneld/src/daemon.rs", &["waiting for the interface: "]),
+    (
+        "flanneld/src/daemon.rs",
+        &["waiting for the interface: ", "waiting for the kernel: "],
+    ),
     (
         "flanneld/src/cli/options.rs",
         &["etcd is used without logging in, because"],

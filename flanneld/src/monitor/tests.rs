@@ -1,8 +1,6 @@
 //! What real notifications of the kernel mean, each test in a network
 //! namespace of its own.
 
-use std::time::Instant;
-
 use overlay::Addr;
 
 use super::*;
@@ -229,4 +227,14 @@ fn own_requests_are_no_news_but_own_devices_are_known() {
         let key = Key::Addr(name("flannel.1"), addr).to_string();
         assert!(heard(&mut watch).contains(&key));
     });
+}
+
+#[test]
+fn a_trouble_that_comes_again_at_once_is_not_said_again() {
+    let mut spell = Spell::default();
+    let start = Instant::now();
+    assert!(spell.begins(start));
+    assert!(!spell.begins(start + QUIET / 2));
+    assert!(!spell.begins(start + QUIET), "the newest time counts");
+    assert!(spell.begins(start + QUIET * 2));
 }
