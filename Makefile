@@ -19,6 +19,10 @@ export FLANNEL_TEST_VM := $(CACHE)/vm
 export FLANNEL_TEST_GUEST := $(CURDIR)/$(GUEST)/guest
 export FLANNEL_BENCH_FLOOR := $(CURDIR)/$(FLOOR)/floor
 
+# A test has nodes, a store and pods of its own: on a large machine not too
+# many of them at a time.
+export RUST_TEST_THREADS ?= $(shell n=$$(nproc); echo $$((n > 4 ? 4 : n)))
+
 .PHONY: help build demo test unit scenarios vm fuzz-smoke fuzz soak lint bench clean
 
 help:

@@ -194,7 +194,7 @@ impl Cluster {
             self.nodes.iter().filter(|n| n.daemon.is_some()).collect();
         poll_until(
             "every node to reach every other",
-            Duration::from_secs(30),
+            Duration::from_secs(60),
             || {
                 for a in &running {
                     let routes =

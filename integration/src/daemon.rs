@@ -136,9 +136,9 @@ impl Daemon {
     /// Waits until it says that it is ready.
     ///
     /// # Errors
-    /// After 30 s; its log is in the message.
+    /// After 60 s; its log is in the message.
     pub fn wait_ready(&mut self, host: &Host) -> Result<()> {
-        poll_until("flanneld to be ready", Duration::from_secs(30), || {
+        poll_until("flanneld to be ready", Duration::from_secs(60), || {
             if let Some(status) = self.child.try_wait()? {
                 bail!("it ended with {status}");
             }
@@ -153,14 +153,14 @@ impl Daemon {
     /// one of `texts`, and gives that reason.
     ///
     /// # Errors
-    /// After 20 s, or when it ends; its log is in the message.
+    /// After 40 s, or when it ends; its log is in the message.
     pub fn wait_not_ready(
         &mut self,
         host: &Host,
         texts: &[&str],
     ) -> Result<String> {
         let what = format!("flanneld to be not ready because of {texts:?}");
-        poll_until(&what, Duration::from_secs(20), || {
+        poll_until(&what, Duration::from_secs(40), || {
             if let Some(status) = self.child.try_wait()? {
                 bail!("it ended with {status}");
             }
@@ -201,7 +201,7 @@ impl Daemon {
         let from = self.log().len();
         self.child.signal(Signal::SIGHUP)?;
         for text in ["pass on request", "traffic rules on request"] {
-            let line = self.wait_log(text, from, Duration::from_secs(10))?;
+            let line = self.wait_log(text, from, Duration::from_secs(30))?;
             ensure!(
                 line.contains("changes=0 failed=0"),
                 "a second pass still found work: {line}"
@@ -221,16 +221,16 @@ impl Daemon {
     /// Ends it with `signal`.
     ///
     /// # Errors
-    /// When it does not end within 10 s.
+    /// When it does not end within 30 s.
     pub fn stop(&mut self, signal: Signal) -> Result<()> {
         self.child.signal(signal)?;
-        self.child.wait(Duration::from_secs(10)).map(drop)
+        self.child.wait(Duration::from_secs(30)).map(drop)
     }
 
     /// Ends it with `signal` and starts it again, as it was started.
     ///
     /// # Errors
-    /// When it does not end within 10 s.
+    /// When it does not end within 30 s.
     pub fn restart(&mut self, host: &Host, signal: Signal) -> Result<()> {
         self.stop(signal)?;
         self.start_again(host)
@@ -266,7 +266,7 @@ impl Drop for Daemon {
 fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
     use std::io::{Read, Write};
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(
         stream,
         "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"

@@ -197,7 +197,7 @@ impl Etcd {
             "ETCDCTL_API=3".to_owned(),
             self.ctl.display().to_string(),
             format!("--endpoints={scheme}://127.0.0.1:2379"),
-            "--command-timeout=5s".to_owned(),
+            "--command-timeout=30s".to_owned(),
         ];
         if let Some(pki) = &self.pki {
             all.extend(pki.ctl_flags());

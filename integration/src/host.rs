@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
@@ -244,10 +244,11 @@ impl Host {
     /// When one does not.
     pub fn ping(&self, to: &str, count: u32) -> Result<()> {
         let count = count.to_string();
-        self.cmd(&[
-            "ping", "-n", "-q", "-i", "0.1", "-W", "2", "-c", &count, to,
-        ])
-        .map(drop)
+        let said = self.cmd(&[
+            "ping", "-n", "-q", "-i", "0.1", "-W", "10", "-c", &count, to,
+        ])?;
+        ensure!(said.contains(&format!(" {count} received")), "{said}");
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ipam::Family;
 use serde_json::{Value, json};
 
@@ -207,11 +207,10 @@ impl Pod {
     /// # Errors
     /// When one does not.
     pub fn ping(&self, node: &Host, to: &str) -> Result<()> {
-        self.cmd(
-            node,
-            &["ping", "-n", "-q", "-i", "0.1", "-W", "2", "-c", "3", to],
-        )
-        .map(drop)
+        let ping = ["ping", "-n", "-q", "-i", "0.1", "-W", "10", "-c", "3", to];
+        let said = self.cmd(node, &ping)?;
+        ensure!(said.contains(" 3 received"), "ping {to}: {said}");
+        Ok(())
     }
 
     /// Starts a thread inside.

@@ -15,7 +15,7 @@ use integration::underlay::Wiring;
 use nix::sys::signal::Signal;
 
 /// For a notification to have led to a repair, on a busy machine.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 /// After so long everything is looked at.
 const MINUTE: Duration = Duration::from_secs(60);
 

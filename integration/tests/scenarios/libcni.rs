@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use integration::cluster::{Cluster, SUBNET_ENV};
 use integration::host::Host;
 use integration::libcni::{Attachment, CACHE, Failure, List, Runtime, failure};
@@ -68,9 +68,11 @@ impl Node {
 
     fn ping(&self, from: &Attachment, to: &str) -> Result<()> {
         let netns = format!("--net={}", from.netns);
-        let ping = ["ping", "-n", "-q", "-i0.1", "-W2", "-c2", to];
+        let ping = ["ping", "-n", "-q", "-i0.1", "-W10", "-c2", to];
         let words = [&["nsenter", &netns][..], &ping].concat();
-        self.host.cmd(&words).map(drop)
+        let said = self.host.cmd(&words)?;
+        ensure!(said.contains(" 2 received"), "{said}");
+        Ok(())
     }
 
     /// No address, cable, rule or kept result is left.

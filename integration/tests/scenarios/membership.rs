@@ -53,7 +53,7 @@ fn a_node_that_left_leaves_nothing_behind() -> Result<()> {
             cluster.ctl(&["del", &key])?;
         }
     }
-    poll_until("the node's objects to go", Duration::from_secs(10), || {
+    poll_until("the node's objects to go", Duration::from_secs(40), || {
         let now = kernel::overlay(&cluster.node(0).host)?;
         ensure!(now == before, "before:\n{before}\nnow:\n{now}");
         Ok(())

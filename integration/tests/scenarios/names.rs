@@ -227,7 +227,7 @@ fn a_silent_name_server_does_not_hold_up_the_end() -> Result<()> {
     let node = cluster.node_mut(0);
     let daemon = node.daemon.as_mut().context("daemon")?;
     daemon.signal(Signal::SIGTERM)?;
-    let status = daemon.child().wait(Duration::from_secs(3))?;
+    let status = daemon.child().wait(Duration::from_secs(8))?;
     assert_eq!(status.code(), Some(0), "{status}");
     assert_eq!(node.state()?.phase, Phase::Stopping);
     Ok(())

@@ -17,7 +17,7 @@ use nix::sys::signal::Signal;
 
 use crate::names::own_file;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(40);
 
 /// P30: node 2 is started from a copy of node 1's disk. It gets a lease and
 /// Ethernet addresses of its own, and node 1 keeps its.

@@ -184,7 +184,7 @@ fn a_network_configuration_for_others_is_waited_out() -> Result<()> {
     let mut conf = Stack::Dual.net_conf();
     conf["Backend"]["VNI"] = json!(12_345);
     cluster.configure(&conf)?;
-    poll_until("the wrong one to be said", Duration::from_secs(10), || {
+    poll_until("the wrong one to be said", Duration::from_secs(40), || {
         let reason = cluster.node(0).state()?.reason;
         ensure!(reason.contains("; the one in use stays in use"), "{reason}");
         Ok(())

@@ -181,7 +181,7 @@ fn seen_source(from: At<'_>, at: At<'_>, to: &str) -> Result<IpAddr> {
             let socket = UdpSocket::bind(target);
             let _ = ready.send(());
             let socket = socket?;
-            socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+            socket.set_read_timeout(Some(Duration::from_secs(40)))?;
             Ok(socket.recv_from(&mut [0; 4])?.1.ip())
         })?;
     bound.recv().context("the receiver ended")?;
@@ -196,7 +196,7 @@ fn seen_source(from: At<'_>, at: At<'_>, to: &str) -> Result<IpAddr> {
 
 /// Whether a pod gets an answer; asked once.
 fn answered(pod: &Pod, node: &Host, to: &str) -> bool {
-    let words = ["ping", "-n", "-q", "-W", "1", "-c", "1", to];
+    let words = ["ping", "-n", "-q", "-W", "2", "-c", "1", to];
     pod.cmd(node, &words).is_ok()
 }
 
@@ -251,7 +251,7 @@ fn pods_reach_the_outside_masqueraded_and_each_other_as_they_are() -> Result<()>
         start(&mut cluster, 0, &path.value(), &["--ip-masq=false"])?;
         let a = cluster.node(0);
         assert_eq!(a.env("FLANNEL_IPMASQ")?, "false");
-        poll_until("no masquerading", Duration::from_secs(5), || {
+        poll_until("no masquerading", Duration::from_secs(40), || {
             let rules = kind.rules(&a.host)?;
             ensure!(!rules.to_lowercase().contains("masq"), "{rules}");
             Ok(())
@@ -280,7 +280,7 @@ fn pods_are_heard_where_forward_drops() -> Result<()> {
         if kind == Kind::Nftables {
             // An accept elsewhere cannot change that, which is said.
             let daemon = daemon(&mut cluster, 0)?;
-            let limit = Duration::from_secs(10);
+            let limit = Duration::from_secs(40);
             for chain in ["ip filter FORWARD", "ip6 filter FORWARD"] {
                 let line = daemon.wait_log(chain, 0, limit)?;
                 assert!(line.contains("WARN"), "{line}");
@@ -298,7 +298,7 @@ fn pods_are_heard_where_forward_drops() -> Result<()> {
         let off = "--iptables-forward-rules=false";
         start(&mut cluster, 0, &path.value(), &[off])?;
         let a = cluster.node(0);
-        poll_until("no accept rules", Duration::from_secs(5), || {
+        poll_until("no accept rules", Duration::from_secs(40), || {
             let rules = kind.rules(&a.host)?;
             ensure!(rules.is_empty(), "{rules}");
             Ok(())
@@ -356,7 +356,7 @@ fn whatever_happens_to_rules_is_repaired() -> Result<()> {
                 .collect();
             let from = node.log().len();
             node.host.cmd(&words)?;
-            let limit = Duration::from_secs(10);
+            let limit = Duration::from_secs(40);
             poll_until(&format!("{fault} to be repaired"), limit, || {
                 let now = kind.rules(&node.host)?;
                 ensure!(now == before, "{now}");

@@ -17,7 +17,7 @@ use serde_json::json;
 
 const ENDPOINT: &str = "--etcd-endpoints=http://10.99.0.1:2379";
 /// Longest time for a daemon to hear of a change and to have acted on it.
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(40);
 
 /// What systemd hears from a daemon.
 struct Systemd {
@@ -199,7 +199,7 @@ fn a_life_is_told_to_the_cni_plugin_and_to_systemd() -> Result<()> {
     let node = cluster.node_mut(0);
     let daemon = node.daemon.as_mut().context("daemon")?;
     daemon.signal(Signal::SIGTERM)?;
-    let status = daemon.child().wait(Duration::from_secs(10))?;
+    let status = daemon.child().wait(Duration::from_secs(30))?;
     assert_eq!(status.code(), Some(0), "{status}");
     let state = cluster.node(0).state()?;
     assert_eq!(state.phase, Phase::Stopping);
@@ -246,7 +246,7 @@ fn the_health_server_tells_alive_from_ready() -> Result<()> {
     let node = cluster.node_mut(0);
     let daemon = node.daemon.as_mut().context("daemon")?;
     daemon.signal(Signal::SIGINT)?;
-    let status = daemon.child().wait(Duration::from_secs(10))?;
+    let status = daemon.child().wait(Duration::from_secs(30))?;
     assert_eq!(status.code(), Some(0), "{status}");
     assert!(get(&cluster, "/healthz").is_err());
     Ok(())

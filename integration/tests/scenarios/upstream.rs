@@ -112,9 +112,7 @@ fn nothing_lost(
     // A little longer than the resolution of what is asserted.
     std::thread::sleep(Duration::from_millis(300));
     for probe in probes {
-        let seen = probe.finish()?;
-        ensure!(seen.sent > 300, "the probe hardly ran: {seen:?}");
-        ensure!(seen.lost.is_empty(), "lost: {seen:?}");
+        probe.assert_whole(301)?;
     }
     Ok(())
 }
@@ -202,7 +200,7 @@ fn either_kind_joins_and_leaves_the_other() -> Result<()> {
                 cluster.ctl(&["del", &key])?;
             }
         }
-        let limit = Duration::from_secs(10);
+        let limit = Duration::from_secs(40);
         poll_until("the guest's objects to go", limit, || {
             let now = kernel::overlay(&cluster.node(0).host)?;
             // The pods' bridge came meanwhile; it is not the daemon's.
@@ -314,7 +312,7 @@ fn an_ipv6_only_mix_is_noticed_and_said() -> Result<()> {
     let before = cluster.node(0).subnets()?;
     peers.start(&mut cluster, 1)?;
     let daemon = cluster.node(0).daemon.as_ref().context("daemon")?;
-    let limit = Duration::from_secs(10);
+    let limit = Duration::from_secs(40);
     daemon.wait_log("cannot be mixed", 0, limit)?;
     poll_until("another subnet", limit, || {
         ensure!(cluster.node(0).subnets()? != before, "still {before:?}");

@@ -6,7 +6,7 @@ use super::*;
 /// Nothing of ours is anywhere but where `kind` has it.
 fn wait_only_there(host: &Host, kind: Kind) -> Result<()> {
     let what = format!("nothing to be left but {kind:?}");
-    poll_until(&what, Duration::from_secs(10), || {
+    poll_until(&what, Duration::from_secs(40), || {
         let left = elsewhere(host, kind)?;
         ensure!(left.is_empty(), "{left}");
         Ok(())
@@ -46,7 +46,7 @@ fn flags_that_are_dropped_drop_their_rules() -> Result<()> {
         let off = "--iptables-forward-rules=false";
         start(&mut cluster, 0, &path.value(), &[off])?;
         let node = cluster.node(0);
-        poll_until("no rules", Duration::from_secs(10), || {
+        poll_until("no rules", Duration::from_secs(40), || {
             let rules = kind.rules(&node.host)?;
             ensure!(rules.is_empty(), "{rules}");
             Ok(())

@@ -1,6 +1,7 @@
 //! What is missing, held or shared on a host.
 
 use integration::peers::Peers;
+use std::process::{Command, Stdio};
 
 use super::*;
 
@@ -113,12 +114,13 @@ fn a_held_lock_is_waited_for_and_then_tried_again() -> Result<()> {
     let mut cluster = Cluster::new(Wiring::OneSegment, 1, &kind.net_conf())?;
     let host = &cluster.node(0).host;
     let holder = host.run(|| {
-        std::process::Command::new("flock")
-            .args(["/run/xtables.lock", "sleep", "8"])
+        Command::new("flock")
+            .args(["/run/xtables.lock", "cat"])
+            .stdin(Stdio::piped())
             .spawn()
     });
     let mut holder = holder?;
-    poll_until("the lock to be held", Duration::from_secs(5), || {
+    poll_until("the lock to be held", Duration::from_secs(40), || {
         let words = ["flock", "-n", "/run/xtables.lock", "true"];
         ensure!(host.cmd(&words).is_err(), "it is free");
         Ok(())
@@ -127,8 +129,9 @@ fn a_held_lock_is_waited_for_and_then_tried_again() -> Result<()> {
     let reason = cluster.node_mut(0).wait_not_ready(&["xtables lock"])?;
     assert!(reason.contains("iptables"), "{reason}");
     assert!(cluster.node(0).env("FLANNEL_SUBNET").is_err(), "not yet");
-    cluster.node_mut(0).wait_ready()?;
+    drop(holder.stdin.take());
     holder.wait()?;
+    cluster.node_mut(0).wait_ready()?;
     let node = cluster.node(0);
     assert!(kind.rules(&node.host)?.contains("masq"));
     assert_eq!(node.env("FLANNEL_IPMASQ")?, "true");
@@ -186,7 +189,7 @@ fn two_flannels_on_a_host_leave_each_others_rules() -> Result<()> {
         host.cmd(&["rm", "/run/flannel/other.env"])?;
         let second = Daemon::start(host, &without, &env)?;
         wait_written()?;
-        poll_until("its rules to go", Duration::from_secs(10), || {
+        poll_until("its rules to go", Duration::from_secs(40), || {
             let rules = kind.rules(host)?;
             ensure!(!rules.contains("10.6."), "{rules}");
             ensure!(rules.contains("10.5.0.0/16"), "{rules}");

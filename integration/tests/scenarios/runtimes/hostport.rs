@@ -73,7 +73,7 @@ fn ports_of_the_node_lead_into_a_pod_until_it_stops() -> Result<()> {
 /// Until the server in the container listens.
 pub(super) fn wait_get(host: &Host, to: SocketAddr) -> Result<()> {
     let what = format!("an answer from {to} to {}", host.name());
-    poll_until(&what, Duration::from_secs(10), || {
+    poll_until(&what, Duration::from_secs(40), || {
         let page = host.run(move || get(to))?;
         ensure!(page.ends_with("hello\n"), "{page:?}");
         Ok(())
@@ -81,7 +81,7 @@ pub(super) fn wait_get(host: &Host, to: SocketAddr) -> Result<()> {
 }
 
 pub(super) fn get(to: SocketAddr) -> Result<String> {
-    let limit = Duration::from_secs(2);
+    let limit = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&to, limit)?;
     stream.set_read_timeout(Some(limit))?;
     stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;

@@ -51,7 +51,7 @@ fn what_can_change_under_traffic_does_and_the_rest_is_told() -> Result<()> {
     for n in [0, 1] {
         let (node, peer) = (cluster.node(n), cluster.node(1 - n));
         let via = format!("via {}", peer.uplink.v4);
-        poll_until("direct routes", Duration::from_secs(15), || {
+        poll_until("direct routes", Duration::from_secs(40), || {
             let routes = node.host.ip("route")?;
             ensure!(routes.contains(&via), "{routes}");
             let mtu: u32 = node.env("FLANNEL_MTU")?.parse()?;
@@ -64,7 +64,7 @@ fn what_can_change_under_traffic_does_and_the_rest_is_told() -> Result<()> {
     for n in [0, 1] {
         let node = cluster.node(n);
         let was = &streams.kernels[n];
-        poll_until("the tunnel again", Duration::from_secs(15), || {
+        poll_until("the tunnel again", Duration::from_secs(40), || {
             let now = kernel::overlay(&node.host)?;
             ensure!(*was == now, "was:\n{was}\nis:\n{now}");
             Ok(())

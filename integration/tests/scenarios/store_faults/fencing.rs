@@ -59,7 +59,7 @@ fn a_taken_lease_is_given_up_and_another_one_followed() -> Result<()> {
 
     cluster.configure(&conf("10.244.3.0"))?;
     let node = cluster.node(0);
-    poll_until("another subnet", Duration::from_secs(15), || {
+    poll_until("another subnet", Duration::from_secs(40), || {
         let subnets = node.subnets()?;
         ensure!(subnets == ["10.244.3.0/24"], "{subnets:?}");
         Ok(())
@@ -68,7 +68,7 @@ fn a_taken_lease_is_given_up_and_another_one_followed() -> Result<()> {
     // The pods' bridge has the winner's subnet, as long as there are such
     // pods: said, and not torn down.
     cluster.node_mut(0).wait_ready()?;
-    poll_until("the reason", Duration::from_secs(10), || {
+    poll_until("the reason", Duration::from_secs(40), || {
         let reason = cluster.node(0).state()?.reason;
         let said = "another route to 10.244.2.0";
         ensure!(reason.contains(said), "{reason}");
@@ -88,7 +88,7 @@ fn a_taken_lease_is_given_up_and_another_one_followed() -> Result<()> {
     let leases = cluster.leases()?;
     ensure!(leases.contains(&(key.to_owned(), theirs)), "{leases:?}");
     assert_eq!(leases.len(), 2);
-    poll_until("the winner as a peer", Duration::from_secs(10), || {
+    poll_until("the winner as a peer", Duration::from_secs(40), || {
         let neighbours =
             host.cmd(&["ip", "neigh", "show", "nud", "permanent"])?;
         ensure!(neighbours.contains("02:00:00:00:99:01"), "{neighbours}");

@@ -4,11 +4,10 @@
 
 use anyhow::{Context, Result};
 use integration::cluster::Cluster;
-use integration::demo::Stack;
 use integration::etcd::Security;
 use integration::poll::poll_until;
 
-use super::{RECOVERY, Streams, pulse, two, wait_well};
+use super::{RECOVERY, Streams, net_conf, pulse, two, wait_well};
 
 /// The member a node's daemon has connected to last.
 fn member_of(cluster: &mut Cluster, n: usize) -> Result<usize> {
@@ -21,7 +20,7 @@ fn member_of(cluster: &mut Cluster, n: usize) -> Result<usize> {
 /// Two nodes that go on whatever one of three members does.
 fn one_of_three_members_fails(security: Security) -> Result<()> {
     let mut cluster = Cluster::of_three_members(2, security)?;
-    cluster.configure(&Stack::Dual.net_conf())?;
+    cluster.configure(&net_conf())?;
     two(&mut cluster, &[])?;
     pulse(&cluster)?;
     let streams = Streams::start(&cluster)?;

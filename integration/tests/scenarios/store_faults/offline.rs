@@ -13,7 +13,7 @@ use ipam::daemon_state::Phase;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{pulse, two, wait_well};
+use super::{net_conf, pulse, two, wait_well};
 
 const SAVED: &str = "/var/lib/flannel/run-flannel-subnet.env.json";
 const PEERS: &str = "/var/lib/flannel/run-flannel-subnet.env.peers.json";
@@ -21,11 +21,10 @@ const PEERS: &str = "/var/lib/flannel/run-flannel-subnet.env.peers.json";
 /// Two nodes that have remembered each other; the first one's daemon is then
 /// ended, and etcd too.
 fn remembered() -> Result<Cluster> {
-    let mut cluster =
-        Cluster::new(Wiring::OneSegment, 2, &Stack::Dual.net_conf())?;
+    let mut cluster = Cluster::new(Wiring::OneSegment, 2, &net_conf())?;
     two(&mut cluster, &[])?;
     let other = cluster.node(1).uplink.v4.clone();
-    poll_until("the peers on disk", Duration::from_secs(20), || {
+    poll_until("the peers on disk", Duration::from_secs(60), || {
         let text = cluster.node(0).host.read(PEERS)?;
         ensure!(text.contains(&other), "{text}");
         Ok(())
@@ -52,7 +51,7 @@ fn again(cluster: &mut Cluster) -> Result<()> {
 
 fn wait_phase(cluster: &Cluster, phase: Phase) -> Result<String> {
     let node = cluster.node(0);
-    poll_until(&format!("{phase}"), Duration::from_secs(40), || {
+    poll_until(&format!("{phase}"), Duration::from_secs(90), || {
         let state = node.state()?;
         ensure!(state.phase == phase, "{state:?}");
         Ok(state.reason)
@@ -126,10 +125,10 @@ fn a_remembered_lease_ends() -> Result<()> {
     // By both clocks that it is remembered by.
     let lease = &mut saved["lease"];
     let end = lease["expires"].as_u64().context("an end")?;
-    let early = end.checked_sub(now + 20).context("a day")?;
+    let early = end.checked_sub(now + 40).context("a day")?;
     let boot = &mut lease["expires_since_boot"]["seconds"];
     *boot = boot.as_u64().context("an end")?.saturating_sub(early).into();
-    lease["expires"] = (now + 20).into();
+    lease["expires"] = (now + 40).into();
     host.write(SAVED, &saved.to_string())?;
     again(&mut cluster)?;
     cluster.node_mut(0).wait_ready()?;

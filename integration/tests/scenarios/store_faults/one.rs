@@ -5,18 +5,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use integration::cluster::Cluster;
-use integration::demo::Stack;
 use integration::etcd::Security;
 use integration::underlay::{STORE_V4, Wiring};
 
-use super::{Streams, pulse, two, wait_told, wait_well};
+use super::{Streams, net_conf, pulse, two, wait_told, wait_well};
 
 /// How long etcd is away (issue 3: zero packets lost in a minute of that).
 const AWAY: Duration = Duration::from_secs(60);
 
 fn dual(security: Security) -> Result<Cluster> {
     let mut cluster = Cluster::empty(Wiring::OneSegment, 2, security)?;
-    cluster.configure(&Stack::Dual.net_conf())?;
+    cluster.configure(&net_conf())?;
     Ok(cluster)
 }
 
@@ -85,7 +84,7 @@ fn etcd_restarted_empty() -> Result<()> {
     cluster.etcd.start_again(cluster.underlay.middle())?;
     wait_told(&cluster, "/coreos.com/network/config does not exist")?;
     streams.assert_untouched(&cluster)?;
-    cluster.configure(&Stack::Dual.net_conf())?;
+    cluster.configure(&net_conf())?;
     wait_well(&cluster)?;
     pulse(&cluster)?;
     assert_eq!(keys(&cluster)?, before);
