@@ -7,7 +7,10 @@
 //! on, because what they say below it includes the bytes they send, and those
 //! hold passwords.
 
+mod lines;
+
 use std::io::{self, Write};
+use std::time::Duration;
 
 use nix::sys::stat::fstat;
 use tracing::level_filters::LevelFilter;
@@ -17,21 +20,34 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry;
 
+use self::lines::Lines;
+pub use self::lines::flush;
+
 /// The crates whose events are logged at the chosen level.
 const OURS: [&str; 4] = ["flanneld", "ipam", "netlink", "overlay"];
 
-/// Logs to stderr from now on, for the whole process.
+/// So long the end of the process waits for its last lines to be written.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// Logs to stderr from now on, for the whole process. What is logged is
+/// written by a thread: [`flush`] before the process ends.
 ///
 /// # Errors
-/// When the process has a logger already.
-pub fn init(
-    level: LevelFilter,
-) -> Result<(), tracing::subscriber::SetGlobalDefaultError> {
+/// When the system refuses the thread, or the process has a logger already.
+pub fn init(level: LevelFilter) -> anyhow::Result<()> {
     let to = std::env::var("JOURNAL_STREAM").unwrap_or_default();
     let journal = fstat(io::stderr())
         .is_ok_and(|stat| is_stream(&to, stat.st_dev, stat.st_ino));
-    let subscriber = subscriber(level, io::stderr, journal);
-    tracing::subscriber::set_global_default(subscriber)
+    let lines = Lines::to_stderr()?;
+    let subscriber = subscriber(level, move || lines.clone(), journal);
+    tracing::subscriber::set_global_default(subscriber)?;
+    let print = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        // The way to it, before the process is gone.
+        flush(LAST_WORDS);
+        print(panic);
+    }));
+    Ok(())
 }
 
 /// Whether `JOURNAL_STREAM` names that device and inode (systemd.exec(5)).

@@ -27,27 +27,34 @@ fn main() -> ExitCode {
                 return ExitCode::from(stop.exit_code());
             }
         };
-    if let Err(error) = logging::init(options.log_level) {
-        let _ = writeln!(std::io::stderr(), "{error}");
-        return ExitCode::FAILURE;
-    }
-    match start(&options) {
-        Ok(()) => ExitCode::SUCCESS,
+    // Before any other thread is started, and before the lock is waited for:
+    // a process with the number 1 would not end by a signal nobody listens to.
+    let listening = stop::listen().context("SIGTERM and SIGINT");
+    let stopped = match listening.and_then(|stopped| {
+        logging::init(options.log_level).context("the log").map(|()| stopped)
+    }) {
+        Ok(stopped) => stopped,
         Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            let _ = writeln!(std::io::stderr(), "{error:#}");
+            return ExitCode::FAILURE;
         }
+    };
+    let result = start(&options, stopped);
+    if let Err(error) = &result {
+        tracing::error!("{error:#}");
     }
+    logging::flush(logging::LAST_WORDS);
+    if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn start(options: &Options) -> Result<()> {
+fn start(
+    options: &Options,
+    mut stopped: oneshot::Receiver<Signal>,
+) -> Result<()> {
     tracing::info!("flanneld {}", cli::VERSION);
     for note in &options.notes {
         note.log();
     }
-    // Before any other thread is started, and before the lock is waited for:
-    // a process with the number 1 would not end by a signal nobody listens to.
-    let mut stopped = stop::listen().context("SIGTERM and SIGINT")?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -3,9 +3,15 @@
 
 use std::io;
 use std::thread;
+use std::time::Duration;
 
 use nix::sys::signal::{SigSet, Signal};
 use tokio::sync::oneshot;
+
+use crate::logging;
+
+/// So long it takes to end at once: the last lines of the log are wanted.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Has both signals wait for a thread of their own, which no other work of
 /// the daemon can hold up. The receiver is told of the first.
@@ -29,6 +35,7 @@ pub fn listen() -> io::Result<oneshot::Receiver<Signal>> {
         }
         if let Ok(signal) = signals.wait() {
             tracing::info!("{signal} again: ending at once");
+            logging::flush(AT_ONCE);
             // As a shell reports a process that the signal has killed.
             std::process::exit(128 + signal as i32);
         }

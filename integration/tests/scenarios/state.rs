@@ -1,18 +1,24 @@
 //! What the daemon says about itself, as seen from outside: `state.json`,
 //! systemd, the health server, the exit status.
 
+use std::fs::{self, File, Permissions};
+use std::io::{Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use integration::cluster::{Cluster, SUBNET_ENV};
-use integration::daemon::Daemon;
+use integration::daemon::{Daemon, binary};
 use integration::demo::Stack;
 use integration::etcd::Security;
 use integration::poll::poll_until;
 use integration::underlay::Wiring;
 use ipam::daemon_state::{DaemonState, Phase};
+use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use serde_json::json;
 
 const ENDPOINT: &str = "--etcd-endpoints=http://10.99.0.1:2379";
@@ -140,6 +146,56 @@ fn a_systemd_that_does_not_listen_stops_nothing() -> Result<()> {
     poll_until("READY=1", SOON, || {
         heard.extend(systemd.heard());
         ensure!(heard.concat().contains("READY=1"), "{heard:?}");
+        Ok(())
+    })
+}
+
+/// Nor does a log that nobody reads from its first line on, and what it holds
+/// is there when somebody does.
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() -> Result<()> {
+    let mut cluster =
+        Cluster::empty(Wiring::OneSegment, 2, Security::default())?;
+    cluster.configure(&Stack::V4.net_conf())?;
+    let dir = tempfile::Builder::new().prefix("flannel-it-").tempdir()?;
+    let fifo = dir.path().join("log");
+    mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let mut full = File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(&fifo)?;
+    while full.write(&[b'\n'; 1024]).is_ok() {}
+    let program = dir.path().join("flanneld");
+    let flanneld = binary("flanneld")?;
+    fs::write(
+        &program,
+        format!(
+            "#!/bin/sh\nexec {} \"$@\" 2>{}\n",
+            flanneld.display(),
+            fifo.display()
+        ),
+    )?;
+    fs::set_permissions(&program, Permissions::from_mode(0o755))?;
+
+    let flags = ["--iface=eth0", ENDPOINT];
+    let node = cluster.node_mut(0);
+    node.daemon =
+        Some(Daemon::start_program(&program, &node.host, &flags, &[])?);
+    node.wait_ready()?;
+    cluster.start_one(1, &flags[..1])?;
+    cluster.wait_joined()?;
+
+    let node = cluster.node_mut(0);
+    let daemon = node.daemon.as_mut().context("daemon")?;
+    daemon.restart(&node.host, Signal::SIGTERM)?;
+    let mut log = String::new();
+    poll_until("the log", SOON, || {
+        let mut bytes = [0; 4096];
+        while let Ok(len @ 1..) = full.read(&mut bytes) {
+            log.push_str(&String::from_utf8_lossy(&bytes[..len]));
+        }
+        ensure!(log.contains("INFO ready"), "{log}");
         Ok(())
     })
 }
