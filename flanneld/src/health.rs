@@ -26,6 +26,9 @@ use crate::recent::Recent;
 
 /// A client has this long to send its request.
 const HEADER_LIMIT: Duration = Duration::from_secs(5);
+/// A connection takes requests for this long, and is cut off after as long
+/// again: who does not read its answer would keep others from theirs.
+const LIFE: Duration = Duration::from_secs(5);
 /// Connections have this long to end when the daemon stops (C-121).
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 /// Connections served at a time; more wait in the kernel's queue.
@@ -180,8 +183,8 @@ impl Server {
     }
 }
 
-/// Serves one connection until its end, or until `stopped` changes and the
-/// request under way is answered.
+/// Serves one connection until its end, or until its time is over or `stopped`
+/// changes and the request under way is answered.
 async fn serve(
     stream: TcpStream,
     readiness: Readiness,
@@ -199,13 +202,18 @@ async fn serve(
         .header_read_timeout(HEADER_LIMIT)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = stopped.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
+    tokio::select! {
+        ended = connection.as_mut() => return over(ended),
+        _ = stopped.changed() => {}
+        () = tokio::time::sleep(LIFE) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    if let Ok(ended) = tokio::time::timeout(LIFE, connection).await {
+        over(ended);
+    }
+}
+
+fn over(ended: hyper::Result<()>) {
     if let Err(error) = ended {
         tracing::debug!("health server: {error}");
     }

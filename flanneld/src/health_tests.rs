@@ -130,3 +130,20 @@ async fn silent_clients_give_way() {
     }
     assert_eq!(ask(addr, "GET", "/healthz").await.0, 200);
 }
+
+/// Any pod can ask; none can keep the kubelet from asking.
+#[tokio::test]
+async fn clients_that_read_no_answer_give_way() {
+    let readiness = Readiness::not_ready("starting");
+    let (addr, _stop, _task) = start(&readiness).await;
+    let requests = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n".repeat(2000);
+    let mut deaf = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut client = TcpStream::connect(addr).await.unwrap();
+        // As many as go in: then the server waits for this client.
+        let send = client.write_all(&requests);
+        let _ = tokio::time::timeout(Duration::from_millis(20), send).await;
+        deaf.push(client);
+    }
+    assert_eq!(ask(addr, "GET", "/healthz").await.0, 200);
+}

@@ -88,12 +88,17 @@ impl Pace {
         soon.into_iter().chain(self.later).min()
     }
 
-    /// A pass over all that was dirty ended at `now`. What became dirty while
-    /// it ran is marked after this.
-    pub fn passed(&mut self, now: Instant) {
+    /// A pass over all that is dirty begins at `now`. What becomes dirty while
+    /// it runs is marked after this.
+    pub fn begun(&mut self, now: Instant) {
         self.last_pass = Some(now);
         self.waiting = None;
         self.later = None;
+    }
+
+    /// It ended at `now`.
+    pub fn passed(&mut self, now: Instant) {
+        self.last_pass = Some(now);
     }
 }
 
@@ -102,6 +107,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn pass(pace: &mut Pace, now: Instant) {
+        pace.begun(now);
+        pace.passed(now);
+    }
+
     #[test]
     fn the_first_event_is_worked_on_at_once() {
         let now = Instant::now();
@@ -109,7 +119,7 @@ mod tests {
         assert_eq!(pace.due(), None);
         pace.mark(now);
         assert_eq!(pace.due(), Some(now));
-        pace.passed(now);
+        pass(&mut pace, now);
         assert_eq!(pace.due(), None);
         let later = now + QUIET;
         pace.mark(later);
@@ -120,7 +130,7 @@ mod tests {
     fn events_right_after_a_pass_are_gathered() {
         let now = Instant::now();
         let mut pace = Pace::default();
-        pace.passed(now);
+        pass(&mut pace, now);
         let soon = now + Duration::from_millis(1);
         pace.mark(soon);
         assert_eq!(pace.due(), Some(soon + QUIET));
@@ -135,7 +145,7 @@ mod tests {
         let mut repair = || {
             pace.disturbed(now);
             now = pace.due().unwrap().max(now);
-            pace.passed(now);
+            pass(&mut pace, now);
             pace.repaired(now);
             now
         };
@@ -149,7 +159,7 @@ mod tests {
         // what the store says is not held up
         pace.mark(now);
         assert_eq!(pace.due(), Some(now + QUIET));
-        pace.passed(now);
+        pass(&mut pace, now);
         // and after a while all is forgotten
         let later = now + REPAIR_PAUSE * REPAIRS;
         pace.disturbed(later);
@@ -177,7 +187,7 @@ mod tests {
             let start = Instant::now();
             let mut pace = Pace::default();
             let pass = |pace: &mut Pace, now| {
-                pace.passed(now);
+                pass(pace, now);
                 // something fails in each of them
                 if let Some(pause) = retry {
                     pace.mark_later(now + Duration::from_millis(pause));

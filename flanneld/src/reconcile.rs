@@ -2,30 +2,29 @@
 //! out. An event only marks something dirty; truth is the difference between
 //! the plan and what is there.
 
+mod turn;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use ipam::lease::{Lease, LeaseAttrs, SubnetKey};
 use ipam::netconf::NetConf;
 use ipam::netconf::backend::VxlanOptions;
 use ipam::{PerFamily, Subnet};
-use overlay::{
-    Caps, Change, Desired, Facts, IfName, Key, Mac, Node, Plan, Scope, vxlan,
-};
+use overlay::{Change, Desired, IfName, Key, Mac, vxlan};
 
-use crate::facts::{self, FollowError, InterfaceOptions, Uplink};
+pub use self::turn::STUCK;
+use self::turn::UnderWay;
+use crate::facts::{InterfaceOptions, Uplink};
 use crate::monitor::{Disturbance, Underlay};
 use crate::pace::Pace;
-use crate::pass::{self, Extent, Report};
 use crate::recent::Recent;
 use crate::repairs::{Kind, Repair};
 use crate::store::StoreEvent;
 use crate::worker::Worker;
-use crate::world::{Kernel, KernelError};
+use crate::world::Kernel;
 
 #[cfg(test)]
 mod tests;
@@ -89,6 +88,7 @@ pub struct Reconciler {
     /// The own lease it was planned for.
     planned_for: Option<SubnetKey>,
     dirty: Dirty,
+    under_way: Option<UnderWay>,
     pace: Pace,
     retry: Option<Duration>,
     /// Since when the underlay interface is not as it was chosen, and there
@@ -112,6 +112,8 @@ struct Dirty {
     failed: BTreeSet<Key>,
     /// The kernel has told of something.
     told: bool,
+    /// A person has asked for the pass.
+    asked: bool,
     /// When the store or the kernel first told of what is not in the kernel
     /// yet.
     since: Option<Instant>,
@@ -126,6 +128,8 @@ pub struct Passed {
     pub mtu: u32,
     /// Other nodes' leases known.
     pub peers: usize,
+    /// A person has asked for it.
+    pub asked: bool,
     /// Changes made.
     pub changed: usize,
     /// The same by kind.
@@ -171,6 +175,7 @@ impl Reconciler {
             planned: Arc::default(),
             planned_for: None,
             dirty: Dirty { everything: true, ..Dirty::default() },
+            under_way: None,
             pace: Pace::default(),
             retry: None,
             missed: None,
@@ -313,6 +318,12 @@ impl Reconciler {
         self.mark(now);
     }
 
+    /// The same, and a person has asked for it.
+    pub fn asked(&mut self, now: Instant) {
+        self.dirty.asked = true;
+        self.mark_everything(now);
+    }
+
     /// What comes before there is anything to do a pass by is no storm: the
     /// first pass does not wait for it to be over.
     fn mark(&mut self, now: Instant) {
@@ -352,228 +363,6 @@ impl Reconciler {
         }
     }
 
-    /// Runs a pass over what is dirty.
-    ///
-    /// # Errors
-    /// When nothing could be planned or looked at; what is in the kernel
-    /// stays, and another pass is due later.
-    pub async fn pass(&mut self) -> anyhow::Result<Passed> {
-        let dirty = std::mem::take(&mut self.dirty);
-        let Dirty { everything, told, since, .. } = dirty;
-        let mut result = self.pass_over(dirty).await;
-        let now = Instant::now();
-        self.pace.passed(now);
-        let (complete, mended) = match &result {
-            Ok(passed) => {
-                let own = passed.failed.is_empty();
-                let complete = own && passed.refused.words.is_empty();
-                (complete, !passed.mended.is_empty())
-            }
-            Err(_) => (false, false),
-        };
-        if complete {
-            if let Ok(passed) = &mut result
-                && passed.changed > 0
-            {
-                passed.since_event = since.map(|at| now - at);
-            }
-            self.retry = None;
-            // What only adds has removed nothing yet.
-            if !self.remembered {
-                self.setup.former = Former::default();
-            }
-        } else {
-            // What failed is known by its keys, but for what is left of
-            // earlier configurations.
-            self.dirty.everything |=
-                result.is_err() || (everything && !self.is_clean());
-            self.dirty.since = since;
-            self.try_again(now);
-        }
-        // What fails may cause the notification that leads to it.
-        if mended || told && !complete {
-            self.pace.repaired(now);
-        }
-        if mended {
-            self.warn_of_fight(now);
-        }
-        result
-    }
-
-    async fn pass_over(&mut self, dirty: Dirty) -> anyhow::Result<Passed> {
-        let lease = self.own.clone().context("this node has no lease")?;
-        let missed = self.missed.is_some();
-        let (facts, lacks) = self.facts().await?;
-        // All the time it was away anything may have become of the rest.
-        let back = missed && lacks.is_none();
-        let plan = self.plan(&lease, &facts)?;
-        self.complain(&plan);
-
-        let Plan { mut desired, mtu, .. } = plan;
-        let Former { devices, networks } = &self.setup.former;
-        desired.networks.extend(networks);
-        let first = *self.planned == Desired::default();
-        // What there is a reason to change in the plan: the rest is repair.
-        let news = if first {
-            BTreeSet::new()
-        } else {
-            let mut keys = self.planned.changed_keys(&desired);
-            keys.extend(dirty.failed);
-            desired.closure(&keys)
-        };
-        let same_lease = self.planned_for == Some(lease.key);
-        let scope = if dirty.everything || back || !same_lease {
-            Scope::full(&desired, devices.iter().copied())
-        } else {
-            let mut keys = desired.closure(&dirty.disturbed);
-            keys.extend(dirty.alone);
-            keys.extend(&news);
-            // The devices of others are not looked at, let alone changed.
-            let ours = |link| desired.links.contains_key(&link);
-            keys.retain(|key| key.link().is_none_or(ours));
-            Scope::Keys(keys)
-        };
-        let looked = match &scope {
-            Scope::Full(_) => None,
-            Scope::Keys(keys) => Some(keys.len()),
-        };
-        let desired = Arc::new(desired);
-        let goal = Arc::clone(&desired);
-        let extent =
-            if self.remembered { Extent::AddOnly } else { Extent::Whole };
-        let Setup { blackhole, .. } = self.setup;
-        let subnets = lease.key.subnets().iter().map(|(_, subnet)| *subnet);
-        let subnets: BTreeSet<_> = subnets.filter(|_| blackhole).collect();
-        let whole = !self.remembered;
-        let run = move |kernel: &mut Kernel| {
-            let besides = Kernel::settle_settings(&goal, &scope);
-            let mut report = pass::run(kernel, &goal, &scope, extent)?;
-            // The kernel tells of a device's entries before it tells that the
-            // device is deleted: it is made anew with them at once.
-            let gone = gone(&report, &goal);
-            if !gone.is_empty() {
-                let keys = goal.closure(&gone);
-                let scope = Scope::Keys(keys.clone());
-                let next = pass::run(kernel, &goal, &scope, extent)?;
-                report.follow(next, &keys);
-            }
-            let holes = if whole {
-                kernel.settle_blackholes(&subnets, &scope)
-            } else {
-                Ok(Vec::new())
-            };
-            let renamed = kernel.take_renamed();
-            Ok::<_, KernelError>((report, besides, renamed, holes))
-        };
-        let (report, mut besides, renamed, holes) =
-            self.kernel.run(run).await?.context("looking at the kernel")?;
-        // What is a repair is said with the repairs.
-        let planned = |change: &&Change| first || news.contains(&change.key());
-        let replaced = report.changed.iter().filter(planned);
-        let unsaid = renamed.iter().filter(|_| first || !same_lease);
-        let unsaid = unsaid.map(|repair| repair.text.clone());
-        for text in replaced.filter_map(Change::warning).chain(unsaid) {
-            tracing::warn!("{text}");
-        }
-        besides.extend(renamed);
-        let trouble = holes.map(|repairs| besides.extend(repairs)).err();
-        // these are known by no key
-        self.dirty.everything |= trouble.is_some();
-        self.planned = desired;
-        self.planned_for = Some(lease.key);
-        // It is looked at again, and said in words.
-        let failed = report.failed.iter().map(|(change, _)| change.key());
-        self.dirty.failed.extend(failed);
-        let (own, of_peers): (Vec<_>, Vec<_>) =
-            report.failed.iter().partition(|(change, _)| {
-                matches!(change.key(), Key::Link(_) | Key::Addr(..))
-            });
-        let words = |(c, e): &(Change, KernelError)| format!("{c}: {e}");
-        let refused = Refused {
-            peers: self.without(of_peers.iter().map(|(change, _)| change)),
-            words: of_peers.into_iter().map(words).collect(),
-        };
-        Ok(Passed {
-            lease,
-            mtu,
-            peers: self.peers.len(),
-            refused,
-            changed: report.changed.len() + besides.len(),
-            kinds: kinds(&report.changed, &besides),
-            since_event: None,
-            looked,
-            failed: own
-                .into_iter()
-                .map(words)
-                .chain(trouble.map(|e| e.to_string()))
-                .chain(lacks)
-                .collect(),
-            mended: if first {
-                Vec::new()
-            } else {
-                besides.retain(|_| same_lease);
-                let mut mended = Repair::among(&report.changed, &news);
-                mended.append(&mut besides);
-                mended
-            },
-        })
-    }
-
-    /// Reads what the plan depends on besides leases. With it, what is not
-    /// there of the interface's addresses: the plan is made as if it were, so
-    /// that the other family's peers are kept.
-    async fn facts(&mut self) -> anyhow::Result<(Facts, Option<String>)> {
-        let peers: Vec<IpAddr> = if self.setup.vxlan.direct_routing {
-            let leases = self.peers.values();
-            leases.flat_map(|l| l.public.iter().map(|(_, ip)| *ip)).collect()
-        } else {
-            Vec::new()
-        };
-        let Setup { uplink, interface, macs, .. } = self.setup.clone();
-        let name = uplink.name;
-        let now = Instant::now();
-        let missed = self.missed.map(|since| now - since);
-        let patience = missed.is_none_or(|missed| missed < PATIENCE);
-        let look = move |kernel: &mut Kernel| {
-            let (uplink, chosen, lacks) =
-                look(kernel, uplink, &interface, patience)?;
-            let socket = kernel.socket();
-            let direct =
-                facts::direct(peers, |peer| facts::path_if_any(socket, peer))?;
-            let caps = Caps { nexthop_objects: kernel.nexthop_objects() };
-            let facts = Facts { uplink, macs, direct, caps };
-            anyhow::Ok((facts, chosen, lacks))
-        };
-        let looked = self.kernel.run(look).await?;
-        let Setup { ways, vxlan, underlay, .. } = &self.setup;
-        let whole = matches!(looked, Ok((_, _, None)));
-        if !whole {
-            self.missed.get_or_insert(now);
-            // Any interface or address may be the one that is waited for.
-            ways.store(true, Ordering::Relaxed);
-        }
-        let at = || format!("looking at the interface {name}");
-        let (facts, chosen, lacks) = looked.with_context(at)?;
-        underlay.set(chosen.index, chosen.name);
-        if whole {
-            ways.store(vxlan.direct_routing, Ordering::Relaxed);
-            self.missed = None;
-        }
-        if (chosen.index, chosen.name, chosen.public)
-            != (self.setup.uplink.index, name, self.setup.uplink.public)
-        {
-            let text = format!("the underlay is another one: {chosen}");
-            if chosen.index != self.setup.uplink.index && chosen.name != name {
-                tracing::warn!("{text}");
-            } else {
-                tracing::info!("{text}");
-            }
-            self.setup.recent.add(SystemTime::now(), "underlay", &text);
-        }
-        self.setup.uplink = chosen;
-        Ok((facts, lacks.map(|why| format!("{}: {why}", at()))))
-    }
-
     /// How many peers are without something that could not be changed.
     fn without<'a>(&self, failed: impl Iterator<Item = &'a Change>) -> usize {
         let keys: BTreeSet<Key> =
@@ -609,12 +398,6 @@ impl Reconciler {
         self.peers.iter().filter(lacks).count()
     }
 
-    fn plan(&self, lease: &Lease, facts: &Facts) -> anyhow::Result<Plan> {
-        let node = Node { key: lease.key, public: self.setup.uplink.public };
-        let Setup { conf, vxlan: options, .. } = &self.setup;
-        Ok(vxlan::plan(&node, facts, conf, options, &self.peers)?)
-    }
-
     /// Says when somebody breaks without end what is mended.
     fn warn_of_fight(&mut self, now: Instant) {
         let fought = self.pace.is_fight(now);
@@ -628,17 +411,6 @@ impl Reconciler {
         }
         self.fought = fought;
     }
-
-    /// Logs what a person should know, once while it lasts.
-    fn complain(&mut self, plan: &Plan) {
-        let skipped = plan.skipped.iter().map(ToString::to_string);
-        let now: BTreeSet<_> =
-            skipped.chain(plan.warnings.iter().cloned()).collect();
-        for text in now.difference(&self.said) {
-            tracing::warn!("{text}");
-        }
-        self.said = now;
-    }
 }
 
 // === impl Refused ===
@@ -648,61 +420,5 @@ impl Refused {
     #[must_use]
     pub const fn is_most(&self, peers: usize) -> bool {
         self.peers > 1 && self.peers * 2 > peers
-    }
-}
-
-/// Our devices that went away before something could be set on them.
-fn gone(report: &Report<KernelError>, desired: &Desired) -> BTreeSet<Key> {
-    let without_device = |(change, error): &(Change, KernelError)| {
-        let link = change.key().link().filter(|_| !change.is_removal())?;
-        let gone = match error {
-            KernelError::NoDevice(_) => true,
-            KernelError::Netlink(error) => error.is_not_found(),
-            KernelError::RouteTaken(_)
-            | KernelError::VniTaken { .. }
-            | KernelError::Kind(_) => false,
-        };
-        let ours = desired.links.contains_key(&link);
-        (gone && ours).then_some(Key::Link(link))
-    };
-    report.failed.iter().filter_map(without_device).collect()
-}
-
-fn kinds(changed: &[Change], besides: &[Repair]) -> BTreeMap<Kind, u64> {
-    let changed = changed.iter().map(|change| Kind::of(&change.key()));
-    let mut kinds = BTreeMap::new();
-    for kind in changed.chain(besides.iter().map(|repair| repair.kind)) {
-        *kinds.entry(kind).or_default() += 1;
-    }
-    kinds
-}
-
-/// The chosen interface as it is now, for the plan; the choice, which changes
-/// with the interfaces and addresses of the host; and what it lacks, while
-/// the interface is there and nothing else in its place.
-fn look(
-    kernel: &mut Kernel,
-    chosen: Uplink,
-    options: &InterfaceOptions,
-    patience: bool,
-) -> anyhow::Result<(overlay::Uplink, Uplink, Option<FollowError>)> {
-    if let Some((uplink, own)) = kernel.uplink(chosen.index)?
-        && uplink.name == chosen.name
-        && chosen.is_whole(&own)
-    {
-        return Ok((uplink, chosen, None));
-    }
-    let socket = kernel.socket();
-    let view = facts::read(socket)?;
-    let lookup = |to| facts::path_to(socket, to);
-    let (chosen, lacks) = match chosen.follow(&view, options, patience, lookup)
-    {
-        Ok(chosen) => (chosen, None),
-        Err(error) if error.has_interface() => (chosen, Some(error)),
-        Err(error) => return Err(error.into()),
-    };
-    match kernel.uplink(chosen.index)? {
-        Some((uplink, _)) => Ok((uplink, chosen, lacks)),
-        None => Err(KernelError::NoDevice(chosen.name).into()),
     }
 }

@@ -30,6 +30,13 @@ pub struct Worker<T> {
 #[derive(Debug)]
 pub struct Newest<V>(Arc<Mutex<Option<V>>>);
 
+/// What a job will return.
+#[derive(Debug)]
+pub struct Answer<R> {
+    name: &'static str,
+    receiver: oneshot::Receiver<R>,
+}
+
 /// The thread is gone: a job of its panicked.
 #[derive(Debug, thiserror::Error)]
 #[error("the {0} thread is gone")]
@@ -62,12 +69,20 @@ impl<T: Send + 'static> Worker<T> {
         &self,
         job: impl FnOnce(&mut T) -> R + Send + 'static,
     ) -> Result<R, Gone> {
-        let (reply, answer) = oneshot::channel();
+        self.ask(job).get().await
+    }
+
+    /// Runs `job` on the thread; what it returns can be waited for.
+    pub fn ask<R: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut T) -> R + Send + 'static,
+    ) -> Answer<R> {
+        let (reply, receiver) = oneshot::channel();
         self.post(move |state| {
             // Nobody waits for the answer when the daemon stops meanwhile.
             let _ = reply.send(job(state));
         });
-        answer.await.map_err(|_| Gone(self.name))
+        Answer { name: self.name, receiver }
     }
 
     /// Runs `job` on the thread, without waiting.
@@ -76,6 +91,19 @@ impl<T: Send + 'static> Worker<T> {
             // A thread that is gone drops the job.
             let _ = jobs.send(Box::new(job));
         }
+    }
+}
+
+// === impl Answer ===
+
+impl<R> Answer<R> {
+    /// Waits for it. Once it was there it is not there again; to wait for it
+    /// in parts is all right.
+    ///
+    /// # Errors
+    /// [`Gone`] when the thread has ended.
+    pub async fn get(&mut self) -> Result<R, Gone> {
+        (&mut self.receiver).await.map_err(|_| Gone(self.name))
     }
 }
 

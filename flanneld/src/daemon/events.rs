@@ -21,7 +21,7 @@ use crate::files::{
 use crate::metrics::{Metrics, Standing};
 use crate::monitor::{self, Deaf, Disturbance};
 use crate::notify::Watchdog;
-use crate::reconcile::{Passed, Reconciler};
+use crate::reconcile::{Passed, Reconciler, STUCK};
 use crate::repairs::{Cause, Kind, Repair, Repairs};
 use crate::report::Reporter;
 use crate::rules::Keeper;
@@ -85,6 +85,8 @@ pub(super) struct Health {
     /// The lease for which there was a complete pass, traffic rules included,
     /// whose outcome the subnet file says.
     complete: Option<SubnetKey>,
+    /// That the pass under way does not come to its end.
+    stuck: Option<String>,
     /// Why the last pass did not give pods their network.
     pass: Option<Trouble>,
     /// Which peers it left without what leads to them.
@@ -187,20 +189,18 @@ impl Loop<'_> {
         let mut slow = interval(SLOW_CHECK);
         slow.set_missed_tick_behavior(MissedTickBehavior::Delay);
         slow.reset();
-        let mut asked = false;
         loop {
             self.check_lease();
-            let due = self.reconciler.due();
-            let alarm = due_at(due);
+            let stuck = self.reconciler.stuck_at();
+            let stuck = stuck.filter(|_| self.health.stuck.is_none());
             let peers = self.peers_due;
             let remember = due_at(peers);
             let look = sleep(self.health.look(since_boot()));
             tokio::select! {
                 // A pass that is due is not put off by a stream of events.
                 biased;
-                () = alarm, if due.is_some() => {
-                    let result = self.reconciler.pass().await;
-                    self.passed(&result, std::mem::take(&mut asked));
+                result = self.reconciler.pass() => {
+                    self.passed(&result);
                     self.listen();
                     // An address of this node may be another by now.
                     self.store.publisher.publish(self.reconciler.attrs()?);
@@ -212,15 +212,15 @@ impl Loop<'_> {
                     tracing::debug!("changed by somebody: {news:?}");
                     self.reconciler.disturbed(news, Instant::now());
                 }
+                () = due_at(stuck), if stuck.is_some() => self.stuck(),
                 Ok(()) = self.status.changed() => self.report(),
                 Ok(()) = self.store.config.changed() => self.configured(),
                 Ok(()) = self.rules.changed() => self.conclude(),
                 Some(()) = self.subnet_news.recv() => self.restore_files(),
                 () = self.watchdog.feed() => {}
                 Some(()) = self.hangup.recv() => {
-                    asked = true;
                     self.rules.look();
-                    self.reconciler.mark_everything(Instant::now());
+                    self.reconciler.asked(Instant::now());
                 }
                 () = remember, if peers.is_some() => self.save_peers(),
                 () = look => {}
@@ -360,10 +360,26 @@ impl Loop<'_> {
         self.report();
     }
 
-    fn passed(&mut self, result: &Result<Passed>, asked: bool) {
+    /// The pass under way waits for the kernel.
+    fn stuck(&mut self) {
+        let text = format!(
+            "the kernel has not answered for {} s: it hangs, or another \
+             program holds its network lock",
+            STUCK.as_secs()
+        );
+        tracing::warn!("{text}");
+        self.remember("pass", &text);
+        self.health.stuck = Some(text);
+        self.report();
+    }
+
+    fn passed(&mut self, result: &Result<Passed>) {
+        if self.health.stuck.take().is_some() {
+            tracing::info!("the kernel answers again");
+        }
         self.metrics.passed(result);
         let (failure, refused) = match result {
-            Ok(passed) => self.finish(passed, asked),
+            Ok(passed) => self.finish(passed),
             // nothing new is known of the peers
             Err(error) => {
                 let failure = Trouble::of(&[format!("{error:#}")]);
@@ -415,6 +431,8 @@ impl Loop<'_> {
         if (whole || follows || once)
             && let Some((key, env)) = &self.env
             && rules.complete == Some(*key)
+            // A pass may end for a lease that is not held any more.
+            && self.reconciler.lease() == Some(*key)
         {
             let (key, env) = (*key, *env);
             let failure = match self.write_file(env, key) {
@@ -457,10 +475,10 @@ impl Loop<'_> {
     fn finish(
         &mut self,
         passed: &Passed,
-        asked: bool,
     ) -> (Option<Trouble>, Option<Trouble>) {
         let Passed {
             lease,
+            asked,
             mtu,
             peers,
             changed,
@@ -473,7 +491,7 @@ impl Loop<'_> {
         self.health.own = failed.is_empty();
         self.repairs.add(mended);
         let looked = looked.map_or_else(|| "all".to_owned(), |n| n.to_string());
-        if asked {
+        if *asked {
             tracing::info!(
                 "pass on request: changes={changed} failed={} peers={peers}",
                 failed.len() + refused.words.len()
@@ -560,6 +578,7 @@ impl Loop<'_> {
         let mut store = self.status.borrow_and_update().reason();
         let Health {
             complete,
+            stuck,
             pass,
             refused,
             rules,
@@ -584,7 +603,8 @@ impl Loop<'_> {
         let key = self.reconciler.lease();
         let complete = key.is_some() && *complete == key;
         let pass = pass.as_ref().map(|trouble| &trouble.text);
-        let trouble = pass.or(rules.as_ref()).or(file.as_ref());
+        let trouble = stuck.as_ref().or(pass);
+        let trouble = trouble.or(rules.as_ref()).or(file.as_ref());
         let (phase, usually) = if lease.is_some() {
             (Phase::LeaseLost, "")
         } else if complete && trouble.is_some() {

@@ -20,6 +20,7 @@ const PASSED_ON: &[(&str, &[&str])] = &[
     (
         "flanneld/src/daemon/events.rs",
         &[
+            "the kernel has not answered for",
             "the network config has changed in",
             "and it could not be renewed",
             "upstream's daemon with IPv6 only takes over any lease",
@@ -39,7 +40,7 @@ const PASSED_ON: &[(&str, &[&str])] = &[
         &["holds", "cannot be read, so this node may get another"],
     ),
     (
-        "flanneld/src/reconcile.rs",
+        "flanneld/src/reconcile/turn.rs",
         &[
             "is flannel's by name but was",
             "the underlay is another one",

@@ -17,6 +17,7 @@ fn passed(failed: &[&str]) -> Passed {
     let value = br#"{"PublicIP":"192.168.1.1"}"#;
     Passed {
         lease: Lease::decode("10.5.1.0-24", value).unwrap(),
+        asked: false,
         mtu: 1450,
         peers: 2,
         changed: 3,

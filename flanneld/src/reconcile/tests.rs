@@ -1,4 +1,5 @@
 use ipam::netconf::Backend;
+use nix::sched::{CloneFlags, unshare};
 
 use super::*;
 use crate::store::{Held, LossReason};
@@ -126,4 +127,42 @@ fn the_end_of_patience_is_not_slept_through() {
     let over = now + PATIENCE;
     node.try_again(over);
     assert_eq!(node.due(), Some(over + RETRY_LONGEST));
+}
+
+/// Another program may hold the kernel's network lock for minutes.
+#[tokio::test]
+async fn what_is_heard_while_the_kernel_does_not_answer_is_for_the_next_pass() {
+    let mut node = reconciler();
+    // Nothing of the machine's own is looked at.
+    let alone = || unshare(CloneFlags::CLONE_NEWNET);
+    node.kernel = std::thread::spawn(move || {
+        alone().unwrap();
+        Worker::spawn("test", Kernel::open().unwrap()).unwrap()
+    })
+    .join()
+    .unwrap();
+    let (go, held_up) = std::sync::mpsc::channel::<()>();
+    node.kernel.post(move |_| {
+        alone().unwrap();
+        let _ = held_up.recv();
+    });
+    let now = Instant::now();
+    node.heard(synced(&[]), now);
+    node.heard(held("10.5.1.0-24"), now);
+    let soon = Duration::from_millis(20);
+    for _ in 0..2 {
+        assert!(tokio::time::timeout(soon, node.pass()).await.is_err());
+    }
+    assert!(node.stuck_at().unwrap() >= now + STUCK);
+    assert_eq!(node.due(), None);
+    let peer = lease("10.5.9.0-24", "192.168.1.9");
+    node.heard(StoreEvent::Upsert(peer), Instant::now());
+    assert_eq!(node.peer_count(), 1);
+    assert!(node.due().is_some());
+
+    drop(go);
+    let error = node.pass().await.unwrap_err();
+    assert!(format!("{error:#}").contains("the interface eth0"), "{error:#}");
+    assert_eq!(node.stuck_at(), None);
+    assert!(node.due().is_some() && node.dirty.everything);
 }
