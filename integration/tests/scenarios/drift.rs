@@ -296,6 +296,11 @@ fn lost_notifications_lose_no_repair() -> Result<()> {
     rig.mended("what happened meanwhile", &before)?;
     let lost = "changed by somebody: Everything";
     daemon.wait_log(lost, 0, SOON)?;
+    let (_, metrics) = daemon.get(&rig.node().host, "/metrics")?;
+    let overruns = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("flannel_netlink_overruns_total "));
+    ensure!(overruns.is_some_and(|n| n != "0"), "{metrics}");
     rig.cluster.assert_settled()?;
     rig.pods_reach_each_other()
 }

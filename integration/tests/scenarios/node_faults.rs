@@ -2,11 +2,13 @@
 //! copied disk, a removed lock, a second signal, a peer that the kernel
 //! refuses.
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use integration::cluster::Cluster;
-use integration::daemon::run_to_end;
+use integration::daemon::{HEALTH_PORT, run_to_end};
 use integration::demo::Stack;
 use integration::host::Host;
 use integration::pod::Pod;
@@ -106,8 +108,12 @@ fn a_second_signal_ends_it_at_once() -> Result<()> {
     cluster.start(&["--iface=eth0"])?;
     let node = cluster.node_mut(0);
     let daemon = node.daemon.as_mut().context("daemon")?;
-    // Its threads wait for a program that never ends: nothing but the signal
-    // ends it in less than the time it gives them.
+    // One that is slow with its request, for longer than this test waits.
+    let _client = node.host.run(|| {
+        let mut client = TcpStream::connect(("127.0.0.1", HEALTH_PORT))?;
+        client.write_all(b"GET /healthz HTTP/1.1\r\n")?;
+        std::io::Result::Ok(client)
+    })?;
     daemon.signal(Signal::SIGSTOP)?;
     daemon.signal(Signal::SIGTERM)?;
     daemon.signal(Signal::SIGINT)?;

@@ -45,8 +45,9 @@ const DUMP_ATTEMPTS: u32 = 10;
 /// opening thread was in, for as long as it lives. It can be used from any
 /// thread, one at a time.
 ///
-/// Nothing blocks for ever: an answer that does not come within 10 s is an
-/// [`Error::Unknown`].
+/// An answer that does not come within 10 s is an [`Error::Unknown`]. A
+/// request is carried out inside the sending call, which waits without a limit
+/// while another program holds the kernel's network lock.
 #[derive(Debug)]
 pub struct Socket {
     inner: netlink_sys::Socket,
