@@ -98,13 +98,13 @@ fn etcd_restarted_empty() -> Result<()> {
 fn logins_that_do_not_last() -> Result<()> {
     let users = Security { users: true, ..Security::default() };
     let mut cluster = dual(users)?;
-    cluster.etcd.add_flag("--auth-token-ttl=1");
+    cluster.etcd.add_flag("--auth-token-ttl=3");
     cluster.etcd.child().kill();
     cluster.etcd.start_again(cluster.underlay.middle())?;
     two(&mut cluster, &["--etcd-username=flannel", "--etcd-password=secret"])?;
     let streams = Streams::start(&cluster)?;
 
-    std::thread::sleep(Duration::from_secs(4));
+    std::thread::sleep(Duration::from_secs(6));
     pulse(&cluster).context("tokens have expired")?;
     for n in 0..3 {
         cluster.ctl(&["role", "add", &format!("other{n}")])?;
