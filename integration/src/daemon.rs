@@ -227,6 +227,19 @@ impl Daemon {
         self.child.wait(Duration::from_secs(30)).map(drop)
     }
 
+    /// Ends a daemon that is not ours: upstream's does not hear a SIGTERM in
+    /// its first moments for good, and is killed then.
+    ///
+    /// # Errors
+    /// When it is gone already.
+    pub fn end(&mut self) -> Result<()> {
+        self.child.signal(Signal::SIGTERM)?;
+        if self.child.wait(Duration::from_secs(10)).is_err() {
+            self.child.kill();
+        }
+        Ok(())
+    }
+
     /// Ends it with `signal` and starts it again, as it was started.
     ///
     /// # Errors

@@ -59,7 +59,8 @@ fn start(
 /// Ends node `n`'s daemon for good.
 fn stop(cluster: &mut Cluster, n: usize) -> Result<()> {
     let mut daemon = cluster.node_mut(n).daemon.take().context("daemon")?;
-    daemon.stop(Signal::SIGTERM)
+    let upstreams = daemon.log().contains("main.go");
+    if upstreams { daemon.end() } else { daemon.stop(Signal::SIGTERM) }
 }
 
 /// A full pass of ours on node `n` finds nothing to do.

@@ -243,7 +243,7 @@ fn upstream_and_ours_take_turns() -> Result<()> {
         let left = kind.rules(host)?;
         let pod = Pod::add(host, "a")?;
         pod.ping(host, STORE_V4)?;
-        daemon(&mut cluster, 0)?.stop(Signal::SIGTERM)?;
+        daemon(&mut cluster, 0)?.end()?;
 
         start(&mut cluster, 0, &path.value(), &["--ip-masq"])?;
         cluster.assert_settled()?;
