@@ -4,12 +4,14 @@
 //! A link's alias says it in words. Its name follows from the same, so that
 //! one look-up finds it however many links there are.
 
+use std::collections::BTreeSet;
+
 use ipam::pool::Attachment;
 use netlink::link::{Filter, LinkInfo, Mac};
 use netlink::{Dump, Error, NetNs, Socket, link, nsid};
 use sha2::{Digest, Sha512};
 
-use crate::protocol::Call;
+use crate::protocol::{Call, ValidAttachments};
 
 /// What every alias begins with.
 const MARK: &str = "flannel";
@@ -161,6 +163,17 @@ pub(crate) fn has_sibling(
         (owner.alias(), Owner { ifname: "", ..owner }.alias());
     let links = links_of(socket, owner.network)?;
     Ok(links.iter().any(|(a, _)| *a != own && a.starts_with(&container)))
+}
+
+/// The aliases of a network's attachments that are valid.
+pub(crate) fn aliases(
+    network: &str,
+    valid: &ValidAttachments,
+) -> BTreeSet<String> {
+    let alias = |(container_id, ifname): (&str, &str)| {
+        Owner { network, container_id, ifname }.alias()
+    };
+    valid.iter().map(alias).collect()
 }
 
 /// Whether a link's alias says that this program made it.

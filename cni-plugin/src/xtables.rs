@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use ipam::Family;
 use netlink::nft::{NftSocket, TableId};
 use netlink::program::{self, LOCK_WAIT, ProgramError};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use crate::protocol::{CniError, Deadline, code};
 
@@ -90,6 +91,10 @@ impl<'a> Xtables<'a> {
     /// no program. A chain made by iptables over nf_tables can be asked for;
     /// of the older iptables only whether its table is in use.
     pub(crate) fn may_hold(&self, table: &str, chain: &str) -> bool {
+        // a verb that was killed may have left a program running
+        if Path::new(LOCK).exists() {
+            drop(turn(Instant::now() + self.share()));
+        }
         let over_nft = NftSocket::open().and_then(|mut socket| {
             let id = TableId::new(self.family, table).chain(chain);
             socket.chain(&id)
@@ -196,10 +201,15 @@ impl<'a> Xtables<'a> {
 
 /// Our turn among the plugins of this node. Where there is no such file or no
 /// end of waiting it goes without: others' changes are coped with anyway.
+///
+/// The programs inherit it: what a verb has started goes on when the verb is
+/// killed, and DEL, which follows, must not come before that.
 fn turn(deadline: Instant) -> Option<File> {
     let path = Path::new(LOCK);
     fs::create_dir_all(path.parent()?).ok()?;
-    ipam::pool::lock_file(path, deadline).ok().flatten()
+    let lock = ipam::pool::lock_file(path, deadline).ok().flatten()?;
+    fcntl(&lock, FcntlArg::F_SETFD(FdFlag::empty())).ok()?;
+    Some(lock)
 }
 
 // === impl Saved ===

@@ -1,10 +1,8 @@
 //! The host's end of the pod's cable, and the device for what the pod sends
 //! (BW-3, BW-4).
 
-use std::collections::BTreeSet;
-
 use netlink::link::LinkInfo;
-use netlink::{Dump, Socket, link};
+use netlink::{Dump, Socket, link, tc};
 
 use super::unsupported;
 use crate::hashed;
@@ -60,6 +58,9 @@ pub(super) fn host_end(
 
 /// Makes the device, or takes over the one an ADD before this one left.
 ///
+/// It is made and marked in one call: no process can be killed in between, so
+/// that whatever has no mark is not ours.
+///
 /// # Errors
 /// Code 999.
 pub(super) fn add_ifb(
@@ -67,34 +68,24 @@ pub(super) fn add_ifb(
     socket: &mut Socket,
     port: &LinkInfo,
 ) -> Result<LinkInfo, CniError> {
-    if let Some(there) = ifb(call, socket)? {
-        return Ok(there);
+    let Candidates { own, free } = candidates(call, socket)?;
+    if let Some(own) = own {
+        return Ok(own);
     }
-    let mut error = None;
-    for name in names(call) {
-        match socket.request(&link::ifb::add(&name, port.mtu)) {
-            Ok(()) => {
-                let made = link::by_name(socket, &name);
-                let made = made.map_err(CniError::internal)?;
-                let alias = Owner::of(call).alias();
-                let mark = link::set(made.index).alias(&alias);
-                let marked = socket.request(&mark.build());
-                return match marked {
-                    Ok(()) => Ok(made),
-                    Err(e) => {
-                        let _ = socket.request(&link::delete(made.index));
-                        Err(CniError::internal(e))
-                    }
-                };
-            }
-            // another interface of this container has it
-            Err(e) if e.is_exists() => error = Some(CniError::internal(e)),
-            Err(e) => return Err(unsupported(e)),
-        }
-    }
-    Err(error.unwrap_or_else(|| {
-        CniError::new(code::INTERNAL, "no name for the device")
-    }))
+    let Some(name) = free else {
+        return Err(CniError::new(
+            code::INTERNAL,
+            "the names for the device are others' links",
+        )
+        .details(names(call).join(" ")));
+    };
+    let alias = Owner::of(call).alias();
+    let made = socket.batch(&[
+        link::ifb::add(&name, port.mtu),
+        link::set_named(&name).alias(&alias).build(),
+    ]);
+    made.into_iter().collect::<Result<(), _>>().map_err(unsupported)?;
+    link::by_name(socket, &name).map_err(CniError::from)
 }
 
 /// The attachment's device, if it is there.
@@ -105,22 +96,79 @@ pub(super) fn ifb(
     call: &Call,
     socket: &mut Socket,
 ) -> Result<Option<LinkInfo>, CniError> {
-    let own = Owner::of(call).alias();
+    candidates(call, socket).map(|candidates| candidates.own)
+}
+
+/// What the attachment's names stand for.
+struct Candidates {
+    /// Its device.
+    own: Option<LinkInfo>,
+    /// The first name that nobody has.
+    free: Option<String>,
+}
+
+fn candidates(
+    call: &Call,
+    socket: &mut Socket,
+) -> Result<Candidates, CniError> {
+    let mut out = Candidates { own: None, free: None };
     for name in names(call) {
         match link::by_name(socket, &name) {
-            // without an alias it is the Go plugin's
-            Ok(link)
-                if link.kind.as_deref() == Some("ifb")
-                    && link.alias.as_ref().is_none_or(|a| *a == own) =>
-            {
-                return Ok(Some(link));
+            Ok(link) if is_own(call, socket, &link)? => {
+                out.own = Some(link);
+                break;
             }
             Ok(_) => {}
-            Err(e) if e.is_not_found() => {}
-            Err(e) => return Err(CniError::internal(e)),
+            Err(e) if e.is_not_found() => {
+                out.free.get_or_insert(name);
+            }
+            Err(e) => return Err(e.into()),
         }
     }
-    Ok(None)
+    Ok(out)
+}
+
+/// Whether the device is the attachment's. One without an alias is the Go
+/// plugin's, whose name says the container only: it belongs to the interface
+/// from which packets are led to it.
+fn is_own(
+    call: &Call,
+    socket: &mut Socket,
+    link: &LinkInfo,
+) -> Result<bool, CniError> {
+    if link.kind.as_deref() != Some("ifb") {
+        return Ok(false);
+    }
+    if let Some(alias) = &link.alias {
+        return Ok(*alias == Owner::of(call).alias());
+    }
+    let led = tc::led_to(socket, link.index).map_err(CniError::from)?;
+    // nobody uses it any more, or not yet
+    Ok(led.is_empty() || ports(call, socket)?.iter().any(|p| led.contains(p)))
+}
+
+/// The host's ends of the attachment's cable, by all that may tell.
+fn ports(call: &Call, socket: &mut Socket) -> Result<Vec<u32>, CniError> {
+    let own = owner::link_of(socket, Owner::of(call))?;
+    let mut out: Vec<u32> = own.iter().map(|link| link.index).collect();
+    if let Some(netns) = call.living_netns()? {
+        let mut inside = Socket::open_in(&netns)?;
+        match link::by_name(&mut inside, &call.env.ifname) {
+            Ok(pod) => out.extend(pod.peer),
+            Err(e) if e.is_not_found() => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    // one that cannot be read has nothing to say
+    let previous = call.previous().ok().flatten().unwrap_or_default();
+    for interface in &previous.interfaces {
+        if interface.sandbox.is_empty()
+            && let Ok(link) = link::by_name(socket, &interface.name)
+        {
+            out.push(link.index);
+        }
+    }
+    Ok(out)
 }
 
 /// Removes the attachment's device, if it is there.
@@ -134,7 +182,7 @@ pub(super) fn remove_ifb(
     let Some(link) = ifb(call, socket)? else { return Ok(()) };
     match socket.request(&link::delete(link.index)) {
         Err(e) if e.is_not_found() => Ok(()),
-        other => other.map_err(CniError::internal),
+        other => other.map_err(CniError::from),
     }
 }
 
@@ -152,12 +200,7 @@ pub(super) fn stale(
     let all = link::list(socket, filter)
         .and_then(Dump::complete)
         .map_err(CniError::internal)?;
-    let kept: BTreeSet<String> = valid
-        .iter()
-        .map(|(container_id, ifname)| {
-            Owner { network: &call.name, container_id, ifname }.alias()
-        })
-        .collect();
+    let kept = owner::aliases(&call.name, valid);
     let prefix = owner::prefix(&call.name);
     let ours = |link: &LinkInfo| {
         link.name.starts_with(PREFIX)

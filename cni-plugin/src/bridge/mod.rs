@@ -20,7 +20,6 @@ pub(crate) mod util;
 mod vlan;
 mod vlan_gateway;
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -224,13 +223,7 @@ fn remove_invalid_links(
     let mut socket = Socket::open().map_err(CniError::from)?;
     let links =
         owner::links_of(&mut socket, &call.name).map_err(CniError::from)?;
-    let network = &call.name;
-    let kept: BTreeSet<String> = valid
-        .iter()
-        .map(|(container_id, ifname)| {
-            Owner { network, container_id, ifname }.alias()
-        })
-        .collect();
+    let kept = owner::aliases(&call.name, valid);
     let requests: Vec<Request> = links
         .iter()
         .filter(|(alias, _)| !kept.contains(alias))

@@ -14,8 +14,8 @@ use crate::protocol::{Call, CniError, Deadline};
 use crate::result::{CniResult, IpConfig, Route};
 
 /// How long duplicate address detection may take (BR-34), or the kernel to
-/// take an address into use.
-const ADDRESS_WAIT: Duration = Duration::from_secs(5);
+/// take an address into use: seconds where all namespaces change at once.
+const ADDRESS_WAIT: Duration = Duration::from_secs(10);
 
 /// The pod's interface.
 #[derive(Debug)]

@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::conf::Attributes;
 use crate::files::{failed, remove};
 use crate::mac;
+use crate::owner::{self, Owner};
 use crate::protocol::{Call, CniError, ValidAttachments, gather};
 
 /// The files.
@@ -48,8 +49,7 @@ impl Backups {
     ) -> Result<(), CniError> {
         let kept = self.kept(call).map(|kept| kept.attributes);
         let all = kept.unwrap_or_default().over(before.clone());
-        let path = self.path(call);
-        let temporary = temporary(&path);
+        let (path, temporary) = (self.path(call), self.temporary(call));
         let write = || -> io::Result<()> {
             let mut folder = DirBuilder::new();
             folder.recursive(true).mode(0o700).create(&self.folder)?;
@@ -73,12 +73,12 @@ impl Backups {
     /// # Errors
     /// Code 5.
     pub(super) fn remove(&self, call: &Call) -> Result<(), CniError> {
-        let path = self.path(call);
-        remove(&temporary(&path)).and_then(|()| remove(&path))
+        remove(&self.temporary(call)).and_then(|()| remove(&self.path(call)))
     }
 
-    /// Removes those of this network's attachments that are not valid: their
-    /// interfaces are gone with their namespaces.
+    /// Removes those of this network's attachments that are not valid, also
+    /// what was not whole when its ADD ended: their interfaces are gone with
+    /// their namespaces.
     ///
     /// # Errors
     /// Code 5, all of them together.
@@ -89,7 +89,14 @@ impl Backups {
     ) -> Result<(), CniError> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten();
         let paths = entries.flatten().map(|entry| entry.path());
+        let kept = owner::aliases(network, valid);
+        let prefix = owner::prefix(network);
         let stale = paths.filter(|path| {
+            let name = path.file_name().map(|name| name.to_string_lossy());
+            let name = name.unwrap_or_default();
+            if name.starts_with(&prefix) {
+                return !kept.contains(&*name);
+            }
             let owner = read(path).and_then(|backup| backup.owner);
             owner.is_some_and(|[of, id, ifname]| {
                 of == network && !valid.contains(&id, &ifname)
@@ -102,11 +109,12 @@ impl Backups {
         let env = &call.env;
         self.folder.join(format!("{}_{}.json", env.container_id, env.ifname))
     }
-}
 
-/// Where it is written until it is whole.
-fn temporary(path: &Path) -> PathBuf {
-    path.with_extension("tmp")
+    /// Where it is written until it is whole: under a name that says whose it
+    /// is, as what is in it may be cut.
+    fn temporary(&self, call: &Call) -> PathBuf {
+        self.folder.join(Owner::of(call).alias())
+    }
 }
 
 fn render(attributes: &Attributes, call: &Call) -> String {

@@ -222,6 +222,49 @@ fn gc_and_several_interfaces() {
     });
 }
 
+/// A device without an alias, as the Go plugin makes it, is the interface's
+/// from which packets are led there, whoever else has its name.
+#[test]
+fn the_device_of_another_interface() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let [one, other] = ["eth0", "eth1"].map(|ifname| {
+            if ifname == "eth0" {
+                node.netns("a");
+            }
+            let pod = Call { ifname: ifname.to_owned(), ..node_call("a") }
+                .delegate("isDefaultGateway", false.into());
+            bandwidth(&pod, &pod.add(), both_ways())
+        });
+        let gos = |call: &Call| {
+            let out = call.add();
+            let interfaces = out["interfaces"].as_array().unwrap();
+            let name = interfaces.last().unwrap()["name"].as_str().unwrap();
+            run("ip", &["link", "set", name, "alias", ""]);
+            name.to_owned()
+        };
+        let ifb = gos(&one);
+        other.del();
+        assert_eq!(ifbs(node), [&*ifb], "eth1 has none");
+        other.add();
+        assert_eq!(ifbs(node).len(), 2);
+        assert!(one.call("CHECK").ok && other.call("CHECK").ok);
+        other.del();
+        assert_eq!(ifbs(node), [&*ifb]);
+        // all that is known of eth0 is what the runtime has kept
+        let mut blind = one.clone();
+        blind.netns = String::new();
+        blind.del();
+        assert_eq!(ifbs(node), [""; 0]);
+        // nobody is led there any more
+        gos(&one);
+        let eth0 = Call { name: "flannel", conf: node_call("a").conf, ..one };
+        eth0.del();
+        other.del();
+        assert_eq!(ifbs(node), [""; 0]);
+    });
+}
+
 /// A call for a namespace that is there.
 fn node_call(id: &str) -> Call {
     Call {

@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use nix::sys::ptrace::{self, Options};
@@ -18,15 +20,15 @@ use crate::node::{Call, Node, Stack, names, on_a_node, run};
 
 /// How many nodes are tried at a time: most of the time goes into waiting for
 /// the kernel to remove links.
-const NODES: usize = 4;
+pub(crate) const NODES: usize = 4;
 /// The pod, by a word that is in no rule but its own.
-const ID: &str = "mortal";
+pub(crate) const ID: &str = "mortal";
 
 /// What was seen of a process and those that it started.
 #[derive(Clone, Copy, Debug, Default)]
-struct Trace {
+pub(crate) struct Trace {
     /// It ended by itself.
-    ended: bool,
+    pub(crate) ended: bool,
     /// System calls that have returned.
     calls: usize,
     /// Those of them that sent something: to the kernel, by netlink.
@@ -35,11 +37,11 @@ struct Trace {
 
 /// Runs `verb` and kills it, with all that it has started, when `calls`
 /// system calls have returned.
-fn killed_after(call: &Call, verb: &str, calls: usize) -> Trace {
+pub(crate) fn killed_after(call: &Call, verb: &str, calls: usize) -> Trace {
     // stops before it becomes the plugin, so that nothing is missed
     let mut command = Command::new("sh");
     command.args(["-c", "kill -STOP $$; exec \"$0\""]);
-    command.arg(env!("CARGO_BIN_EXE_flannel"));
+    command.arg(installed(call.name));
     call.environment(&mut command, verb);
     let mut child = command
         .stdin(Stdio::piped())
@@ -64,6 +66,16 @@ fn killed_after(call: &Call, verb: &str, calls: usize) -> Trace {
     let trace = follow(pid, calls);
     child.wait().ok();
     trace
+}
+
+/// The binary under a plugin's name.
+fn installed(name: &str) -> PathBuf {
+    let path = Path::new("/run/installed").join(name);
+    if !path.exists() {
+        fs::create_dir_all("/run/installed").unwrap();
+        symlink(env!("CARGO_BIN_EXE_flannel"), &path).unwrap();
+    }
+    path
 }
 
 /// Lets the tracees run until `calls` system calls have returned since the
@@ -137,7 +149,7 @@ fn is_sending(pid: Pid) -> bool {
     call.split(' ').next() == Some(&nix::libc::SYS_sendto.to_string())
 }
 
-fn rules() -> String {
+pub(crate) fn rules() -> String {
     run("nft", &["list", "ruleset"]) + &run("iptables-save", &[])
 }
 
@@ -196,10 +208,15 @@ fn try_every(first: usize, step: usize, delegate: &[(&str, Value)]) {
 }
 
 fn try_all(step: usize, delegate: &[(&str, Value)]) {
+    on_all_nodes(|first| try_every(first, step, delegate));
+}
+
+/// Shares the calls between the nodes: each is told which is its first one.
+pub(crate) fn on_all_nodes(one: impl Fn(usize) + Sync) {
     std::thread::scope(|scope| {
-        let tries: Vec<_> = (0..NODES)
-            .map(|n| scope.spawn(move || try_every(n, step, delegate)))
-            .collect();
+        let one = &one;
+        let tries: Vec<_> =
+            (0..NODES).map(|n| scope.spawn(move || one(n))).collect();
         for one in tries {
             one.join().unwrap();
         }

@@ -22,6 +22,7 @@ mod fixed;
 mod heal;
 mod hostlocal;
 mod killed;
+mod killed_chain;
 mod loopback;
 mod neighbours;
 mod node;

@@ -1,17 +1,19 @@
 //! Many calls at random, sixteen at a time, with faults: no address is given
-//! twice, nothing is left at the end. `FLANNEL_SOAK_CALLS` says how many
-//! (`make soak`: 10,000), `FLANNEL_SOAK_SEED` repeats a run.
+//! twice, nothing is left at the end. Most pods have plugins of a chain behind
+//! `flannel`. `FLANNEL_SOAK_CALLS` says how many calls (`make soak`: 10,000),
+//! `FLANNEL_SOAK_SEED` repeats a run.
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, RwLock};
+use std::sync::{Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::node::{Call, Node, feed_no_answer, on_a_node, plain, run};
+use crate::node::{Call, Node, feed_no_answer, names, on_a_node, plain, run};
 
 const WORKERS: usize = 16;
 const PODS: usize = 40;
@@ -35,7 +37,8 @@ struct Random(u64);
 
 /// What all workers share.
 struct Shared {
-    pods: Vec<Mutex<(Call, Known)>>,
+    /// The plugins of each pod's list, in order.
+    pods: Vec<Mutex<(Vec<Call>, Known)>>,
     /// Who has which address, from ADD's answer to DEL's call.
     taken: Mutex<BTreeMap<String, usize>>,
     /// GC is never called beside another verb (S-64).
@@ -99,41 +102,53 @@ impl Shared {
     fn step(
         &self,
         at: usize,
-        pod: &(Call, Known),
+        pod: &(Vec<Call>, Known),
         random: &mut Random,
     ) -> Known {
-        let (call, known) = pod;
+        let (chain, known) = pod;
         match known {
-            Known::Detached => self.add(at, call, random),
+            Known::Detached => self.add(at, chain, random),
             Known::Attached(result) if random.in_100(35) => {
-                let check = call.after(result).call("CHECK");
-                assert!(check.ok, "pod {at}: {check:?}");
+                for call in chain {
+                    let check = call.after(result).call("CHECK");
+                    assert!(check.ok, "pod {at}: {}: {check:?}", call.name);
+                }
                 known.clone()
             }
             Known::Attached(_) | Known::Unclear => {
                 self.taken.lock().unwrap().retain(|_, of| *of != at);
-                self.del(at, call, random)
+                self.del(at, chain, known, random)
             }
         }
     }
 
-    fn add(&self, at: usize, call: &Call, random: &mut Random) -> Known {
-        let mut call = call.clone();
-        if random.in_100(10) {
-            self.kill(&call, "ADD", random);
-            return Known::Unclear;
+    /// The first plugin that fails ends it, as with libcni.
+    fn add(&self, at: usize, chain: &[Call], random: &mut Random) -> Known {
+        let killed = victim(chain, random);
+        let mut result = Value::Null;
+        for (n, call) in chain.iter().enumerate() {
+            let mut call = match n {
+                0 => call.clone(),
+                _ => call.after(&result),
+            };
+            if killed == Some(n) {
+                self.kill(&call, "ADD", random);
+                return Known::Unclear;
+            }
+            // fails when all but the routes is done
+            if n == 0 && random.in_100(10) {
+                let route =
+                    json!({ "dst": "192.168.5.0/24", "gw": "172.31.0.1" });
+                call = call.with("ipam", json!({ "routes": [route] }));
+            }
+            let answer = call.call("ADD");
+            if !answer.ok {
+                assert!(n == 0, "pod {at}: {}: {answer:?}", call.name);
+                self.failed.fetch_add(1, Ordering::SeqCst);
+                return Known::Unclear;
+            }
+            result = answer.result();
         }
-        // fails when all but the routes is done
-        if random.in_100(10) {
-            let route = json!({ "dst": "192.168.5.0/24", "gw": "172.31.0.1" });
-            call = call.with("ipam", json!({ "routes": [route] }));
-        }
-        let answer = call.call("ADD");
-        if !answer.ok {
-            self.failed.fetch_add(1, Ordering::SeqCst);
-            return Known::Unclear;
-        }
-        let result = answer.result();
         let mut taken = self.taken.lock().unwrap();
         for ip in plain(&result) {
             let other = taken.insert(ip.clone(), at);
@@ -143,17 +158,31 @@ impl Shared {
         Known::Attached(result)
     }
 
-    fn del(&self, at: usize, call: &Call, random: &mut Random) -> Known {
-        let mut call = call.clone();
-        if random.in_100(10) {
-            self.kill(&call, "DEL", random);
-            return Known::Unclear;
+    /// In reverse, with the result where it is known.
+    fn del(
+        &self,
+        at: usize,
+        chain: &[Call],
+        known: &Known,
+        random: &mut Random,
+    ) -> Known {
+        let killed = victim(chain, random);
+        let without = random.in_100(20);
+        for (n, call) in chain.iter().enumerate().rev() {
+            let mut call = match known {
+                Known::Attached(result) => call.after(result),
+                Known::Detached | Known::Unclear => call.clone(),
+            };
+            if killed == Some(n) {
+                self.kill(&call, "DEL", random);
+                return Known::Unclear;
+            }
+            if without {
+                call.netns = String::new();
+            }
+            let answer = call.call("DEL");
+            assert!(answer.ok, "pod {at}: {}: {answer:?}", call.name);
         }
-        if random.in_100(20) {
-            call.netns = String::new();
-        }
-        let answer = call.call("DEL");
-        assert!(answer.ok, "pod {at}: {answer:?}");
         Known::Detached
     }
 
@@ -161,12 +190,17 @@ impl Shared {
     fn kill(&self, call: &Call, verb: &str, random: &mut Random) {
         self.killed.fetch_add(1, Ordering::SeqCst);
         let mut command = Command::new(env!("CARGO_BIN_EXE_flannel"));
+        command.arg0(call.name);
         call.environment(&mut command, verb);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         let text = call.conf.to_string();
         let mut child = feed_no_answer(&mut command, text.as_bytes());
-        // whatever it has done by then
-        std::thread::sleep(Duration::from_micros(random.below(12_000)));
+        // whatever it has done by then; what it has started goes on
+        let most = match call.conf["backend"] == "iptables" {
+            true => 60_000,
+            false => 12_000,
+        };
+        std::thread::sleep(Duration::from_micros(random.below(most)));
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -193,13 +227,12 @@ impl Shared {
         let _alone = self.gc.write().unwrap();
         let mut pods: Vec<_> =
             self.pods.iter().map(|pod| pod.lock().unwrap()).collect();
-        let valid: Vec<&Call> = pods
-            .iter()
-            .filter(|pod| matches!(pod.1, Known::Attached(_)))
-            .map(|pod| &pod.0)
-            .collect();
-        let answer = pods[0].0.clone().valid(&valid).call("GC");
-        assert!(answer.ok, "{answer:?}");
+        let attached = |pod: &&MutexGuard<'_, (Vec<Call>, Known)>| {
+            matches!(pod.1, Known::Attached(_))
+        };
+        let chains = pods.iter().filter(attached);
+        let valid: Vec<&Call> = chains.map(|pod| &pod.0[0]).collect();
+        collect(pods.iter().flat_map(|pod| &pod.0), &valid);
         for pod in &mut pods {
             if matches!(pod.1, Known::Unclear) {
                 pod.1 = Known::Detached;
@@ -208,12 +241,79 @@ impl Shared {
     }
 }
 
-fn pods(node: &Node) -> Vec<Mutex<(Call, Known)>> {
-    let pod = |n| {
-        let call = node.pod(&format!("p{n}")).version("1.1.0");
-        Mutex::new((call, Known::Detached))
+/// GC of each plugin once.
+fn collect<'a>(calls: impl Iterator<Item = &'a Call>, valid: &[&Call]) {
+    let kinds: BTreeMap<&str, &Call> =
+        calls.map(|call| (call.name, call)).collect();
+    for (kind, call) in kinds {
+        let answer = call.clone().valid(valid).call("GC");
+        assert!(answer.ok, "{kind}: {answer:?}");
+    }
+}
+
+/// Which of the plugins is to be killed, if one is.
+fn victim(chain: &[Call], random: &mut Random) -> Option<usize> {
+    let at = random.below(chain.len() as u64);
+    random.in_100(10).then(|| usize::try_from(at).unwrap())
+}
+
+/// Each with one of four lists.
+fn pods(node: &Node) -> Vec<Mutex<(Vec<Call>, Known)>> {
+    let pod = |n: usize| {
+        let first = node.pod(&format!("p{n}")).version("1.1.0");
+        let ports = json!([
+            { "hostPort": 8000 + n, "containerPort": 80 },
+            { "hostPort": 8000 + n, "containerPort": 53, "protocol": "udp" },
+        ]);
+        let any = json!({ "cniVersion": "1.1.0" });
+        let plugin = |kind, members: Value| {
+            let mut call = first.chained(kind, &any);
+            let conf = call.conf.as_object_mut().unwrap();
+            conf.remove("prevResult");
+            conf.extend(members.as_object().unwrap().clone());
+            call
+        };
+        let portmap = |backend: &str| {
+            let runtime = json!({ "portMappings": ports });
+            let members =
+                json!({ "backend": backend, "runtimeConfig": runtime });
+            plugin("portmap", members)
+        };
+        let limits =
+            json!({ "egressRate": 80_000_000, "egressBurst": 8_000_000 });
+        let bandwidth = plugin("bandwidth", limits);
+        let rest = match n % 4 {
+            0 => vec![],
+            1 => vec![portmap("nftables"), bandwidth],
+            2 => {
+                let members = json!({ "backend": "iptables" });
+                vec![portmap("iptables"), plugin("firewall", members)]
+            }
+            _ => {
+                let tuning = plugin("tuning", json!({ "txQLen": 555 }));
+                vec![tuning, bandwidth, portmap("nftables")]
+            }
+        };
+        let chain = [vec![first.clone()], rest].concat();
+        Mutex::new((chain, Known::Detached))
     };
     (0..PODS).map(pod).collect()
+}
+
+/// Nothing of any plugin is left but what pods share.
+fn assert_clean(node: &Node, net: &str) {
+    node.assert_clean();
+    let bridge = run("ip", &["-br", "link", "show", "master", "cni0"]);
+    assert_eq!(bridge, "");
+    assert_eq!(run("ip", &["-br", "link", "show", "type", "ifb"]), "");
+    let rules = run("nft", &["list", "ruleset"]);
+    let own = |line: &&str| {
+        ["comment \"p", "CNI-DN-", net].iter().any(|word| line.contains(word))
+    };
+    assert_eq!(rules.lines().find(own), None, "{rules}");
+    for folder in ["/run/flannel/firewall/cbr0", "/run/cni/tuning"] {
+        assert_eq!(names(folder), [""; 0], "{folder}");
+    }
 }
 
 fn number(name: &str, usual: usize) -> usize {
@@ -254,16 +354,16 @@ fn random_calls_with_faults() {
         println!("{added} added, {failed} failed, {killed} killed");
         assert!(added * 10 > calls && killed * 100 > calls);
         // half of the pods end without a word, as after a restart
+        let mut all = Vec::new();
         for (n, pod) in shared.pods.iter().enumerate() {
-            let (call, _) = &*pod.lock().unwrap();
-            match n % 2 {
-                0 => call.del(),
-                _ => node.remove_netns(&call.id),
+            let (chain, _) = &*pod.lock().unwrap();
+            match n % 8 < 4 {
+                true => chain.iter().rev().for_each(Call::del),
+                false => node.remove_netns(&chain[0].id),
             }
+            all.extend(chain.clone());
         }
-        assert!(node.pod("last").version("1.1.0").valid(&[]).call("GC").ok);
-        node.assert_clean();
-        let bridge = run("ip", &["-br", "link", "show", "master", "cni0"]);
-        assert_eq!(bridge, "");
+        collect(all.iter(), &[]);
+        assert_clean(node, &shared.net);
     });
 }

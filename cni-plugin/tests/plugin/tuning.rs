@@ -216,7 +216,7 @@ fn what_cannot_be_put_back() {
         call.add();
         let old = r#"{"mac":"01:00:00:00:00:00","mtu":70000000,"txQLen":77}"#;
         std::fs::write(KEPT, old).unwrap();
-        std::fs::write("/run/cni/tuning/a_eth0.tmp", "{").unwrap();
+        std::fs::write("/run/cni/tuning/flannel:cbr0:a:eth0", "{").unwrap();
         let answer = call.call("DEL");
         assert!(answer.ok, "{answer:?}");
         assert!(answer.stderr.contains("mtu of eth0 cannot"), "{answer:?}");
