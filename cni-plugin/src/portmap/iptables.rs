@@ -1,7 +1,10 @@
 //! Mapped ports in iptables, in upstream's form (PM-6, PM-7, PM-11).
+//!
+//! Upstream's chain is the container's: a second interface of it in the same
+//! network has its rules there too. Each is known by the address it leads to.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipam::{Family, Subnet};
 
@@ -29,7 +32,9 @@ pub(super) fn chain(owner: Owner<'_>) -> String {
     hashed::chain("CNI-DN-", owner.network, owner.container_id)
 }
 
-/// Makes the pod's rules, in place of what was there of it (CW-11).
+/// Makes the pod's rules, in place of what was there of it (CW-11). Those
+/// that lead to `others`, the addresses of the container's other interfaces,
+/// stay.
 ///
 /// # Errors
 /// Code 7 for conditions that no line can hold, code 999 for what iptables
@@ -39,38 +44,132 @@ pub(super) fn set(
     owner: Owner<'_>,
     conf: &Conf,
     pod: &Cidr,
+    others: &[IpAddr],
 ) -> Result<(), CniError> {
     let chain = chain(owner);
     let inside = inside(conf, pod);
     let entries = entries(owner, conf, tool.family)?;
     tool.edit(TABLE, |saved| {
+        let kept = Kept::of(saved, &chain, others);
         let mut lines = shared(conf, saved)?;
-        let stale = saved.leading_to(&chain);
+        let leading = kept.leading(saved, &chain);
+        let stale = saved.leading_to(&chain).filter(|e| !leading.contains(e));
         lines.extend(stale.map(|rule| format!("-D {rule}")));
         // makes the chain, or empties it
         lines.push(format!(":{chain} - [0:0]"));
-        lines.extend(inside.iter().map(|rule| format!("-A {chain} {rule}")));
-        lines.extend(entries.iter().map(|e| format!("-A {DNAT} {}", e.rule)));
+        let inside = kept.rules.iter().chain(&inside);
+        lines.extend(inside.map(|rule| format!("-A {chain} {rule}")));
+        for Entry { rule, .. } in &entries {
+            let line = format!("{DNAT} {rule}");
+            // the other interface may have the same ports
+            if !leading.contains(&&*line) {
+                lines.push(format!("-A {line}"));
+            }
+        }
         Ok(lines)
     })
 }
 
-/// Removes them.
+/// Removes them, but for those that lead to `others`.
 ///
 /// # Errors
 /// Code 999.
 pub(super) fn remove(
     tool: &Xtables<'_>,
     owner: Owner<'_>,
+    others: &[IpAddr],
 ) -> Result<(), CniError> {
     let chain = chain(owner);
     // of releases before 2018
     let old = hashed::chain("CNI-SN-", owner.network, owner.container_id);
     tool.edit(TABLE, |saved| {
-        let mut lines = saved.removal(&chain);
-        lines.extend(saved.removal(&old));
+        let kept = Kept::of(saved, &chain, others);
+        let mut lines = saved.removal(&old);
+        if kept.rules.is_empty() {
+            lines.extend(saved.removal(&chain));
+            return Ok(lines);
+        }
+        if kept.rules.len() < saved.rules_of(&chain).count() {
+            let leading = kept.leading(saved, &chain);
+            let stale = saved.leading_to(&chain);
+            let stale = stale.filter(|entry| !leading.contains(entry));
+            lines.extend(stale.map(|rule| format!("-D {rule}")));
+            lines.push(format!("-F {chain}"));
+            let rules = kept.rules.iter();
+            lines.extend(rules.map(|rule| format!("-A {chain} {rule}")));
+        }
         Ok(lines)
     })
+}
+
+/// What the container's other interfaces have in the container's chain.
+#[derive(Debug, Default)]
+struct Kept {
+    /// Their rules, in order.
+    rules: Vec<String>,
+    /// The protocols and ports of these.
+    ports: Vec<(String, String)>,
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// A rule that marks belongs to the next one that leads away.
+    fn of(saved: &Saved, chain: &str, others: &[IpAddr]) -> Self {
+        let mut out = Self::default();
+        let mut marking = Vec::new();
+        for rule in saved.rules_of(chain) {
+            let words = words(rule);
+            marking.push(rule.to_owned());
+            let Some(to) = value_of(&words, "--to-destination") else {
+                continue;
+            };
+            let to = to.parse::<SocketAddr>().ok();
+            if to.is_some_and(|to| others.contains(&to.ip())) {
+                let text = |flag| value_of(&words, flag).map(str::to_owned);
+                out.ports.extend(text("-p").zip(text("--dport")));
+                out.rules.append(&mut marking);
+            }
+            marking.clear();
+        }
+        out
+    }
+
+    /// The rules that lead into the chain for these: those with no other
+    /// port, and, where that does not do, those with any of them.
+    fn leading<'a>(&self, saved: &'a Saved, chain: &'a str) -> Vec<&'a str> {
+        let mut wanted: Vec<&(String, String)> = self.ports.iter().collect();
+        let (mut out, mut mixed) = (Vec::new(), Vec::new());
+        let entries: Vec<_> = saved
+            .leading_to(chain)
+            .map(|entry| (entry, ports_of(entry)))
+            .collect();
+        for (entry, ports) in &entries {
+            match ports.iter().all(|port| self.ports.contains(port)) {
+                true => {
+                    wanted.retain(|port| !ports.contains(port));
+                    out.push(*entry);
+                }
+                false => mixed.push((entry, ports)),
+            }
+        }
+        for (entry, ports) in mixed {
+            if wanted.iter().any(|port| ports.contains(port)) {
+                wanted.retain(|port| !ports.contains(port));
+                out.push(entry);
+            }
+        }
+        out
+    }
+}
+
+/// The protocol and ports of a rule that leads into a pod's chain.
+fn ports_of(entry: &str) -> Vec<(String, String)> {
+    let words = words(entry);
+    let protocol = value_of(&words, "-p").unwrap_or_default();
+    let ports = value_of(&words, "--dports").unwrap_or_default();
+    let port = |port: &str| (protocol.to_owned(), port.to_owned());
+    ports.split(',').map(port).collect()
 }
 
 /// Says what is missing of what [`set`] makes.
@@ -222,7 +321,7 @@ fn inside(conf: &Conf, pod: &Cidr) -> Vec<String> {
                 out.push(format!("{from}{matched} -j {mark}"));
             }
         }
-        let to = std::net::SocketAddr::new(pod.ip, *container_port);
+        let to = SocketAddr::new(pod.ip, *container_port);
         out.push(format!("{matched} -j DNAT --to-destination {to}"));
     }
     out

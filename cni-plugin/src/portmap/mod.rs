@@ -13,8 +13,10 @@ mod nftables;
 #[cfg(test)]
 mod tests;
 
+use std::net::IpAddr;
+
 use ipam::{Family, PerFamily};
-use netlink::{Socket, link, nft, route, sysctl};
+use netlink::{Dump, Socket, addr, link, nft, route, sysctl};
 
 use crate::bridge::UNDO;
 use crate::cidr::Cidr;
@@ -132,9 +134,10 @@ fn set(
     let owner = Owner::of(call);
     match choose(conf, pods, &call.deadline)? {
         Backend::Iptables => {
+            let others = others(call)?;
             for (family, pod) in pods.iter() {
                 let tool = Xtables::required(family, &call.deadline)?;
-                iptables::set(&tool, owner, conf, pod)?;
+                iptables::set(&tool, owner, conf, pod, &others)?;
             }
         }
         Backend::Nftables => nftables::set(owner, conf, pods)?,
@@ -155,13 +158,27 @@ fn remove(call: &Call, conf: &Conf) -> Result<(), CniError> {
     let chain = iptables::chain(owner);
     let over_iptables = Xtables::all(&call.deadline)
         .filter(|tool| tool.may_hold(iptables::TABLE, &chain))
-        .map(|tool| iptables::remove(&tool, owner));
+        .map(|tool| iptables::remove(&tool, owner, &others(call)?));
     let over_nftables = match nftables::remove(owner) {
         // without nf_tables nothing is in it
         Err(_) if conf.backend != Some(Backend::Nftables) && no_nft() => Ok(()),
         other => other,
     };
     gather(over_iptables.chain([over_nftables]))
+}
+
+/// The addresses of the container's other interfaces; none when it is gone.
+fn others(call: &Call) -> Result<Vec<IpAddr>, CniError> {
+    let Some(netns) = call.living_netns()? else { return Ok(Vec::new()) };
+    let mut socket = Socket::open_in(&netns)?;
+    let own = match link::by_name(&mut socket, &call.env.ifname) {
+        Ok(link) => Some(link.index),
+        Err(e) if e.is_not_found() => None,
+        Err(e) => return Err(e.into()),
+    };
+    let all = addr::list(&mut socket, None, None).and_then(Dump::complete)?;
+    let others = all.iter().filter(|address| Some(address.index) != own);
+    Ok(others.map(|address| address.ip).collect())
 }
 
 fn no_nft() -> bool {

@@ -1,6 +1,8 @@
 //! Mapped ports in nf_tables, in upstream's form (PM-12), without `nft`.
 //!
-//! Two things differ. A network's conditions are in the rules of its own
+//! Three things differ. The pod's neighbours are masqueraded too, as iptables
+//! does it (PM-6): their answers would come by the bridge, past the node, and
+//! not be recognized. A network's conditions are in the rules of its own
 //! ports: upstream has them where all networks' packets come by, so that the
 //! last one to attach a pod decides for all (CW-10). And what is there of a
 //! pod is replaced, not added to. What all pods share is only added where it
@@ -142,8 +144,14 @@ pub(super) fn check(
                     && info.rule.comment == rule.comment
             })
         };
+        // the Go plugin's rules have no note, and are good without this one
+        let is_ours = |r: &RuleInfo| owns(owner, r) && r.rule.note.is_some();
+        let beyond = match there.iter().any(is_ours) {
+            true => None,
+            false => neighbours(owner, conf, pod),
+        };
         for (chain, rule) in wanted(owner, conf, pod)? {
-            if !has(chain, &rule) {
+            if beyond.as_ref() != Some(&rule) && !has(chain, &rule) {
                 return differs(format!("chain {chain} lacks {rule}"));
             }
         }
@@ -190,8 +198,22 @@ fn wanted(
                 out.push((MASQUERADING, rule_of(owner, exprs)));
             }
         }
+        let neighbours = neighbours(owner, conf, pod);
+        out.extend(neighbours.map(|rule| (MASQUERADING, rule)));
     }
     Ok(out)
+}
+
+/// Of what the pod's neighbours send to it, what came through a mapped port.
+fn neighbours(owner: Owner<'_>, conf: &Conf, pod: &Cidr) -> Option<Rule> {
+    let exprs = vec![
+        Expr::from(pod.network()?),
+        Expr::to(Subnet::host(pod.ip)),
+        Expr::CtStatus(CT_STATUS_DNAT),
+        Expr::masquerade(false),
+    ];
+    // all are anyway
+    (conf.snat && !conf.masquerade_all).then(|| rule_of(owner, exprs))
 }
 
 fn to_port(mapping: &Mapping, pod: IpAddr) -> Vec<Expr> {

@@ -67,6 +67,11 @@ fn left() -> String {
         let shown = Command::new("nft").args(args).output().unwrap();
         out += &String::from_utf8_lossy(&shown.stdout);
     }
+    // where ours goes beyond the Go plugin's (docs/cni-plugins.md)
+    let own = |line: &&str| {
+        !(line.contains(" saddr ") && line.contains(" ct status dnat masq"))
+    };
+    out = out.lines().filter(own).flat_map(|l| [l, "\n"]).collect();
     let links = run("ip", &["-br", "link"]);
     out += &format!("veths {}\n", links.matches("veth").count());
     out += &format!("ifbs {}\n", links.matches("bwp").count());

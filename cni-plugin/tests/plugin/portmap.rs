@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::node::{Call, Node, Stack, on_a_node, run};
+use crate::node::{Call, Node, Stack, kube_flannel, on_a_node, run};
 
 /// Both backends, as the configuration names them.
 const BACKENDS: [&str; 2] = ["iptables", "nftables"];
@@ -63,6 +63,11 @@ fn bridge() {
     ] {
         run("ip", &line.split(' ').collect::<Vec<_>>());
     }
+}
+
+/// Those of both backends and families.
+fn all_rules() -> String {
+    run("nft", &["list", "ruleset"]) + &all_nat()
 }
 
 fn port(host: u16, container: u16, protocol: &str, ip: &str) -> Value {
@@ -250,6 +255,71 @@ fn the_options_in_iptables() {
     });
 }
 
+/// Two interfaces of one container have one chain in iptables, as upstream
+/// names it: each takes its own rules out of it, and the last one the chain.
+#[test]
+fn two_interfaces_of_a_container() {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        for backend in BACKENDS {
+            let [one, other] = ["eth0", "eth1"].map(|ifname| {
+                if ifname == "eth0" {
+                    node.netns("a");
+                }
+                let pod = Call {
+                    name: "flannel",
+                    id: "a".into(),
+                    netns: "/run/netns/a".into(),
+                    ifname: ifname.into(),
+                    conf: kube_flannel("1.1.0"),
+                    env: Vec::new(),
+                };
+                let pod = pod.delegate("isDefaultGateway", false.into());
+                let result = pod.add();
+                // one that both have, one each has for itself
+                let own = if ifname == "eth0" { 9000 } else { 9001 };
+                let ports = json!([
+                    port(8080, 80, "tcp", ""),
+                    port(own, 81, "tcp", "")
+                ]);
+                let call = portmap(&pod, &result, ports)
+                    .with("backend", backend.into());
+                (pod, call)
+            });
+            let valid = |calls: &[&Call]| one.1.clone().valid(calls);
+            let good = |call: &Call| {
+                let answer = call.call("CHECK");
+                assert!(answer.ok, "{backend} {}: {answer:?}", call.ifname);
+            };
+            one.1.add();
+            other.1.add();
+            other.1.add();
+            good(&one.1);
+            good(&other.1);
+            assert!(valid(&[&one.1, &other.1]).call("GC").ok);
+            good(&one.1);
+            other.1.del();
+            other.1.del();
+            good(&one.1);
+            assert_eq!(other.1.call("CHECK").error().0, 100, "{backend}");
+            assert!(!all_rules().contains("9001"), "{backend}");
+            other.1.add();
+            one.1.del();
+            good(&other.1);
+            assert_eq!(one.1.call("CHECK").error().0, 100, "{backend}");
+            assert!(!all_rules().contains("9000"), "{backend}");
+            other.1.del();
+            let rules = all_rules();
+            assert!(!rules.contains("CNI-DN-"), "{backend}: {rules}");
+            assert!(!rules.contains("8080"), "{backend}: {rules}");
+            one.0.del();
+            other.0.del();
+            node.remove_netns("a");
+        }
+        node.assert_clean();
+    });
+}
+
 /// PM-12, as `nft` shows what the Go plugin v1.9.1 makes.
 #[test]
 fn the_rules_of_upstream_in_nftables() {
@@ -291,6 +361,7 @@ fn the_rules_of_upstream_in_nftables() {
 		type nat hook postrouting priority srcnat; policy accept;
 		ip saddr 10.9.0.2 ip daddr 10.9.0.2 masquerade comment \"cA\"
 		ip saddr 127.0.0.1 ip daddr 10.9.0.2 masquerade comment \"cA\"
+		ip saddr 10.9.0.0/24 ip daddr 10.9.0.2 ct status dnat masquerade comment \"cA\"
 	}
 }
 ";
@@ -593,6 +664,19 @@ fn connections_come_through() {
             from(None, "[fd00:244:0:1::1]:8080");
             from(Some(&b), "[fd00:244:0:1::1]:8080");
             from(Some(&a), "[fd00:244:0:1::1]:8080");
+            // also where the node's rules do not see what crosses a bridge
+            let bridged = |on: &str| {
+                for tables in ["iptables", "ip6tables"] {
+                    let key = format!("net/bridge/bridge-nf-call-{tables}");
+                    netlink::sysctl::write_if_different(&key, on).unwrap();
+                }
+            };
+            bridged("0");
+            let gateway = from(Some(&b), "10.244.1.1:8080");
+            assert_eq!(gateway, "10.244.1.1", "{backend}");
+            from(Some(&a), "10.244.1.1:8080");
+            from(Some(&b), "[fd00:244:0:1::1]:8080");
+            bridged("1");
             call.del();
             let closed = TcpStream::connect("127.0.0.1:8080");
             assert!(closed.is_err(), "{backend}");
