@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use ipam::Family;
 use netlink::nft::{NftSocket, TableId};
-use netlink::program::{self, LOCK_WAIT, ProgramError};
+use netlink::program::{self, LOCK_WAIT};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
-use crate::protocol::{CniError, Deadline, code};
+use crate::protocol::{CniError, Deadline, Differences, code};
 
 /// Others may change the same table between looking at it and changing it.
 const ATTEMPTS: u32 = 5;
@@ -156,6 +156,25 @@ impl<'a> Xtables<'a> {
         self.restore(table, &plan(&saved)?)
     }
 
+    /// What CHECK says of lines that ADD would restore.
+    ///
+    /// # Errors
+    /// Code 100 when there are any.
+    pub(crate) fn lacks(
+        &self,
+        table: &str,
+        lines: &[String],
+    ) -> Result<(), CniError> {
+        let mut found = Differences::default();
+        for line in lines {
+            let family = self.family;
+            found.add(format_args!(
+                "{family} table {table}: {line:?} is missing"
+            ));
+        }
+        found.end()
+    }
+
     fn restore(&self, table: &str, lines: &[String]) -> Result<(), CniError> {
         if lines.is_empty() {
             return Ok(());
@@ -175,21 +194,8 @@ impl<'a> Xtables<'a> {
         input: Option<String>,
     ) -> Result<String, CniError> {
         self.deadline.check()?;
-        program::run_for(program, args, input, self.share()).map_err(|e| {
-            let again = match &e {
-                ProgramError::Stuck { .. } => true,
-                // how the older iptables says that it waited in vain
-                ProgramError::Failed { said, .. } => {
-                    said.contains("xtables lock")
-                }
-                ProgramError::Start { .. } | ProgramError::Left { .. } => false,
-            };
-            match again {
-                true => CniError::new(code::TRY_AGAIN, e.to_string())
-                    .context(self.deadline.phase()),
-                false => CniError::internal(e),
-            }
-        })
+        program::run_for(program, args, input, self.share())
+            .map_err(|e| CniError::from(e).context(self.deadline.phase()))
     }
 
     /// How long one step may take: half of what is left, so that a verb that

@@ -159,20 +159,11 @@ impl Error {
     /// `ENFILE`).
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        const PASSING: [Errno; 7] = [
-            Errno::EAGAIN,
-            Errno::EBUSY,
-            Errno::EINTR,
-            Errno::ENOBUFS,
-            Errno::ENOMEM,
-            Errno::EMFILE,
-            Errno::ENFILE,
-        ];
         match self {
             Self::Unknown { .. } | Self::Interrupted { .. } => true,
             Self::Undecodable { .. } => false,
             Self::Refused { .. } | Self::Socket { .. } => {
-                self.errno().is_some_and(|errno| PASSING.contains(&errno))
+                self.errno().is_some_and(is_passing)
             }
         }
     }
@@ -180,6 +171,20 @@ impl Error {
     fn refused_with(&self, numbers: &[Errno]) -> bool {
         matches!(self, Self::Refused { errno, .. } if numbers.contains(errno))
     }
+}
+
+/// Whether what the kernel refused with that number may work when tried again.
+pub(crate) fn is_passing(errno: Errno) -> bool {
+    const PASSING: [Errno; 7] = [
+        Errno::EAGAIN,
+        Errno::EBUSY,
+        Errno::EINTR,
+        Errno::ENOBUFS,
+        Errno::ENOMEM,
+        Errno::EMFILE,
+        Errno::ENFILE,
+    ];
+    PASSING.contains(&errno)
 }
 
 fn refusal(errno: Errno, kernel: Option<&str>) -> String {

@@ -7,6 +7,10 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+
+use crate::error::is_passing;
+
 const ROOT: &str = "/proc/sys";
 
 /// Why a setting could not be read or written.
@@ -111,8 +115,20 @@ impl SysctlError {
     /// The kernel has no such setting (in this namespace, for this device).
     #[must_use]
     pub fn is_missing(&self) -> bool {
+        self.source().kind() == io::ErrorKind::NotFound
+    }
+
+    /// It may well work when tried again, as
+    /// [`Error::is_transient`](crate::Error::is_transient).
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        let errno = self.source().raw_os_error().map(Errno::from_raw);
+        errno.is_some_and(is_passing)
+    }
+
+    const fn source(&self) -> &io::Error {
         let (Self::Read { source, .. } | Self::Write { source, .. }) = self;
-        source.kind() == io::ErrorKind::NotFound
+        source
     }
 }
 

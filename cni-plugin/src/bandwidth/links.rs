@@ -27,9 +27,8 @@ pub(super) fn host_end(
         return Err(CniError::config("no interfaces provided"));
     }
     let ifname = &call.env.ifname;
-    let mut inside =
-        Socket::open_in(&call.netns()?).map_err(CniError::internal)?;
-    let pod = link::by_name(&mut inside, ifname).map_err(CniError::internal)?;
+    let mut inside = Socket::open_in(&call.netns()?).map_err(CniError::from)?;
+    let pod = link::by_name(&mut inside, ifname).map_err(CniError::from)?;
     let index = match (pod.kind.as_deref(), pod.peer) {
         (Some("veth"), Some(index)) => index,
         (kind, _) => {
@@ -44,10 +43,10 @@ pub(super) fn host_end(
         CniError::config("no veth peer of container interface found in host ns")
             .details(format!("{ifname} has the peer with index {index}"))
     };
-    let mut outside = Socket::open().map_err(CniError::internal)?;
+    let mut outside = Socket::open().map_err(CniError::from)?;
     let port = match link::by_index(&mut outside, index) {
         Err(e) if e.is_not_found() => return Err(missing()),
-        other => other.map_err(CniError::internal)?,
+        other => other.map_err(CniError::from)?,
     };
     let mut named = previous.interfaces.iter();
     match named.any(|i| i.sandbox.is_empty() && i.name == port.name) {
@@ -199,7 +198,7 @@ pub(super) fn stale(
     let filter = link::Filter { kind: Some("ifb"), master: None };
     let all = link::list(socket, filter)
         .and_then(Dump::complete)
-        .map_err(CniError::internal)?;
+        .map_err(CniError::from)?;
     let kept = owner::aliases(&call.name, valid);
     let prefix = owner::prefix(&call.name);
     let ours = |link: &LinkInfo| {

@@ -12,7 +12,9 @@ use netlink::tc::{self, Bucket};
 use netlink::{Dump, Socket, link};
 
 use crate::mac;
-use crate::protocol::{Call, CniError, Plugin, Version, code, gather, log};
+use crate::protocol::{
+    Call, CniError, Differences, Plugin, Version, code, gather, log,
+};
 use crate::result::{CniResult, Interface};
 
 use conf::Limits;
@@ -38,7 +40,7 @@ impl Plugin for Bandwidth {
         }
         call.deadline.enter("limiting the pod's rate")?;
         let port = links::host_end(call, &result)?;
-        let mut socket = Socket::open().map_err(CniError::internal)?;
+        let mut socket = Socket::open().map_err(CniError::from)?;
         match set(call, &mut socket, &limits, &port) {
             Ok(Some(ifb)) => result.interfaces.push(ifb),
             Ok(None) => {}
@@ -55,7 +57,7 @@ impl Plugin for Bandwidth {
     /// What is on the cable goes with it.
     fn del(&self, call: &Call) -> Result<(), CniError> {
         call.deadline.enter("removing the pod's limit")?;
-        let mut socket = Socket::open().map_err(CniError::internal)?;
+        let mut socket = Socket::open().map_err(CniError::from)?;
         links::remove_ifb(call, &mut socket)
     }
 
@@ -66,35 +68,39 @@ impl Plugin for Bandwidth {
             return Ok(());
         }
         let port = links::host_end(call, &previous)?;
-        let mut socket = Socket::open().map_err(CniError::internal)?;
+        let mut socket = Socket::open().map_err(CniError::from)?;
+        let mut found = Differences::default();
         if let Some(bucket) = &limits.to_pod {
-            check_bucket(&mut socket, &port, bucket)?;
+            check_bucket(&mut socket, &port, bucket, &mut found)?;
         }
-        let Some(bucket) = &limits.from_pod else { return Ok(()) };
-        let Some(ifb) = links::ifb(call, &mut socket)? else {
-            return differs(format!(
+        let Some(bucket) = &limits.from_pod else { return found.end() };
+        match links::ifb(call, &mut socket)? {
+            Some(ifb) => {
+                check_bucket(&mut socket, &ifb, bucket, &mut found)?;
+            }
+            None => found.add(format_args!(
                 "the device over which what {} takes in is led is missing",
                 port.name
-            ));
-        };
-        check_bucket(&mut socket, &ifb, bucket)?;
-        let on_port = qdiscs(&mut socket, &port)?;
-        match on_port.iter().any(|q| q.kind == "ingress") {
-            true => Ok(()),
-            false => differs(format!("{} has no ingress", port.name)),
+            )),
         }
+        let on_port = qdiscs(&mut socket, &port)?;
+        found.expect(
+            on_port.iter().any(|q| q.kind == "ingress"),
+            format_args!("{} has no ingress", port.name),
+        );
+        found.end()
     }
 
     fn gc(&self, call: &Call) -> Result<(), CniError> {
         let valid = call.valid_attachments()?;
         call.deadline.enter("removing the limits of pods that are gone")?;
-        let mut socket = Socket::open().map_err(CniError::internal)?;
+        let mut socket = Socket::open().map_err(CniError::from)?;
         let stale = links::stale(call, &mut socket, &valid)?;
         let removed = stale.iter().map(|ifb| link::delete(ifb.index));
         let removed: Vec<_> = removed.collect();
         gather(socket.batch(&removed).into_iter().map(|r| match r {
             Err(e) if e.is_not_found() => Ok(()),
-            other => other.map_err(CniError::internal),
+            other => other.map_err(CniError::from),
         }))
     }
 
@@ -150,8 +156,9 @@ fn undo(
 fn unsupported(e: netlink::Error) -> CniError {
     use netlink::Errno;
     let missing = [Errno::EOPNOTSUPP, Errno::ENOENT];
-    let error = CniError::internal(&e);
-    match e.errno().is_some_and(|errno| missing.contains(&errno)) {
+    let is_missing = e.errno().is_some_and(|errno| missing.contains(&errno));
+    let error = CniError::from(e);
+    match is_missing {
         true => error.details(
             "the kernel may lack one of ifb, sch_tbf, sch_ingress, cls_u32, \
              act_mirred",
@@ -164,17 +171,19 @@ fn check_bucket(
     socket: &mut Socket,
     link: &LinkInfo,
     want: &Bucket,
+    found: &mut Differences,
 ) -> Result<(), CniError> {
     let all = qdiscs(socket, link)?;
     match all.iter().find_map(|q| q.bucket) {
-        None => differs(format!("{} has no limit", link.name)),
-        Some(is) if want.is(&is) => Ok(()),
-        Some(is) => differs(format!(
+        None => found.add(format_args!("{} has no limit", link.name)),
+        Some(is) if want.is(&is) => {}
+        Some(is) => found.add(format_args!(
             "{} is limited to {} B/s with {} B waiting at most, but should \
              be to {} B/s with bursts of {} B and {} B",
             link.name, is.rate, is.limit, want.rate, want.burst, want.limit
         )),
     }
+    Ok(())
 }
 
 fn qdiscs(
@@ -183,9 +192,5 @@ fn qdiscs(
 ) -> Result<Vec<tc::QdiscInfo>, CniError> {
     tc::list(socket, link.index)
         .and_then(Dump::complete)
-        .map_err(CniError::internal)
-}
-
-fn differs<T>(msg: String) -> Result<T, CniError> {
-    Err(CniError::new(code::DIFFERS, msg))
+        .map_err(CniError::from)
 }

@@ -13,13 +13,13 @@ use crate::cidr::Cidr;
 use crate::mac;
 use crate::masquerade;
 use crate::owner::Owner;
-use crate::protocol::{Call, CniError, code};
+use crate::protocol::{Call, CniError, Differences, code};
 use crate::result::{CniResult, Interface, Route};
 
 /// Compares the attachment with `previous`, the result of its ADD.
 ///
 /// # Errors
-/// Code 100 and the first difference.
+/// Code 100 and the differences.
 pub(crate) fn check(
     call: &Call,
     text: &str,
@@ -28,31 +28,50 @@ pub(crate) fn check(
     let object = Object::parse(text)?;
     let conf = Conf::read(&object, &call.args()?)?;
     let (interface, previous) = own_part(call, previous)?;
-    Ipam::of(call, &object, text, &conf.ipam).check(call, &previous)?;
+    let mut found = Differences::default();
+    let ipam = Ipam::of(call, &object, text, &conf.ipam);
+    found.note(ipam.check(call, &previous))?;
     let mut inside = Socket::open_in(&call.netns()?).map_err(CniError::from)?;
-    let pod = check_pod(conf.leave_down, &mut inside, interface, &previous)?;
+    let may_be_down = conf.leave_down;
+    let pod =
+        check_pod(may_be_down, &mut inside, interface, &previous, &mut found)?;
     let mut outside = Socket::open().map_err(CniError::from)?;
-    let bridge = check_bridge(&conf, &mut outside, &previous)?;
-    let port = check_port(&conf, &mut outside, &bridge, &pod)?;
-    vlan::check(&mut outside, &conf.vlans, &bridge, &port)?;
+    let bridge = check_bridge(&conf, &mut outside, &previous, &mut found)?;
+    let port = match &pod {
+        Some(pod) => {
+            check_port(&conf, &mut outside, bridge.as_ref(), pod, &mut found)?
+        }
+        None => None,
+    };
+    if let (Some(bridge), Some(port)) = (&bridge, &port) {
+        found.note(vlan::check(&mut outside, &conf.vlans, bridge, port))?;
+    }
     if conf.gateway {
-        let of_vlan = conf.gateway_vlan().map(|vlan| {
-            vlan_gateway::check(&mut outside, &conf, &bridge, vlan)
-        });
-        let holder = of_vlan.transpose()?.unwrap_or(bridge);
-        check_gateways(&mut outside, &holder, &previous)?;
-        check_forwarding(&previous)?;
+        let holder = match (&bridge, conf.gateway_vlan()) {
+            (Some(bridge), Some(vlan)) => vlan_gateway::check(
+                &mut outside,
+                &conf,
+                bridge,
+                vlan,
+                &mut found,
+            )?,
+            _ => bridge,
+        };
+        if let Some(holder) = &holder {
+            check_gateways(&mut outside, holder, &previous, &mut found)?;
+        }
+        check_forwarding(&previous, &mut found)?;
     }
     let ips: Vec<Cidr> = previous.ips.iter().map(|ip| ip.address).collect();
     if let Some(backend) = conf.masquerade {
-        masquerade::check(call, backend, &ips)?;
+        found.note(masquerade::check(call, backend, &ips))?;
     }
-    match pod.mac {
-        Some(mac) if conf.check_spoofing => {
-            macspoof::check(Owner::of(call), mac)
-        }
-        _ => Ok(()),
+    if conf.check_spoofing
+        && let Some(mac) = pod.and_then(|pod| pod.mac)
+    {
+        found.note(macspoof::check(Owner::of(call), mac))?;
     }
+    found.end()
 }
 
 /// The pod's interface in `previous`, and `previous` without the addresses
@@ -79,45 +98,47 @@ pub(crate) fn own_part<'a>(
     Ok((interface, own))
 }
 
-/// The pod's interface, its addresses and its routes.
+/// The pod's interface, its addresses and its routes; `None` when there is no
+/// such interface.
 pub(crate) fn check_pod(
     may_be_down: bool,
     socket: &mut Socket,
     interface: &Interface,
     previous: &CniResult,
-) -> Result<LinkInfo, CniError> {
+    found: &mut Differences,
+) -> Result<Option<LinkInfo>, CniError> {
     let ifname = &interface.name;
-    let pod = find(socket, ifname)?;
-    if pod.kind.as_deref() != Some("veth") {
-        return differs(format_args!(
+    let Some(pod) = find(socket, ifname, found)? else { return Ok(None) };
+    found.expect(
+        pod.kind.as_deref() == Some("veth"),
+        format_args!(
             "interface {ifname} is of kind {:?}, but was made as veth",
             pod.kind.as_deref().unwrap_or("none")
-        ));
-    }
-    check_mac(interface, &pod)?;
-    if !pod.up && !may_be_down {
-        return differs(format_args!("interface {ifname} is down"));
-    }
+        ),
+    );
+    check_mac(interface, &pod, found);
+    found.expect(
+        pod.up || may_be_down,
+        format_args!("interface {ifname} is down"),
+    );
     let addresses = addr::list(socket, None, Some(pod.index))
         .and_then(Dump::complete)
         .map_err(CniError::from)?;
     for want in previous.ips.iter().map(|ip| ip.address) {
-        let found =
-            addresses.iter().any(|a| a.ip == want.ip && a.len == want.len);
-        if !found {
-            return differs(format_args!(
-                "interface {ifname} lacks the address {want}"
-            ));
-        }
+        found.expect(
+            addresses.iter().any(|a| a.ip == want.ip && a.len == want.len),
+            format_args!("interface {ifname} lacks the address {want}"),
+        );
     }
-    check_routes(socket, &pod, previous)?;
-    Ok(pod)
+    check_routes(socket, &pod, previous, found)?;
+    Ok(Some(pod))
 }
 
 fn check_routes(
     socket: &mut Socket,
     pod: &LinkInfo,
     previous: &CniResult,
+    found: &mut Differences,
 ) -> Result<(), CniError> {
     let mut tables = PerFamily::<Vec<RouteInfo>>::default();
     for want in &previous.routes {
@@ -127,7 +148,7 @@ fn check_routes(
         }
         let there = tables.get(family).map(Vec::as_slice);
         let gateway = pod::gateway_of(&previous.ips, want);
-        let found = there.unwrap_or_default().iter().any(|route| {
+        let is_there = there.unwrap_or_default().iter().any(|route| {
             // another plugin may lead the default route elsewhere (S-62)
             matches(route, want)
                 && (want.dst.is_any()
@@ -135,15 +156,14 @@ fn check_routes(
                     || route.gateway == gateway
                     || route.multipath.iter().any(|h| h.gateway == gateway))
         });
-        if !found {
-            let via = gateway.map(|gw| format!(" via {gw}"));
-            return differs(format_args!(
-                "namespace of {} lacks the route to {}{}",
-                pod.name,
-                want.dst,
-                via.unwrap_or_default()
-            ));
-        }
+        let via = gateway.map(|gw| format!(" via {gw}")).unwrap_or_default();
+        found.expect(
+            is_there,
+            format_args!(
+                "namespace of {} lacks the route to {}{via}",
+                pod.name, want.dst
+            ),
+        );
     }
     Ok(())
 }
@@ -164,139 +184,154 @@ fn routes(
     route::list(socket, all).and_then(Dump::complete).map_err(CniError::from)
 }
 
+/// The bridge; `None` when there is none.
 fn check_bridge(
     conf: &Conf,
     socket: &mut Socket,
     previous: &CniResult,
-) -> Result<LinkInfo, CniError> {
+    found: &mut Differences,
+) -> Result<Option<LinkInfo>, CniError> {
     let name = &conf.bridge;
-    let named = previous
-        .interfaces
-        .iter()
-        .find(|i| i.name == *name && i.sandbox.is_empty());
-    let Some(named) = named else {
-        return differs(format_args!("prevResult has no bridge {name}"));
-    };
-    let bridge = find(socket, name)?;
+    let mut interfaces = previous.interfaces.iter();
+    let named = interfaces.find(|i| i.name == *name && i.sandbox.is_empty());
+    found.expect(
+        named.is_some(),
+        format_args!("prevResult has no bridge {name}"),
+    );
+    let Some(bridge) = find(socket, name, found)? else { return Ok(None) };
     if bridge.kind.as_deref() != Some("bridge") {
-        return differs(format_args!("{name} is not a bridge"));
+        found.add(format_args!("{name} is not a bridge"));
+        return Ok(None);
     }
-    check_mac(named, &bridge)?;
-    if !bridge.up {
-        return differs(format_args!("bridge {name} is down"));
+    if let Some(named) = named {
+        check_mac(named, &bridge, found);
     }
-    Ok(bridge)
+    found.expect(bridge.up, format_args!("bridge {name} is down"));
+    Ok(Some(bridge))
 }
 
-/// The host's end of the pair, which is returned. It is found by its index,
-/// which only the pod's end tells for sure.
+/// The host's end of the pair, which is returned if it is a port of the bridge.
+/// It is found by its index, which only the pod's end tells for sure.
 fn check_port(
     conf: &Conf,
     socket: &mut Socket,
-    bridge: &LinkInfo,
+    bridge: Option<&LinkInfo>,
     pod: &LinkInfo,
-) -> Result<LinkInfo, CniError> {
-    let Some(index) = pod.peer else {
-        return differs(format_args!("{} has no peer", pod.name));
-    };
-    let port = match link::by_index(socket, index) {
-        Err(e) if e.is_not_found() => {
-            return differs(format_args!(
-                "the peer of {} is not on this host",
-                pod.name
-            ));
-        }
-        other => other.map_err(CniError::from)?,
-    };
+    found: &mut Differences,
+) -> Result<Option<LinkInfo>, CniError> {
+    let Some(port) = host_end(socket, pod, found)? else { return Ok(None) };
+    let name = &port.name;
     if port.kind.as_deref() != Some("veth") || port.peer != Some(pod.index) {
-        return differs(format_args!(
-            "{} is not the peer of {}",
-            port.name, pod.name
-        ));
+        let pod = &pod.name;
+        found.add(format_args!("{name} is not the peer of {pod}"));
+        return Ok(None);
     }
+    found.expect(port.up, format_args!("port {name} is down"));
+    let Some(bridge) = bridge else { return Ok(None) };
     if port.master != Some(bridge.index) {
-        return differs(format_args!(
-            "{} is not a port of bridge {}",
-            port.name, bridge.name
-        ));
-    }
-    if !port.up {
-        return differs(format_args!("port {} is down", port.name));
+        let bridge = &bridge.name;
+        found.add(format_args!("{name} is not a port of bridge {bridge}"));
+        return Ok(None);
     }
     let flags = port.port.unwrap_or_default();
     for (what, is, should) in [
         ("hairpin mode", flags.hairpin, conf.hairpin),
         ("isolation", flags.isolated, conf.isolated),
     ] {
-        if is != should {
-            return differs(format_args!(
-                "port {} has {what} {}, but should have it {}",
-                port.name,
-                on(is),
-                on(should)
-            ));
-        }
+        let (is_on, should_be) = (on(is), on(should));
+        found.expect(
+            is == should,
+            format_args!(
+                "port {name} has {what} {is_on}, but should have it {should_be}"
+            ),
+        );
     }
-    Ok(port)
+    Ok(Some(port))
+}
+
+/// The host's end of the pod's cable; `None` when it is not there.
+pub(crate) fn host_end(
+    socket: &mut Socket,
+    pod: &LinkInfo,
+    found: &mut Differences,
+) -> Result<Option<LinkInfo>, CniError> {
+    let Some(index) = pod.peer else {
+        found.add(format_args!("{} has no peer", pod.name));
+        return Ok(None);
+    };
+    match link::by_index(socket, index) {
+        Err(e) if e.is_not_found() => {
+            let pod = &pod.name;
+            found.add(format_args!("the peer of {pod} is not on this host"));
+            Ok(None)
+        }
+        other => other.map(Some).map_err(CniError::from),
+    }
 }
 
 fn check_gateways(
     socket: &mut Socket,
     bridge: &LinkInfo,
     previous: &CniResult,
+    found: &mut Differences,
 ) -> Result<(), CniError> {
     let addresses = addr::list(socket, None, Some(bridge.index))
         .and_then(Dump::complete)
         .map_err(CniError::from)?;
+    let name = &bridge.name;
     for gateway in previous.ips.iter().filter_map(|ip| ip.gateway) {
-        if !addresses.iter().any(|a| a.ip == gateway) {
-            return differs(format_args!(
-                "{} lacks the gateway {gateway}",
-                bridge.name
-            ));
-        }
+        found.expect(
+            addresses.iter().any(|a| a.ip == gateway),
+            format_args!("{name} lacks the gateway {gateway}"),
+        );
     }
     Ok(())
 }
 
-fn check_forwarding(previous: &CniResult) -> Result<(), CniError> {
+fn check_forwarding(
+    previous: &CniResult,
+    found: &mut Differences,
+) -> Result<(), CniError> {
     for family in Family::ALL {
         let has = previous.ips.iter().any(|ip| ip.address.family() == family);
         let key = gateway::forwarding(family);
-        if has && sysctl::read(key).map_err(CniError::from)? != "1" {
-            return differs(format_args!("{key} is off"));
+        if has {
+            let is = sysctl::read(key).map_err(CniError::from)?;
+            found.expect(is == "1", format_args!("{key} is off"));
         }
     }
     Ok(())
 }
 
-pub(crate) fn find(
+/// The link of that name; `None` when it is missing.
+pub(super) fn find(
     socket: &mut Socket,
     name: &str,
-) -> Result<LinkInfo, CniError> {
+    found: &mut Differences,
+) -> Result<Option<LinkInfo>, CniError> {
     match link::by_name(socket, name) {
         Err(e) if e.is_not_found() => {
-            differs(format_args!("interface {name} is missing"))
+            found.add(format_args!("interface {name} is missing"));
+            Ok(None)
         }
-        other => other.map_err(CniError::from),
+        other => other.map(Some).map_err(CniError::from),
     }
 }
 
-fn check_mac(want: &Interface, link: &LinkInfo) -> Result<(), CniError> {
+fn check_mac(want: &Interface, link: &LinkInfo, found: &mut Differences) {
     let want = &want.mac;
-    let same = want.is_empty()
-        || mac::parse(want).is_none_or(|mac| link.mac == Some(mac));
-    if same {
-        return Ok(());
-    }
-    differs(format_args!(
-        "interface {} has address {}, but prevResult says {want}",
-        link.name,
-        mac::text(link.mac)
-    ))
+    found.expect(
+        want.is_empty()
+            || mac::parse(want).is_none_or(|mac| link.mac == Some(mac)),
+        format_args!(
+            "interface {} has address {}, but prevResult says {want}",
+            link.name,
+            mac::text(link.mac)
+        ),
+    );
 }
 
-pub(crate) fn differs<T>(msg: std::fmt::Arguments<'_>) -> Result<T, CniError> {
+pub(super) fn differs<T>(msg: std::fmt::Arguments<'_>) -> Result<T, CniError> {
     Err(CniError::new(code::DIFFERS, msg.to_string()))
 }
 

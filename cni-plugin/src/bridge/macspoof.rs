@@ -185,7 +185,7 @@ fn commit(
         match socket.commit(&batch) {
             Ok(()) => return Ok(()),
             Err(e) if attempt < ATTEMPTS && e.is_not_found() => attempt += 1,
-            Err(e) => return Err(CniError::internal(e)),
+            Err(e) => return Err(e.into()),
         }
     }
 }

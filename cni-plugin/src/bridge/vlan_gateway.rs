@@ -18,13 +18,13 @@ use netlink::link::{Filter, LinkInfo, Mac};
 use netlink::{Dump, Request, Socket, link, sysctl};
 use sha2::{Digest, Sha512};
 
-use super::check::{differs, find};
+use super::check::find;
 use super::conf::{Conf, bridge_name};
 use super::util::{all, gone, ignore};
 use super::vlan;
 use crate::files::failed;
 use crate::hashed;
-use crate::protocol::{Call, CniError, interface_name_problem};
+use crate::protocol::{Call, CniError, Differences, interface_name_problem};
 
 /// What the alias of the bridge's port begins with; the gateway's name
 /// follows.
@@ -161,29 +161,31 @@ fn port_of(
     link::by_index(socket, peer).map(Some).map_err(CniError::from)
 }
 
-/// Whether the gateway is as [`ensure`] leaves it; returns it.
+/// Whether the gateway is as [`ensure`] leaves it; returns it, if it is there.
 pub(super) fn check(
     socket: &mut Socket,
     conf: &Conf,
     bridge: &LinkInfo,
     vlan: u16,
-) -> Result<LinkInfo, CniError> {
-    let gateway = find(socket, &name(&bridge.name, vlan)?)?;
-    if !gateway.up {
-        return differs(format_args!("interface {} is down", gateway.name));
-    }
-    let Some(port) = port_of(socket, &gateway)? else { return Ok(gateway) };
-    if port.master != Some(bridge.index) {
-        return differs(format_args!(
-            "the peer {} of {} is not a port of bridge {}",
-            port.name, gateway.name, bridge.name
-        ));
-    }
-    if !port.up {
-        return differs(format_args!("port {} is down", port.name));
-    }
-    vlan::check(socket, &conf.vlans.of_gateway(), bridge, &port)?;
-    Ok(gateway)
+    found: &mut Differences,
+) -> Result<Option<LinkInfo>, CniError> {
+    let name = name(&bridge.name, vlan)?;
+    let Some(gateway) = find(socket, &name, found)? else { return Ok(None) };
+    found.expect(gateway.up, format_args!("interface {name} is down"));
+    let Some(port) = port_of(socket, &gateway)? else {
+        return Ok(Some(gateway));
+    };
+    found.expect(
+        port.master == Some(bridge.index),
+        format_args!(
+            "the peer {} of {name} is not a port of bridge {}",
+            port.name, bridge.name
+        ),
+    );
+    found.expect(port.up, format_args!("port {} is down", port.name));
+    let vlans = conf.vlans.of_gateway();
+    found.note(vlan::check(socket, &vlans, bridge, &port))?;
+    Ok(Some(gateway))
 }
 
 /// Whether `conf` has ADD use a gateway of a VLAN. One that does not say so

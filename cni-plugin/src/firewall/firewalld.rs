@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use ipam::Subnet;
 use netlink::program::{self, ProgramError};
 
-use crate::protocol::{CniError, Deadline, code, gather};
+use crate::protocol::{CniError, Deadline, Differences, code, gather};
 
 /// What it ends with when the answer to a question is no.
 const NO: i32 = 1;
@@ -57,15 +57,14 @@ pub(super) fn check(
     ips: &BTreeSet<IpAddr>,
     until: &Deadline,
 ) -> Result<(), CniError> {
+    let mut found = Differences::default();
     for ip in ips {
-        if !is_source(zone, *ip, until)? {
-            return Err(CniError::new(
-                code::DIFFERS,
-                format!("{ip} is no source of firewalld's zone {zone}"),
-            ));
-        }
+        found.expect(
+            is_source(zone, *ip, until)?,
+            format_args!("{ip} is no source of firewalld's zone {zone}"),
+        );
     }
-    Ok(())
+    found.end()
 }
 
 /// # Errors
@@ -125,7 +124,7 @@ fn ask(
 
 fn failed(e: Failed) -> CniError {
     match e {
-        Failed::Program(e) => CniError::internal(e),
+        Failed::Program(e) => e.into(),
         Failed::Missing => CniError::new(
             code::NOT_AVAILABLE,
             "firewall-cmd is not in PATH; install firewalld, or say \

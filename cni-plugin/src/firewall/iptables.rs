@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipam::Subnet;
 
 use super::{Conf, Policy};
-use crate::protocol::{CniError, code};
+use crate::protocol::CniError;
 use crate::xtables::{Saved, Xtables, comment, word};
 
 /// The table all of it is in.
@@ -45,14 +45,7 @@ pub(super) fn check(
     bridge: Option<&str>,
     ips: &[IpAddr],
 ) -> Result<(), CniError> {
-    let saved = tool.save(TABLE)?;
-    match missing(&saved, conf, bridge, ips)?.first() {
-        None => Ok(()),
-        Some(line) => Err(CniError::new(
-            code::DIFFERS,
-            format!("{} table {TABLE}: {line:?} is missing", tool.family),
-        )),
-    }
+    tool.lacks(TABLE, &missing(&tool.save(TABLE)?, conf, bridge, ips)?)
 }
 
 /// Removes the rules of `ips`.

@@ -16,7 +16,7 @@ use ipam::gojson::Object;
 
 use crate::bridge::UNDO;
 use crate::protocol::{
-    Call, CniError, Deadline, Plugin, Version, code, gather,
+    Call, CniError, Deadline, Differences, Plugin, Version, code, gather,
     interface_name_problem, log,
 };
 use crate::result::CniResult;
@@ -114,9 +114,14 @@ impl Plugin for Firewall {
         let ips = addresses(&previous);
         let bridge = conf.bridge(&previous)?;
         match conf.choose(&call.deadline) {
-            Backend::Iptables => each_family(&ips, call, |tool, ips| {
-                iptables::check(tool, &conf, bridge.as_deref(), ips)
-            }),
+            Backend::Iptables => {
+                let (bridge, mut found) =
+                    (bridge.as_deref(), Differences::default());
+                each_family(&ips, call, |tool, ips| {
+                    found.note(iptables::check(tool, &conf, bridge, ips))
+                })?;
+                found.end()
+            }
             Backend::Firewalld => {
                 firewalld::check(&conf.zone, &ips, &call.deadline)
             }
@@ -157,7 +162,7 @@ fn addresses(previous: &CniResult) -> BTreeSet<IpAddr> {
 fn each_family(
     ips: &BTreeSet<IpAddr>,
     call: &Call,
-    work: impl Fn(&Xtables<'_>, &[IpAddr]) -> Result<(), CniError>,
+    mut work: impl FnMut(&Xtables<'_>, &[IpAddr]) -> Result<(), CniError>,
 ) -> Result<(), CniError> {
     for family in Family::ALL {
         let ips: Vec<IpAddr> = ips

@@ -18,7 +18,7 @@ use ipam::pool::{
 };
 
 use crate::cidr::Cidr;
-use crate::protocol::{Call, CniError, code};
+use crate::protocol::{Call, CniError, Differences, code};
 use crate::result::{CniResult, IpConfig};
 
 use conf::Conf;
@@ -152,19 +152,18 @@ impl HostLocal {
                 ),
             ));
         }
+        let mut found = Differences::default();
         for ip in &previous.ips {
-            if !held.contains(&ip.address.ip) {
-                return Err(CniError::new(
-                    code::DIFFERS,
-                    format!(
-                        "host-local: {} is not reserved for container {} \
-                         interface {}, which has {held:?}",
-                        ip.address.ip, call.env.container_id, call.env.ifname
-                    ),
-                ));
-            }
+            found.expect(
+                held.contains(&ip.address.ip),
+                format_args!(
+                    "host-local: {} is not reserved for container {} \
+                     interface {}, which has {held:?}",
+                    ip.address.ip, call.env.container_id, call.env.ifname
+                ),
+            );
         }
-        Ok(())
+        found.end()
     }
 }
 

@@ -6,7 +6,7 @@ use netlink::Socket;
 use crate::cidr::Cidr;
 use crate::hashed;
 use crate::owner::{self, Owner};
-use crate::protocol::{CniError, ValidAttachments, code};
+use crate::protocol::{CniError, ValidAttachments};
 use crate::xtables::{Saved, Xtables, comment, value_of, words};
 
 const TABLE: &str = "nat";
@@ -26,13 +26,7 @@ pub(super) fn check(
     owner: Owner<'_>,
     ips: &[Cidr],
 ) -> Result<(), CniError> {
-    match missing(&tool.save(TABLE)?, owner, ips).first() {
-        None => Ok(()),
-        Some(line) => Err(CniError::new(
-            code::DIFFERS,
-            format!("{} table {TABLE}: {line:?} is missing", tool.family),
-        )),
-    }
+    tool.lacks(TABLE, &missing(&tool.save(TABLE)?, owner, ips))
 }
 
 pub(super) fn remove(

@@ -11,7 +11,9 @@ use netlink::nft;
 
 use crate::cidr::Cidr;
 use crate::owner::Owner;
-use crate::protocol::{Call, CniError, Deadline, ValidAttachments, gather};
+use crate::protocol::{
+    Call, CniError, Deadline, Differences, ValidAttachments, gather,
+};
 use crate::xtables::Xtables;
 
 /// Who carries the rules.
@@ -80,9 +82,11 @@ pub(crate) fn check(
     match backend.choose(ips, &call.deadline) {
         Backend::Nftables => nftables::check(owner, ips),
         Backend::Any | Backend::Iptables => {
+            let mut found = Differences::default();
             each(ips, &call.deadline, |tool, ips| {
-                iptables::check(tool, owner, ips)
-            })
+                found.note(iptables::check(tool, owner, ips))
+            })?;
+            found.end()
         }
     }
 }
@@ -130,7 +134,7 @@ pub(crate) fn without_nft(
 fn each(
     ips: &[Cidr],
     deadline: &Deadline,
-    work: impl Fn(&Xtables<'_>, &[Cidr]) -> Result<(), CniError>,
+    mut work: impl FnMut(&Xtables<'_>, &[Cidr]) -> Result<(), CniError>,
 ) -> Result<(), CniError> {
     for family in Family::ALL {
         let of = |ip: &&Cidr| ip.family() == family;

@@ -12,7 +12,7 @@ use netlink::nft::{
 use crate::cidr::Cidr;
 use crate::hashed;
 use crate::owner::Owner;
-use crate::protocol::{CniError, ValidAttachments, code};
+use crate::protocol::{CniError, Differences, ValidAttachments};
 
 const TABLE: &str = "cni_plugins_masquerade";
 const TABLE_COMMENT: &str =
@@ -43,16 +43,17 @@ pub(super) fn check(owner: Owner<'_>, ips: &[Cidr]) -> Result<(), CniError> {
     let there = rules(&mut open()?)?;
     let wanted = ips.iter().map(|ip| (CHECKS, masquerade(owner, ip)));
     let shared = shared().into_iter().map(|rule| (POSTROUTING, rule));
+    let mut found = Differences::default();
     for (chain, rule) in wanted.chain(shared) {
-        let found = there.iter().any(|info| {
+        let is_there = there.iter().any(|info| {
             info.chain.name == chain && info.rule.exprs == rule.exprs
         });
-        if !found {
-            let msg = format!("table {}: chain {chain} lacks {rule}", table());
-            return Err(CniError::new(code::DIFFERS, msg));
-        }
+        found.expect(
+            is_there,
+            format_args!("table {}: chain {chain} lacks {rule}", table()),
+        );
     }
-    Ok(())
+    found.end()
 }
 
 pub(super) fn remove(owner: Owner<'_>) -> Result<(), CniError> {
@@ -174,7 +175,7 @@ fn commit(
     let mut socket = open()?;
     let mut attempt = 1;
     loop {
-        let generation = socket.generation().map_err(CniError::internal)?;
+        let generation = socket.generation().map_err(CniError::from)?;
         let there = rules(&mut socket)?;
         let mut batch = Batch::new();
         if !fill(&there, &mut batch) {
@@ -188,15 +189,15 @@ fn commit(
             {
                 attempt += 1;
             }
-            Err(e) => return Err(CniError::internal(e)),
+            Err(e) => return Err(e.into()),
         }
     }
 }
 
 fn rules(socket: &mut NftSocket) -> Result<Vec<RuleInfo>, CniError> {
-    socket.rules(&table()).map_err(CniError::internal)
+    socket.rules(&table()).map_err(CniError::from)
 }
 
 fn open() -> Result<NftSocket, CniError> {
-    NftSocket::open().map_err(CniError::internal)
+    NftSocket::open().map_err(CniError::from)
 }

@@ -12,7 +12,7 @@ use super::conf::{Conf, Mapping, Protocol};
 use crate::cidr::Cidr;
 use crate::hashed;
 use crate::owner::Owner;
-use crate::protocol::{CniError, ValidAttachments, code};
+use crate::protocol::{CniError, ValidAttachments};
 use crate::xtables::{Saved, Xtables, comment, value_of, word, words};
 
 /// The table all of it is in.
@@ -184,18 +184,13 @@ pub(super) fn check(
 ) -> Result<(), CniError> {
     let saved = tool.save(TABLE)?;
     let chain = chain(owner);
-    let differs = |what: String| {
-        Err(CniError::new(
-            code::DIFFERS,
-            format!("{} table {TABLE}: {what}", tool.family),
-        ))
-    };
+    let mut lacking = Vec::new();
     if !saved.has_chain(&chain) {
-        return differs(format!("chain {chain} is missing"));
+        lacking.push(format!("-N {chain}"));
     }
     for rule in inside(conf, pod) {
         if !saved.rules_of(&chain).any(|there| there == rule) {
-            return differs(format!("chain {chain} lacks {rule:?}"));
+            lacking.push(format!("-A {chain} {rule}"));
         }
     }
     for entry in entries(owner, conf, tool.family)? {
@@ -206,13 +201,11 @@ pub(super) fn check(
                 && value_of(&words, "-j") == Some(&chain)
         });
         if !found {
-            return differs(format!("chain {DNAT} lacks {:?}", entry.rule));
+            lacking.push(format!("-A {DNAT} {}", entry.rule));
         }
     }
-    match shared(conf, &saved)?.first() {
-        None => Ok(()),
-        Some(line) => differs(format!("{line:?} is missing")),
-    }
+    lacking.extend(shared(conf, &saved)?);
+    tool.lacks(TABLE, &lacking)
 }
 
 /// Removes the rules of this network's containers that are not valid.

@@ -22,7 +22,7 @@ use crate::bridge::UNDO;
 use crate::cidr::Cidr;
 use crate::owner::Owner;
 use crate::protocol::{
-    Call, CniError, Deadline, Plugin, Version, code, gather, log,
+    Call, CniError, Deadline, Differences, Plugin, Version, code, gather, log,
 };
 use crate::result::CniResult;
 use crate::xtables::Xtables;
@@ -87,10 +87,14 @@ impl Plugin for Portmap {
         }
         let owner = Owner::of(call);
         match choose(&conf, &pods, &call.deadline)? {
-            Backend::Iptables => pods.iter().try_for_each(|(family, pod)| {
-                let tool = Xtables::required(family, &call.deadline)?;
-                iptables::check(&tool, owner, &conf, pod)
-            }),
+            Backend::Iptables => {
+                let mut found = Differences::default();
+                for (family, pod) in pods.iter() {
+                    let tool = Xtables::required(family, &call.deadline)?;
+                    found.note(iptables::check(&tool, owner, &conf, pod))?;
+                }
+                found.end()
+            }
             Backend::Nftables => nftables::check(owner, &conf, &pods),
         }
     }
@@ -118,7 +122,7 @@ impl Plugin for Portmap {
                     "this kernel has no nf_tables; say \"iptables\" as the \
                      backend",
                 )),
-                Err(e) => Err(CniError::internal(e)),
+                Err(e) => Err(e.into()),
             },
         }
         .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })
@@ -225,11 +229,10 @@ fn pods(call: &Call, previous: &CniResult) -> PerFamily<Cidr> {
 
 /// Lets packets of the node to 127.0.0.1 go where the pod is (PM-9).
 fn route_localnet(pod: &Cidr) -> Result<(), CniError> {
-    let mut socket = Socket::open().map_err(CniError::internal)?;
-    let way = route::lookup(&mut socket, pod.ip).map_err(CniError::internal)?;
+    let mut socket = Socket::open().map_err(CniError::from)?;
+    let way = route::lookup(&mut socket, pod.ip).map_err(CniError::from)?;
     let Some(index) = way.oif else { return Ok(()) };
-    let link =
-        link::by_index(&mut socket, index).map_err(CniError::internal)?;
+    let link = link::by_index(&mut socket, index).map_err(CniError::from)?;
     let key = format!("net/ipv4/conf/{}/route_localnet", link.name);
-    sysctl::write_if_different(&key, "1").map(drop).map_err(CniError::internal)
+    sysctl::write_if_different(&key, "1").map(drop).map_err(CniError::from)
 }

@@ -21,7 +21,7 @@ use super::condition;
 use super::conf::{Conf, Mapping};
 use crate::cidr::Cidr;
 use crate::owner::Owner;
-use crate::protocol::{CniError, ValidAttachments, code};
+use crate::protocol::{CniError, Differences, ValidAttachments};
 
 const TABLE: &str = "cni_hostport";
 const TABLE_COMMENT: &str = "CNI portmap plugin";
@@ -52,7 +52,7 @@ pub(super) fn set(
     let mut attempt = 1;
     loop {
         let mut batch = Batch::new();
-        let generation = socket.generation().map_err(CniError::internal)?;
+        let generation = socket.generation().map_err(CniError::from)?;
         let mut shared = false;
         for (family, pod) in pods.iter() {
             let there = rules(&mut socket, family)?;
@@ -60,7 +60,7 @@ pub(super) fn set(
             let complete = has_foundation(&there)
                 && socket
                     .chain(&masquerading)
-                    .map_err(CniError::internal)?
+                    .map_err(CniError::from)?
                     .is_some();
             if !complete {
                 shared |= foundation(&mut batch, family, &there);
@@ -85,7 +85,7 @@ pub(super) fn set(
             {
                 attempt += 1;
             }
-            Err(e) => return Err(CniError::internal(e)),
+            Err(e) => return Err(e.into()),
         }
     }
 }
@@ -130,13 +130,10 @@ pub(super) fn check(
     pods: &PerFamily<Cidr>,
 ) -> Result<(), CniError> {
     let mut socket = open()?;
+    let mut found = Differences::default();
     for (family, pod) in pods.iter() {
         let there = rules(&mut socket, family)?;
         let table = TableId::new(family, TABLE);
-        let differs = |what: String| {
-            let msg = format!("table {table}: {what}");
-            Err(CniError::new(code::DIFFERS, msg))
-        };
         let has = |chain: &str, rule: &Rule| {
             there.iter().any(|info| {
                 info.chain.name == chain
@@ -150,18 +147,16 @@ pub(super) fn check(
             true => None,
             false => neighbours(owner, conf, pod),
         };
-        for (chain, rule) in wanted(owner, conf, pod)? {
-            if beyond.as_ref() != Some(&rule) && !has(chain, &rule) {
-                return differs(format!("chain {chain} lacks {rule}"));
-            }
-        }
-        for (chain, rule) in leading() {
-            if !has(chain, &rule) {
-                return differs(format!("chain {chain} lacks {rule}"));
-            }
+        for (chain, rule) in
+            wanted(owner, conf, pod)?.into_iter().chain(leading())
+        {
+            found.expect(
+                beyond.as_ref() == Some(&rule) || has(chain, &rule),
+                format_args!("table {table}: chain {chain} lacks {rule}"),
+            );
         }
     }
-    Ok(())
+    found.end()
 }
 
 /// The rules of a pod, and in which chains.
@@ -297,7 +292,7 @@ fn delete(which: impl Fn(&RuleInfo) -> bool) -> Result<(), CniError> {
         match socket.commit(&batch) {
             Ok(()) => return Ok(()),
             Err(e) if attempt < ATTEMPTS && e.is_not_found() => attempt += 1,
-            Err(e) => return Err(CniError::internal(e)),
+            Err(e) => return Err(e.into()),
         }
     }
 }
@@ -307,11 +302,11 @@ fn rules(
     socket: &mut NftSocket,
     family: Family,
 ) -> Result<Vec<RuleInfo>, CniError> {
-    socket.rules(&TableId::new(family, TABLE)).map_err(CniError::internal)
+    socket.rules(&TableId::new(family, TABLE)).map_err(CniError::from)
 }
 
 fn open() -> Result<NftSocket, CniError> {
-    NftSocket::open().map_err(CniError::internal)
+    NftSocket::open().map_err(CniError::from)
 }
 
 /// A rule of this owner's.

@@ -167,7 +167,24 @@ impl From<netlink::Error> for CniError {
 
 impl From<netlink::sysctl::SysctlError> for CniError {
     fn from(e: netlink::sysctl::SysctlError) -> Self {
-        Self::internal(e)
+        let code =
+            if e.is_transient() { code::TRY_AGAIN } else { code::INTERNAL };
+        Self::new(code, e.to_string())
+    }
+}
+
+impl From<netlink::program::ProgramError> for CniError {
+    /// Code 11 for a program that hung, or waited in vain for others.
+    fn from(e: netlink::program::ProgramError) -> Self {
+        use netlink::program::ProgramError;
+        let again = match &e {
+            ProgramError::Stuck { .. } | ProgramError::Left { .. } => true,
+            // how the older iptables says it
+            ProgramError::Failed { said, .. } => said.contains("xtables lock"),
+            ProgramError::Start { .. } => false,
+        };
+        let code = if again { code::TRY_AGAIN } else { code::INTERNAL };
+        Self::new(code, e.to_string())
     }
 }
 
@@ -227,6 +244,15 @@ mod tests {
             reason: "lost",
         };
         assert_eq!(CniError::from(lost).code, code::TRY_AGAIN);
+        let setting =
+            |errno: netlink::Errno| netlink::sysctl::SysctlError::Read {
+                path: "/proc/sys/x".into(),
+                source: std::io::Error::from_raw_os_error(errno as i32),
+            };
+        let busy = CniError::from(setting(netlink::Errno::EBUSY));
+        assert_eq!(busy.code, code::TRY_AGAIN);
+        let gone = CniError::from(setting(netlink::Errno::ENOENT));
+        assert_eq!(gone.code, code::INTERNAL);
     }
 
     #[test]

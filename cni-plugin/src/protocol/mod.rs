@@ -3,6 +3,7 @@
 
 mod args;
 mod deadline;
+mod differences;
 mod env;
 mod error;
 mod stdin;
@@ -21,6 +22,7 @@ use serde::Serialize;
 
 pub(crate) use args::Args;
 pub(crate) use deadline::Deadline;
+pub(crate) use differences::Differences;
 pub(crate) use env::{Env, interface_name_problem};
 pub(crate) use error::{CniError, FailedAdd, code, gather};
 pub(crate) use valid::ValidAttachments;
@@ -51,7 +53,8 @@ pub(crate) trait Plugin {
     /// [`Call::previous`], without the namespace.
     fn del(&self, call: &Call) -> Result<(), CniError>;
 
-    /// Says how an attachment differs from what ADD made (S-62).
+    /// Says how an attachment differs from what ADD made (S-62), in all that
+    /// it looks at.
     fn check(&self, call: &Call) -> Result<(), CniError>;
 
     /// Removes what belongs to no attachment in

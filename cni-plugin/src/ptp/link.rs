@@ -78,16 +78,16 @@ impl Pair {
             }
             Err(e) => {
                 *made = e.is_outcome_unknown().then_some(name);
-                return Err(CniError::internal(e));
+                return Err(e.into());
             }
             Ok(()) => *made = Some(name.clone()),
         }
-        all(results.collect()).map_err(CniError::internal)?;
+        all(results.collect()).map_err(CniError::from)?;
         for key in ["accept_ra", "accept_dad"] {
             let key = format!("net/ipv6/conf/{name}/{key}");
             ignore(sysctl::write_if_different(&key, "0"));
         }
-        let host = link::by_name(socket, &name).map_err(CniError::internal)?;
+        let host = link::by_name(socket, &name).map_err(CniError::from)?;
         Ok(Self { host, ifname: ifname.clone() })
     }
 
@@ -103,23 +103,23 @@ impl Pair {
         let v6 = result.ips.iter().any(|ip| ip.address.ip.is_ipv6());
         let mut inside = netns.enter(|| {
             settings(&self.ifname, v6, false)?;
-            Socket::open().map_err(CniError::internal)
+            Socket::open().map_err(CniError::from)
         })??;
-        let pod = link::by_name(&mut inside, &self.ifname)
-            .map_err(CniError::internal)?;
+        let pod =
+            link::by_name(&mut inside, &self.ifname).map_err(CniError::from)?;
         let mut requests: Vec<Request> = result
             .ips
             .iter()
             .map(|ip| addr::add(&address(pod.index, &ip.address, false)))
             .collect();
         requests.push(link::set(pod.index).up().arp_notify().build());
-        all(inside.batch(&requests)).map_err(CniError::internal)?;
+        all(inside.batch(&requests)).map_err(CniError::from)?;
         for ip in &result.ips {
             self.lead(socket, &mut inside, &pod, ip)?;
         }
         let routes = routes(&pod, result)?;
         let routes: Vec<_> = routes.iter().map(route::prepend).collect();
-        all(inside.batch(&routes)).map_err(CniError::internal)?;
+        all(inside.batch(&routes)).map_err(CniError::from)?;
         for ip in &result.ips {
             wait_usable(&mut inside, ip.address.ip, deadline)?;
             if let Some(gateway) = ip.gateway {
@@ -145,7 +145,7 @@ impl Pair {
         let mut pause = Duration::from_micros(200);
         loop {
             let now = link::by_index(socket, self.host.index)
-                .map_err(CniError::internal)?;
+                .map_err(CniError::from)?;
             if now.operstate == OperState::Up {
                 return Ok(());
             }
@@ -187,7 +187,7 @@ impl Pair {
             protocol: Some(PROTOCOL_KERNEL),
             kind: None,
         })))
-        .map_err(CniError::internal)?;
+        .map_err(CniError::from)?;
         let mut ways = vec![route::replace(&RouteSpec {
             oif: Some(pod.index),
             scope: Scope::Link,
@@ -202,7 +202,7 @@ impl Pair {
                 ..RouteSpec::to(network)
             }));
         }
-        all(inside.batch(&ways)).map_err(CniError::internal)?;
+        all(inside.batch(&ways)).map_err(CniError::from)?;
         if gateway.is_ipv6() {
             enable_ipv6(&self.host.name)?;
         }
@@ -217,7 +217,7 @@ impl Pair {
             }),
         ]))
         .map_err(|e| {
-            CniError::internal(format_args!("link {}: {e}", self.host.name))
+            CniError::from(e).context(format_args!("link {}", self.host.name))
         })
     }
 }

@@ -6,15 +6,13 @@
 
 mod link;
 
-use std::net::IpAddr;
-
 use ::ipam::Family;
 use ::ipam::gojson::Object;
 use netlink::link::LinkInfo;
 use netlink::{Dump, Socket, addr, route};
 
 use self::link::Pair;
-use crate::bridge::check::{check_pod, differs, own_part};
+use crate::bridge::check::{check_pod, host_end, own_part};
 use crate::bridge::conf::{dns, ipam_kind};
 use crate::bridge::gateway::forward;
 use crate::bridge::ipam::Ipam;
@@ -22,7 +20,7 @@ use crate::bridge::{self, util::gone};
 use crate::cidr::Cidr;
 use crate::mac;
 use crate::masquerade::{self, Backend};
-use crate::protocol::{Call, CniError, Plugin, gather, log};
+use crate::protocol::{Call, CniError, Differences, Plugin, gather, log};
 use crate::result::{CniResult, Dns, Interface};
 
 /// The plugin.
@@ -61,7 +59,7 @@ impl Plugin for Ptp {
         let ipam = Ipam::of(call, &object, &call.text, &conf.ipam);
         ipam.find(call)?;
         let mut made = Made::default();
-        let mut socket = Socket::open().map_err(CniError::internal)?;
+        let mut socket = Socket::open().map_err(CniError::from)?;
         attach(call, &conf, &ipam, &mut socket, &mut made).inspect_err(|_| {
             made.undo(call, &ipam, &mut socket);
         })
@@ -77,14 +75,20 @@ impl Plugin for Ptp {
         let previous = call.required_previous()?;
         let (interface, previous) = own_part(call, &previous)?;
         let ipam = Ipam::of(call, &object, &call.text, &conf.ipam);
-        ipam.check(call, &previous)?;
+        let mut found = Differences::default();
+        found.note(ipam.check(call, &previous))?;
         let mut inside =
-            Socket::open_in(&call.netns()?).map_err(CniError::internal)?;
-        let pod = check_pod(false, &mut inside, interface, &previous)?;
-        check_host(&pod, &previous)?;
+            Socket::open_in(&call.netns()?).map_err(CniError::from)?;
+        let pod =
+            check_pod(false, &mut inside, interface, &previous, &mut found)?;
+        if let Some(pod) = &pod {
+            check_host(pod, &previous, &mut found)?;
+        }
         let ips = addresses(&previous);
-        conf.masquerade
-            .map_or(Ok(()), |backend| masquerade::check(call, backend, &ips))
+        if let Some(backend) = conf.masquerade {
+            found.note(masquerade::check(call, backend, &ips))?;
+        }
+        found.end()
     }
 
     fn gc(&self, call: &Call) -> Result<(), CniError> {
@@ -160,36 +164,34 @@ fn complete(conf: &Conf, result: &mut CniResult) -> Result<(), CniError> {
 }
 
 /// The host's end has the gateways, and leads to the pod.
-fn check_host(pod: &LinkInfo, previous: &CniResult) -> Result<(), CniError> {
-    let mut socket = Socket::open().map_err(CniError::internal)?;
-    let Some(index) = pod.peer else {
-        return differs(format_args!("{} has no peer", pod.name));
+fn check_host(
+    pod: &LinkInfo,
+    previous: &CniResult,
+    found: &mut Differences,
+) -> Result<(), CniError> {
+    let mut socket = Socket::open().map_err(CniError::from)?;
+    let Some(host) = host_end(&mut socket, pod, found)? else {
+        return Ok(());
     };
-    let there = match addr::list(&mut socket, None, Some(index)) {
-        Err(e) if e.is_not_found() => {
-            return differs(format_args!(
-                "the peer of {} is not on this host",
-                pod.name
-            ));
-        }
-        other => other.and_then(Dump::complete).map_err(CniError::internal)?,
-    };
+    let there = addr::list(&mut socket, None, Some(host.index))
+        .and_then(Dump::complete)
+        .map_err(CniError::from)?;
+    let pod = &pod.name;
     for ip in &previous.ips {
-        let has = |gw: &IpAddr| there.iter().any(|a| a.ip == *gw);
-        if let Some(gateway) = ip.gateway.filter(|gw| !has(gw)) {
-            return differs(format_args!(
-                "the host's end of {} lacks the gateway {gateway}",
-                pod.name
-            ));
+        if let Some(gateway) = ip.gateway {
+            found.expect(
+                there.iter().any(|a| a.ip == gateway),
+                format_args!(
+                    "the host's end of {pod} lacks the gateway {gateway}"
+                ),
+            );
         }
         // an error is the kernel's way to say that there is none
         let way = route::lookup(&mut socket, ip.address.ip);
-        if way.ok().and_then(|way| way.oif) != Some(index) {
-            return differs(format_args!(
-                "the host's way to {} is not {}",
-                ip.address.ip, pod.name
-            ));
-        }
+        found.expect(
+            way.ok().and_then(|way| way.oif) == Some(host.index),
+            format_args!("the host's way to {} is not {pod}", ip.address.ip),
+        );
     }
     Ok(())
 }
@@ -241,7 +243,7 @@ impl Made {
             true => masquerade::remove(call),
             false => Ok(()),
         };
-        let released = unlinked.map_err(CniError::internal).and_then(|()| {
+        let released = unlinked.map_err(CniError::from).and_then(|()| {
             if self.addresses { ipam.del(call).map(drop) } else { Ok(()) }
         });
         if let Err(e) = gather([rules, released]) {

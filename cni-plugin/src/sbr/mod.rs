@@ -16,7 +16,7 @@ use netlink::{Dump, Request, Socket, addr, link, rule};
 
 use crate::bridge::util::{all, gone};
 use crate::cidr::parse_ip;
-use crate::protocol::{Call, CniError, Plugin, Version, code, log};
+use crate::protocol::{Call, CniError, Differences, Plugin, Version, log};
 use crate::result::{CniResult, IpConfig};
 
 use tables::{copied, is_local, spec_of, unused};
@@ -68,14 +68,14 @@ impl Plugin for Sbr {
     /// there is nothing to do, and nothing is made at its path (SB-3).
     fn del(&self, call: &Call) -> Result<(), CniError> {
         let Some(netns) = call.living_netns()? else { return Ok(()) };
-        let mut socket = Socket::open_in(&netns).map_err(CniError::internal)?;
+        let mut socket = Socket::open_in(&netns).map_err(CniError::from)?;
         let link = match link::by_name(&mut socket, &call.env.ifname) {
             Err(e) if e.is_not_found() => return Ok(()),
-            other => other.map_err(CniError::internal)?,
+            other => other.map_err(CniError::from)?,
         };
         let addresses = addr::list(&mut socket, None, Some(link.index))
             .and_then(Dump::complete)
-            .map_err(CniError::internal)?;
+            .map_err(CniError::from)?;
         let sources: Vec<Subnet> =
             addresses.iter().map(|a| Subnet::host(a.ip)).collect();
         let mut requests = Vec::new();
@@ -87,7 +87,7 @@ impl Plugin for Sbr {
             }
         }
         let results = socket.batch(&requests).into_iter().map(gone);
-        all(results.collect()).map_err(CniError::internal)
+        all(results.collect()).map_err(CniError::from)
     }
 
     fn check(&self, call: &Call) -> Result<(), CniError> {
@@ -95,33 +95,38 @@ impl Plugin for Sbr {
         let previous = call.required_previous()?;
         let ips = own(call, &previous)?;
         let (mut socket, link) = open(call)?;
+        let mut differences = Differences::default();
         for ip in &ips {
             let family = ip.address.family();
             let src = Subnet::host(ip.address.ip);
             let there = rules(&mut socket, family)?;
             let found = there.iter().find(|r| r.src == Some(src));
-            let differs = |msg: String| Err(CniError::new(code::DIFFERS, msg));
             let Some(found) = found else {
-                return differs(format!("there is no rule from {src}"));
+                differences.add(format_args!("there is no rule from {src}"));
+                continue;
             };
-            if conf.table.is_some_and(|table| table != found.table) {
-                return differs(format!(
-                    "packets from {src} go by table {}, not {:?}",
-                    found.table, conf.table
-                ));
+            if let Some(table) = conf.table {
+                differences.expect(
+                    table == found.table,
+                    format_args!(
+                        "packets from {src} go by table {}, not {table}",
+                        found.table
+                    ),
+                );
             }
             let Some(gateway) = conf.gateway(ip) else { continue };
             let routes = routes(&mut socket, family, &link, found.table)?;
             let leads =
                 |r: &RouteInfo| r.dst.len() == 0 && r.gateway == Some(gateway);
-            if conf.table.is_none() && !routes.iter().any(leads) {
-                return differs(format!(
+            differences.expect(
+                conf.table.is_some() || routes.iter().any(leads),
+                format_args!(
                     "table {} lacks the default route via {gateway}",
                     found.table
-                ));
-            }
+                ),
+            );
         }
-        Ok(())
+        differences.end()
     }
 
     /// Nothing is outside of the pods.
@@ -180,7 +185,7 @@ fn set(
                 })
             }));
             let requests: Vec<_> = specs.iter().map(route::replace).collect();
-            all(socket.batch(&requests)).map_err(CniError::internal)?;
+            all(socket.batch(&requests)).map_err(CniError::from)?;
             for route in copied(&main, ips, ip) {
                 let stays = conf.source_hints && route.gateway.is_none();
                 if !is_local(route) && !stays && !moved.contains(route) {
@@ -190,9 +195,7 @@ fn set(
         }
         if there != Some(table) {
             made.push(rule::delete(src, table));
-            socket
-                .request(&rule::add(src, table))
-                .map_err(CniError::internal)?;
+            socket.request(&rule::add(src, table)).map_err(CniError::from)?;
         }
     }
     if conf.source_hints {
@@ -201,7 +204,7 @@ fn set(
     let requests: Vec<_> =
         moved.iter().map(|r| route::delete(&RouteMatch::of(r))).collect();
     let results = socket.batch(&requests).into_iter().map(gone);
-    all(results.collect()).map_err(CniError::internal)
+    all(results.collect()).map_err(CniError::from)
 }
 
 /// Gives routes to the addresses' own networks their address as source.
@@ -222,9 +225,7 @@ fn hint(
                 src: Some(ip.address.ip),
                 ..spec_of(route, TABLE_MAIN)
             };
-            socket
-                .request(&route::replace(&spec))
-                .map_err(CniError::internal)?;
+            socket.request(&route::replace(&spec)).map_err(CniError::from)?;
         }
     }
     Ok(())
@@ -255,10 +256,9 @@ fn own<'a>(
 }
 
 fn open(call: &Call) -> Result<(Socket, LinkInfo), CniError> {
-    let mut socket =
-        Socket::open_in(&call.netns()?).map_err(CniError::internal)?;
-    let link = link::by_name(&mut socket, &call.env.ifname)
-        .map_err(CniError::internal)?;
+    let mut socket = Socket::open_in(&call.netns()?).map_err(CniError::from)?;
+    let link =
+        link::by_name(&mut socket, &call.env.ifname).map_err(CniError::from)?;
     Ok((socket, link))
 }
 
@@ -266,9 +266,7 @@ fn rules(
     socket: &mut Socket,
     family: Family,
 ) -> Result<Vec<rule::RuleInfo>, CniError> {
-    rule::list(socket, family)
-        .and_then(Dump::complete)
-        .map_err(CniError::internal)
+    rule::list(socket, family).and_then(Dump::complete).map_err(CniError::from)
 }
 
 fn routes(
@@ -283,9 +281,7 @@ fn routes(
         oif: Some(link.index),
         protocol: None,
     };
-    route::list(socket, filter)
-        .and_then(Dump::complete)
-        .map_err(CniError::internal)
+    route::list(socket, filter).and_then(Dump::complete).map_err(CniError::from)
 }
 
 /// `0.0.0.0/0` or `::/0`.

@@ -22,12 +22,12 @@ pub(super) fn unused(
     let mut used: BTreeSet<u32> = taken.iter().copied().collect();
     for family in Family::ALL {
         let rules = rule::list(socket, family).and_then(Dump::complete);
-        let rules = rules.map_err(CniError::internal)?;
+        let rules = rules.map_err(CniError::from)?;
         used.extend(rules.iter().map(|rule| rule.table));
         let every =
             route::Filter { family, table: None, oif: None, protocol: None };
         let routes = route::list(socket, every).and_then(Dump::complete);
-        let routes = routes.map_err(CniError::internal)?;
+        let routes = routes.map_err(CniError::from)?;
         used.extend(routes.iter().map(|route| route.table));
     }
     (FIRST..=u32::MAX).find(|table| !used.contains(table)).ok_or_else(|| {

@@ -177,8 +177,11 @@ impl Attributes {
         out
     }
 
-    /// The first way in which `link` is not so.
-    pub(super) fn difference(&self, link: &LinkInfo) -> Option<String> {
+    /// In which ways `link` is not so.
+    pub(super) fn differences(
+        &self,
+        link: &LinkInfo,
+    ) -> impl Iterator<Item = String> {
         let is = self.saved_from(link);
         let pairs = [
             ("mac", text(self.mac), text(is.mac)),
@@ -187,7 +190,7 @@ impl Attributes {
             ("allmulti", shown(self.allmulti), shown(is.allmulti)),
             ("txQLen", shown(self.txqlen), shown(is.txqlen)),
         ];
-        let different = pairs.into_iter().find(|(_, want, is)| want != is);
+        let different = pairs.into_iter().filter(|(_, want, is)| want != is);
         different.map(|(what, want, is)| {
             format!("{what} is {is}, but should be {want}")
         })

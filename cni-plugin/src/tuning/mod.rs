@@ -14,7 +14,7 @@ use netlink::{Errno, NetNs, Socket, link, sysctl};
 use crate::mac;
 use crate::owner::{self, Owner};
 use crate::protocol::{
-    Args, Call, CniError, Plugin, Version, code, gather, log,
+    Args, Call, CniError, Differences, Plugin, Version, code, gather, log,
 };
 use crate::result::CniResult;
 
@@ -44,9 +44,9 @@ impl Plugin for Tuning {
         if conf.attributes.is_empty() {
             return Ok(result);
         }
-        let mut socket = Socket::open_in(&netns).map_err(CniError::internal)?;
+        let mut socket = Socket::open_in(&netns).map_err(CniError::from)?;
         let before = link::by_name(&mut socket, &call.env.ifname)
-            .map_err(CniError::internal)?;
+            .map_err(CniError::from)?;
         let backups = Backups::of(&conf.data_dir);
         backups.keep(call, &conf.attributes.saved_from(&before))?;
         if let Err(error) = change(&mut socket, &before, &conf.attributes) {
@@ -73,35 +73,30 @@ impl Plugin for Tuning {
         let conf = Conf::read(&call.conf()?, &args)?;
         call.required_previous()?;
         let netns = call.netns()?;
-        let differs = |msg: String| Err(CniError::new(code::DIFFERS, msg));
+        let mut found = Differences::default();
         for (key, want) in conf.settings(&call.env.ifname)? {
             let is = netns.enter(|| sysctl::read(&key))?;
             match is {
-                Ok(is) if is == want => {}
-                Ok(is) => {
-                    return differs(format!(
-                        "{key} is {is:?}, but should be {want:?}"
-                    ));
-                }
-                Err(e) => return differs(e.to_string()),
+                Ok(is) => found.expect(
+                    is == want,
+                    format_args!("{key} is {is:?}, but should be {want:?}"),
+                ),
+                Err(e) => found.add(e),
             }
         }
-        let mut socket = Socket::open_in(&netns).map_err(CniError::internal)?;
+        let mut socket = Socket::open_in(&netns).map_err(CniError::from)?;
         let is = match link::by_name(&mut socket, &call.env.ifname) {
             Err(e) if e.is_not_found() => {
-                return differs(format!(
-                    "interface {} is missing",
-                    call.env.ifname
-                ));
+                let ifname = &call.env.ifname;
+                found.add(format_args!("interface {ifname} is missing"));
+                return found.end();
             }
-            other => other.map_err(CniError::internal)?,
+            other => other.map_err(CniError::from)?,
         };
-        match conf.attributes.difference(&is) {
-            None => Ok(()),
-            Some(difference) => {
-                differs(format!("interface {}: {difference}", is.name))
-            }
+        for difference in conf.attributes.differences(&is) {
+            found.add(format_args!("interface {}: {difference}", is.name));
         }
+        found.end()
     }
 
     fn gc(&self, call: &Call) -> Result<(), CniError> {
@@ -122,8 +117,7 @@ fn write(netns: &NetNs, settings: &[(String, String)]) -> Result<(), CniError> {
     }
     netns.enter(|| {
         for (key, value) in settings {
-            sysctl::write_if_different(key, value)
-                .map_err(CniError::internal)?;
+            sysctl::write_if_different(key, value).map_err(CniError::from)?;
         }
         Ok(())
     })?
@@ -138,7 +132,7 @@ fn change(
     for (what, set) in attributes.changes(link.index) {
         socket.request(&Set::build(set)).map_err(|e| {
             let name = &link.name;
-            CniError::internal(format_args!("{what} of {name}: {e}"))
+            CniError::from(e).context(format_args!("{what} of {name}"))
         })?;
     }
     Ok(())
@@ -172,7 +166,7 @@ fn is_anothers(
         .and_then(|mut host| {
             owner::is_anothers(&mut host, netns, link, Owner::of(call))
         })
-        .map_err(CniError::internal)
+        .map_err(CniError::from)
 }
 
 /// Whether trying again may help. A link is busy (`EBUSY`) as long as it is
@@ -192,7 +186,7 @@ fn restore(
         return backups.remove(call);
     };
     if let Some(netns) = netns {
-        let mut socket = Socket::open_in(netns).map_err(CniError::internal)?;
+        let mut socket = Socket::open_in(netns).map_err(CniError::from)?;
         match link::by_name(&mut socket, &call.env.ifname) {
             Ok(link) if is_anothers(call, netns, &link)? => {
                 log(format_args!(
@@ -211,7 +205,7 @@ fn restore(
                     let text =
                         format!("{what} of {name} cannot be put back: {e}");
                     if may_pass(&e) {
-                        return Err(CniError::internal(text));
+                        return Err(CniError::new(code::TRY_AGAIN, text));
                     }
                     // it will not be otherwise next time (TU-4)
                     log(format_args!("tuning: {text}"));
@@ -219,7 +213,7 @@ fn restore(
                 }))?;
             }
             Err(e) if e.is_not_found() => {}
-            Err(e) => return Err(CniError::internal(e)),
+            Err(e) => return Err(e.into()),
         }
     }
     backups.remove(call)

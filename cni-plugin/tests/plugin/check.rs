@@ -107,6 +107,112 @@ fn each_difference_is_named() {
     }
 }
 
+/// One look is enough to see all that has happened.
+#[test]
+fn all_differences_are_named() {
+    on_a_node(|node| {
+        let check = attached(node);
+        let veth = node.veths().remove(0);
+        ip("-n a address del 10.244.1.2/24 dev eth0");
+        ip(&format!("link set {veth} type bridge_slave hairpin off"));
+        ip("address del 10.244.1.1/24 dev cni0");
+        fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
+        fs::remove_file("/var/lib/cni/networks/cbr0/10.244.1.2").unwrap();
+        let (code, msg) = check.call("CHECK").error();
+        assert_eq!(code, 100);
+        for text in [
+            "10.244.1.2 is not reserved",
+            "eth0 lacks the address 10.244.1.2/24",
+            "lacks the route to 10.244.0.0/16",
+            "has hairpin mode off",
+            "lacks the gateway 10.244.1.1",
+            "ip_forward is off",
+        ] {
+            assert!(msg.contains(text), "{text}: {msg}");
+        }
+    });
+}
+
+/// The same of each plugin of a chain, both families among it.
+#[test]
+fn all_differences_in_a_chain() {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        let pod = node.pod("a");
+        let result = pod.add();
+        let ports = json!({ "portMappings": [
+            { "hostPort": 8080, "containerPort": 80 },
+        ] });
+        let tuning = json!({ "net.ipv4.conf.eth0.arp_filter": "1" });
+        let chain = [
+            (
+                "portmap",
+                json!({ "backend": "iptables", "runtimeConfig": ports }),
+            ),
+            (
+                "portmap",
+                json!({ "backend": "nftables", "runtimeConfig": ports }),
+            ),
+            ("firewall", json!({ "backend": "iptables" })),
+            (
+                "bandwidth",
+                json!({ "ingressRate": 80_000, "ingressBurst": 80_000,
+                    "egressRate": 80_000, "egressBurst": 80_000 }),
+            ),
+            ("tuning", json!({ "txQLen": 555, "sysctl": tuning })),
+            ("sbr", json!({})),
+        ];
+        let calls = chain.map(|(kind, members)| {
+            let mut call = pod.chained(kind, &result);
+            for (key, value) in members.as_object().unwrap() {
+                call = call.with(key, value.clone());
+            }
+            call.add();
+            assert!(call.call("CHECK").ok, "{kind}");
+            call
+        });
+        for table in ["nat", "filter"] {
+            for tool in ["iptables", "ip6tables"] {
+                run(tool, &["-t", table, "-F"]);
+            }
+        }
+        run("nft", &["flush", "ruleset"]);
+        let veth = node.veths().remove(0);
+        run("tc", &["qdisc", "del", "dev", &veth, "root"]);
+        run("tc", &["qdisc", "del", "dev", &veth, "ingress"]);
+        ip("-n a link set eth0 txqueuelen 5");
+        for line in ["rule flush", "-6 rule flush"] {
+            ip(&format!("-n a {line}"));
+        }
+        pod.open()
+            .enter(|| {
+                fs::write("/proc/sys/net/ipv4/conf/eth0/arp_filter", "0")
+                    .unwrap();
+            })
+            .unwrap();
+        let differences: [&[&str]; 6] = [
+            &["IPv4 table nat", "IPv6 table nat", "-A PREROUTING"],
+            &["table ip cni_hostport", "table ip6 cni_hostport", "dnat to"],
+            &["IPv4 table filter", "IPv6 table filter"],
+            &[" has no limit", " has no ingress"],
+            &["arp_filter is \"0\"", "txQLen is 5"],
+            &["no rule from 10.244.1.2/32", "no rule from fd00:244:"],
+        ];
+        for (call, texts) in calls.iter().zip(differences) {
+            let (code, msg) = call.call("CHECK").error();
+            assert_eq!(code, 100, "{}: {msg}", call.name);
+            for text in texts {
+                assert!(msg.contains(text), "{}: {text}: {msg}", call.name);
+            }
+        }
+        for call in calls.iter().rev() {
+            call.del();
+        }
+        pod.del();
+        node.assert_clean();
+    });
+}
+
 #[test]
 fn forwarding() {
     on_a_node(|node| {

@@ -614,10 +614,16 @@ fn many_at_once() {
 
 // === packets ===
 
-/// Answers with who asked, once.
-fn serve_tcp(pod: &Call, port: u16) -> std::thread::JoinHandle<()> {
+/// In the pod, for all that ask: a port that was in use a moment ago may still
+/// be open in what another test has just started.
+fn listen(pod: &Call, port: u16) -> TcpListener {
     let any = format!("[::]:{port}");
-    let bound = pod.open().enter(|| TcpListener::bind(any)).unwrap().unwrap();
+    pod.open().enter(|| TcpListener::bind(any)).unwrap().unwrap()
+}
+
+/// Answers with who asked, once.
+fn serve_tcp(bound: &TcpListener) -> std::thread::JoinHandle<()> {
+    let bound = bound.try_clone().unwrap();
     std::thread::spawn(move || {
         let (mut stream, from) = bound.accept().unwrap();
         write!(stream, "{}", from.ip().to_canonical()).unwrap();
@@ -627,7 +633,7 @@ fn serve_tcp(pod: &Call, port: u16) -> std::thread::JoinHandle<()> {
 /// What the server says it sees as the asker.
 fn ask(to: &str) -> String {
     let to: SocketAddr = to.parse().unwrap();
-    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(5))
+    let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(30))
         .expect("connect");
     let mut seen = String::new();
     stream.read_to_string(&mut seen).unwrap();
@@ -648,8 +654,9 @@ fn connections_come_through() {
             let call =
                 portmap(&a, &result, ports).with("backend", backend.into());
             call.add();
+            let bound = listen(&a, 80);
             let from = |who: Option<&Call>, to: &str| {
-                let served = serve_tcp(&a, 80);
+                let served = serve_tcp(&bound);
                 let seen = match who {
                     None => ask(to),
                     Some(pod) => pod.open().enter(|| ask(to)).unwrap(),
@@ -708,7 +715,7 @@ fn udp_follows_the_port() {
                     .open()
                     .enter(|| UdpSocket::bind("0.0.0.0:53").unwrap())
                     .unwrap();
-                server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                server.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
                 (pod, call, server)
             };
             let client = UdpSocket::bind("0.0.0.0:0").unwrap();
