@@ -26,6 +26,7 @@ mod install;
 mod loopback;
 mod mac;
 mod masquerade;
+mod nftables;
 mod owner;
 mod plugins;
 mod portmap;

@@ -11,7 +11,7 @@ use ipam::Family;
 use crate::error::Error;
 use crate::netns::NetNs;
 use crate::request::Request;
-use crate::socket::{Dump, Socket};
+use crate::socket::{Dump, Socket, open_in};
 use crate::wire::{
     Attrs, Malformed, Message, RawMessage, af, family, ip, u8_at, u16_be_at,
 };
@@ -96,11 +96,7 @@ impl Conntrack {
     /// # Errors
     /// As [`Conntrack::open`], or when the namespace cannot be entered.
     pub fn open_in(namespace: &NetNs) -> Result<Self, Error> {
-        namespace.enter(Self::open).map_err(|e| Error::Socket {
-            object: format!("{OBJECT} in {}", namespace.name()),
-            operation: "setns",
-            source: std::io::Error::other(e),
-        })?
+        open_in(namespace, OBJECT, Self::open)
     }
 
     /// The entries of one family. `to` leaves those whose first packet went

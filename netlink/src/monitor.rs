@@ -15,6 +15,7 @@ use crate::neigh::NeighInfo;
 use crate::netns::NetNs;
 use crate::nexthop::NexthopInfo;
 use crate::route::RouteInfo;
+use crate::socket::open_in;
 use crate::wire::uapi::{
     RTM_DELADDR, RTM_DELLINK, RTM_DELNEIGH, RTM_DELNEXTHOP, RTM_DELROUTE,
     RTM_NEWADDR, RTM_NEWLINK, RTM_NEWNEIGH, RTM_NEWNEXTHOP, RTM_NEWROUTE,
@@ -112,11 +113,7 @@ impl Monitor {
     /// # Errors
     /// As [`Monitor::open`], or when the namespace cannot be entered.
     pub fn open_in(namespace: &NetNs, groups: &[Group]) -> Result<Self, Error> {
-        namespace.enter(|| Self::open(groups)).map_err(|e| Error::Socket {
-            object: format!("{OBJECT} in {}", namespace.name()),
-            operation: "setns",
-            source: std::io::Error::other(e),
-        })?
+        open_in(namespace, OBJECT, || Self::open(groups))
     }
 
     /// As [`Monitor::open`] with room for `bytes` of unread notifications.

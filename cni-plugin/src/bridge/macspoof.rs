@@ -8,6 +8,7 @@ use netlink::nft::{
 };
 
 use crate::masquerade::without_nft;
+use crate::nftables;
 use crate::owner::Owner;
 use crate::protocol::{CniError, ValidAttachments, code};
 
@@ -16,8 +17,6 @@ const PREROUTING: &str = "PREROUTING";
 const PRIORITY: i32 = -300;
 /// The longest name of a chain.
 const CHAIN_LEN: usize = 127;
-/// Others may change rules between reading and writing.
-const ATTEMPTS: u32 = 5;
 
 /// Lets the pod behind `port` send by `mac` only.
 ///
@@ -37,8 +36,8 @@ pub(super) fn set(
     }
     let jump = |to: &str| Expr::Verdict(Verdict::Jump(to.to_owned()));
     let rule = |exprs: Vec<Expr>| rule(owner, exprs);
-    commit(|_, there, batch| {
-        clear(there, owner, batch);
+    nftables::change(|socket, batch| {
+        clear(&rules(socket)?, owner, batch);
         let id = table();
         batch.add_table(&Table::new(id.clone()));
         let (kind, hook) = (ChainKind::Filter, Hook::Prerouting);
@@ -63,9 +62,10 @@ pub(super) fn set(
 /// # Errors
 /// Code 999.
 pub(super) fn remove(owner: Owner<'_>) -> Result<(), CniError> {
-    let removed = commit(|socket, there, batch| {
+    let removed = nftables::change(|socket, batch| {
+        let there = rules(socket)?;
         if there.iter().any(|info| of(info, owner)) {
-            clear(there, owner, batch);
+            clear(&there, owner, batch);
             for chain in chains(owner) {
                 let chain = table().chain(chain);
                 // one may have been removed by somebody
@@ -166,27 +166,6 @@ fn of(info: &RuleInfo, owner: Owner<'_>) -> bool {
 fn clear(there: &[RuleInfo], owner: Owner<'_>, batch: &mut Batch) {
     for info in there.iter().filter(|info| of(info, owner)) {
         batch.delete_rule(&info.chain, info.handle);
-    }
-}
-
-fn commit(
-    fill: impl Fn(
-        &mut NftSocket,
-        &[RuleInfo],
-        &mut Batch,
-    ) -> Result<(), netlink::Error>,
-) -> Result<(), CniError> {
-    let mut socket = open()?;
-    let mut attempt = 1;
-    loop {
-        let there = rules(&mut socket)?;
-        let mut batch = Batch::new();
-        fill(&mut socket, &there, &mut batch).map_err(CniError::from)?;
-        match socket.commit(&batch) {
-            Ok(()) => return Ok(()),
-            Err(e) if attempt < ATTEMPTS && e.is_not_found() => attempt += 1,
-            Err(e) => return Err(e.into()),
-        }
     }
 }
 

@@ -18,53 +18,16 @@ pub(super) fn runs(until: &Deadline) -> bool {
     tool().is_some_and(|tool| ask(&tool, &["--state"], until).is_ok())
 }
 
-/// Makes the addresses sources of the zone; those that are already are left.
-///
-/// # Errors
-/// Code 999, such as for an address in another zone.
-pub(super) fn add(
-    zone: &str,
-    ips: &BTreeSet<IpAddr>,
-    until: &Deadline,
-) -> Result<(), CniError> {
-    for ip in ips {
-        if !is_source(zone, *ip, until)? {
-            run(zone, "--add-source", *ip, until).map_err(failed)?;
-        }
-    }
-    Ok(())
+/// One of its zones, for as long as a verb has time.
+#[derive(Debug)]
+pub(super) struct Zone<'a> {
+    name: &'a str,
+    until: &'a Deadline,
 }
 
-/// Takes them out; all that can be.
-///
-/// # Errors
-/// Code 999.
-pub(super) fn remove(
-    zone: &str,
-    ips: &BTreeSet<IpAddr>,
-    until: &Deadline,
-) -> Result<(), CniError> {
-    gather(ips.iter().map(|ip| match is_source(zone, *ip, until)? {
-        true => run(zone, "--remove-source", *ip, until).map_err(failed),
-        false => Ok(()),
-    }))
-}
-
-/// # Errors
-/// Code 100 for an address that is no source of the zone.
-pub(super) fn check(
-    zone: &str,
-    ips: &BTreeSet<IpAddr>,
-    until: &Deadline,
-) -> Result<(), CniError> {
-    let mut found = Differences::default();
-    for ip in ips {
-        found.expect(
-            is_source(zone, *ip, until)?,
-            format_args!("{ip} is no source of firewalld's zone {zone}"),
-        );
-    }
-    found.end()
+enum Failed {
+    Missing,
+    Program(ProgramError),
 }
 
 /// # Errors
@@ -78,39 +41,6 @@ pub(super) fn status(until: &Deadline) -> Result<(), CniError> {
              backend",
         )),
     }
-}
-
-fn is_source(
-    zone: &str,
-    ip: IpAddr,
-    until: &Deadline,
-) -> Result<bool, CniError> {
-    match run(zone, "--query-source", ip, until) {
-        Ok(()) => Ok(true),
-        Err(Failed::Program(ProgramError::Failed { status, .. }))
-            if status.code() == Some(NO) =>
-        {
-            Ok(false)
-        }
-        Err(e) => Err(failed(e)),
-    }
-}
-
-enum Failed {
-    Missing,
-    Program(ProgramError),
-}
-
-fn run(
-    zone: &str,
-    what: &str,
-    ip: IpAddr,
-    until: &Deadline,
-) -> Result<(), Failed> {
-    let tool = tool().ok_or(Failed::Missing)?;
-    let (zone, ip) = (format!("--zone={zone}"), Subnet::host(ip));
-    let args = [&*zone, &*format!("{what}={ip}")];
-    ask(&tool, &args, until).map_err(Failed::Program)
 }
 
 /// Runs it for no longer than the verb has time.
@@ -135,4 +65,72 @@ fn failed(e: Failed) -> CniError {
 
 fn tool() -> Option<PathBuf> {
     program::which(&std::env::var_os("PATH")?, "firewall-cmd")
+}
+
+// === impl Zone ===
+
+impl<'a> Zone<'a> {
+    pub(super) const fn of(name: &'a str, until: &'a Deadline) -> Self {
+        Self { name, until }
+    }
+
+    /// Makes the addresses sources of the zone; those that are already are
+    /// left.
+    ///
+    /// # Errors
+    /// Code 999, such as for an address in another zone.
+    pub(super) fn add(&self, ips: &BTreeSet<IpAddr>) -> Result<(), CniError> {
+        for ip in ips {
+            if !self.has(*ip)? {
+                self.run("--add-source", *ip).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes them out; all that can be.
+    ///
+    /// # Errors
+    /// Code 999.
+    pub(super) fn remove(
+        &self,
+        ips: &BTreeSet<IpAddr>,
+    ) -> Result<(), CniError> {
+        gather(ips.iter().map(|ip| match self.has(*ip)? {
+            true => self.run("--remove-source", *ip).map_err(failed),
+            false => Ok(()),
+        }))
+    }
+
+    /// # Errors
+    /// Code 100 for addresses that are no sources of the zone.
+    pub(super) fn check(&self, ips: &BTreeSet<IpAddr>) -> Result<(), CniError> {
+        let (mut found, zone) = (Differences::default(), self.name);
+        for ip in ips {
+            found.expect(
+                self.has(*ip)?,
+                format_args!("{ip} is no source of firewalld's zone {zone}"),
+            );
+        }
+        found.end()
+    }
+
+    fn has(&self, ip: IpAddr) -> Result<bool, CniError> {
+        match self.run("--query-source", ip) {
+            Ok(()) => Ok(true),
+            Err(Failed::Program(ProgramError::Failed { status, .. }))
+                if status.code() == Some(NO) =>
+            {
+                Ok(false)
+            }
+            Err(e) => Err(failed(e)),
+        }
+    }
+
+    fn run(&self, what: &str, ip: IpAddr) -> Result<(), Failed> {
+        let tool = tool().ok_or(Failed::Missing)?;
+        let zone = format!("--zone={}", self.name);
+        let args = [&*zone, &*format!("{what}={}", Subnet::host(ip))];
+        ask(&tool, &args, self.until).map_err(Failed::Program)
+    }
 }

@@ -22,6 +22,7 @@ use crate::protocol::{
 use crate::result::CniResult;
 use crate::xtables::Xtables;
 
+use firewalld::Zone;
 use record::Records;
 
 /// The chain for the administrator's own rules.
@@ -81,7 +82,7 @@ impl Plugin for Firewall {
                 iptables::set(tool, &conf, bridge.as_deref(), ips)
             }),
             Backend::Firewalld => {
-                firewalld::add(&conf.zone, &ips, &call.deadline)
+                Zone::of(&conf.zone, &call.deadline).add(&ips)
             }
         };
         if let Err(error) = done {
@@ -123,7 +124,7 @@ impl Plugin for Firewall {
                 found.end()
             }
             Backend::Firewalld => {
-                firewalld::check(&conf.zone, &ips, &call.deadline)
+                Zone::of(&conf.zone, &call.deadline).check(&ips)
             }
         }
     }
@@ -157,6 +158,12 @@ fn addresses(previous: &CniResult) -> BTreeSet<IpAddr> {
     previous.ips.iter().map(|ip| ip.address.ip).collect()
 }
 
+/// The addresses of one family.
+fn of(family: Family, ips: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+    let of = |ip: &&IpAddr| Family::of(**ip) == family;
+    ips.iter().filter(of).copied().collect()
+}
+
 /// The work of one family is not done where the pod has no such address: no
 /// ip6tables is needed for an IPv4 pod (CW-17).
 fn each_family(
@@ -165,11 +172,7 @@ fn each_family(
     mut work: impl FnMut(&Xtables<'_>, &[IpAddr]) -> Result<(), CniError>,
 ) -> Result<(), CniError> {
     for family in Family::ALL {
-        let ips: Vec<IpAddr> = ips
-            .iter()
-            .copied()
-            .filter(|ip| Family::of(*ip) == family)
-            .collect();
+        let ips = of(family, ips);
         if !ips.is_empty() {
             work(&Xtables::required(family, &call.deadline)?, &ips)?;
         }
@@ -185,11 +188,7 @@ fn remove(
 ) -> Result<(), CniError> {
     let mut results = Vec::new();
     for family in Family::ALL {
-        let ips: Vec<IpAddr> = ips
-            .iter()
-            .copied()
-            .filter(|ip| Family::of(*ip) == family)
-            .collect();
+        let ips = of(family, ips);
         if let Some(tool) = Xtables::find(family, &call.deadline)
             && !ips.is_empty()
         {
@@ -200,7 +199,7 @@ fn remove(
     if conf.backend != Some(Backend::Iptables)
         && firewalld::runs(&call.deadline)
     {
-        results.push(firewalld::remove(&conf.zone, ips, &call.deadline));
+        results.push(Zone::of(&conf.zone, &call.deadline).remove(ips));
     }
     gather(results)
 }

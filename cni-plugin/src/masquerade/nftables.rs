@@ -11,6 +11,7 @@ use netlink::nft::{
 
 use crate::cidr::Cidr;
 use crate::hashed;
+use crate::nftables;
 use crate::owner::Owner;
 use crate::protocol::{CniError, Differences, ValidAttachments};
 
@@ -23,8 +24,6 @@ const CHECKS_COMMENT: &str = "Masquerade traffic from certain IPs to any \
 const POSTROUTING: &str = "postrouting";
 /// The longest comment `nft` takes.
 const COMMENT_LEN: usize = 128;
-/// Others may change rules between reading and writing.
-const ATTEMPTS: u32 = 5;
 
 pub(super) fn set(owner: Owner<'_>, ips: &[Cidr]) -> Result<(), CniError> {
     commit(|there, batch| {
@@ -167,31 +166,18 @@ fn delete(which: impl Fn(&RuleInfo) -> bool) -> Result<(), CniError> {
     })
 }
 
-/// Makes a batch of the rules that are there, and commits it. Unless `fill`
-/// says that others may change rules meanwhile, they must not have.
+/// Commits what `fill` makes of the rules that are there. Unless it says that
+/// others may change rules meanwhile, they must not have.
 fn commit(
     fill: impl Fn(&[RuleInfo], &mut Batch) -> bool,
 ) -> Result<(), CniError> {
-    let mut socket = open()?;
-    let mut attempt = 1;
-    loop {
-        let generation = socket.generation().map_err(CniError::from)?;
-        let there = rules(&mut socket)?;
-        let mut batch = Batch::new();
-        if !fill(&there, &mut batch) {
+    nftables::change(|socket, batch| {
+        let generation = socket.generation()?;
+        if !fill(&rules(socket)?, batch) {
             batch.expecting(generation);
         }
-        match socket.commit(&batch) {
-            Ok(()) => return Ok(()),
-            Err(e)
-                if attempt < ATTEMPTS
-                    && (e.is_outdated() || e.is_not_found()) =>
-            {
-                attempt += 1;
-            }
-            Err(e) => return Err(e.into()),
-        }
-    }
+        Ok(())
+    })
 }
 
 fn rules(socket: &mut NftSocket) -> Result<Vec<RuleInfo>, CniError> {

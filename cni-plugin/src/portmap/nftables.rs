@@ -20,6 +20,7 @@ use netlink::nft::{
 use super::condition;
 use super::conf::{Conf, Mapping};
 use crate::cidr::Cidr;
+use crate::nftables;
 use crate::owner::Owner;
 use crate::protocol::{CniError, Differences, ValidAttachments};
 
@@ -35,8 +36,6 @@ const PREROUTING: &str = "prerouting";
 const OUTPUT: &str = "output";
 /// What is to come back through the node.
 const MASQUERADING: &str = "masquerading";
-/// Others may change rules between reading and writing.
-const ATTEMPTS: u32 = 5;
 
 /// Makes the pod's rules in place of what was there of it, in both families
 /// at once.
@@ -48,22 +47,16 @@ pub(super) fn set(
     conf: &Conf,
     pods: &PerFamily<Cidr>,
 ) -> Result<(), CniError> {
-    let mut socket = open()?;
-    let mut attempt = 1;
-    loop {
-        let mut batch = Batch::new();
-        let generation = socket.generation().map_err(CniError::from)?;
+    nftables::change(|socket, batch| {
+        let generation = socket.generation()?;
         let mut shared = false;
         for (family, pod) in pods.iter() {
-            let there = rules(&mut socket, family)?;
+            let there = rules(socket, family)?;
             let masquerading = TableId::new(family, TABLE).chain(MASQUERADING);
             let complete = has_foundation(&there)
-                && socket
-                    .chain(&masquerading)
-                    .map_err(CniError::from)?
-                    .is_some();
+                && socket.chain(&masquerading)?.is_some();
             if !complete {
-                shared |= foundation(&mut batch, family, &there);
+                shared |= foundation(batch, family, &there);
             }
             for rule in there.iter().filter(|rule| owns(owner, rule)) {
                 batch.delete_rule(&rule.chain, rule.handle);
@@ -77,17 +70,8 @@ pub(super) fn set(
             // not twice
             batch.expecting(generation);
         }
-        match socket.commit(&batch) {
-            Ok(()) => return Ok(()),
-            Err(e)
-                if attempt < ATTEMPTS
-                    && (e.is_outdated() || e.is_not_found()) =>
-            {
-                attempt += 1;
-            }
-            Err(e) => return Err(e.into()),
-        }
-    }
+        Ok(())
+    })
 }
 
 /// Removes them.
@@ -279,22 +263,14 @@ fn foundation(batch: &mut Batch, family: Family, there: &[RuleInfo]) -> bool {
 /// Deletes rules in both families. One that is gone meanwhile is looked for
 /// no more.
 fn delete(which: impl Fn(&RuleInfo) -> bool) -> Result<(), CniError> {
-    let mut socket = open()?;
-    let mut attempt = 1;
-    loop {
-        let mut batch = Batch::new();
+    nftables::change(|socket, batch| {
         for family in Family::ALL {
-            for rule in rules(&mut socket, family)?.iter().filter(|r| which(r))
-            {
+            for rule in rules(socket, family)?.iter().filter(|r| which(r)) {
                 batch.delete_rule(&rule.chain, rule.handle);
             }
         }
-        match socket.commit(&batch) {
-            Ok(()) => return Ok(()),
-            Err(e) if attempt < ATTEMPTS && e.is_not_found() => attempt += 1,
-            Err(e) => return Err(e.into()),
-        }
-    }
+        Ok(())
+    })
 }
 
 /// The table's rules; none when there is no table.

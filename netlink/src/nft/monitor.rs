@@ -9,6 +9,7 @@ use super::uapi::{NEWGEN, NFNL_SUBSYS_NFTABLES, NFNLGRP_NFTABLES};
 use crate::error::Error;
 use crate::monitor::{Heard, Listener, Waker};
 use crate::netns::NetNs;
+use crate::socket::open_in;
 use crate::wire::{Malformed, Messages, RawMessage};
 
 const OBJECT: &str = "nf_tables monitor";
@@ -86,11 +87,7 @@ impl Monitor {
     /// # Errors
     /// As [`Monitor::open`], or when the namespace cannot be entered.
     pub fn open_in(namespace: &NetNs) -> Result<Self, Error> {
-        namespace.enter(Self::open).map_err(|e| Error::Socket {
-            object: format!("{OBJECT} in {}", namespace.name()),
-            operation: "setns",
-            source: std::io::Error::other(e),
-        })?
+        open_in(namespace, OBJECT, Self::open)
     }
 
     /// As [`Monitor::open`] with room for `bytes` of unread notifications.

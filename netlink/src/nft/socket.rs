@@ -11,7 +11,7 @@ use super::{
 use crate::error::Error;
 use crate::netns::NetNs;
 use crate::request::Request;
-use crate::socket::{Socket, Transaction};
+use crate::socket::{Socket, Transaction, open_in};
 use crate::wire::Message;
 
 const OBJECT: &str = "nf_tables socket";
@@ -61,11 +61,7 @@ impl NftSocket {
     /// # Errors
     /// As [`NftSocket::open`], or when the namespace cannot be entered.
     pub fn open_in(namespace: &NetNs) -> Result<Self, Error> {
-        namespace.enter(Self::open).map_err(|e| Error::Socket {
-            object: format!("{OBJECT} in {}", namespace.name()),
-            operation: "setns",
-            source: std::io::Error::other(e),
-        })?
+        open_in(namespace, OBJECT, Self::open)
     }
 
     /// The port number by which [`Change`](super::Change)s name this socket.

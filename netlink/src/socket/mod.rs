@@ -60,6 +60,20 @@ pub struct Socket {
     out: Vec<u8>,
 }
 
+/// Opens `what` in `namespace`, where the calling thread is for as long as that
+/// takes.
+pub(crate) fn open_in<T>(
+    namespace: &NetNs,
+    what: &str,
+    open: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
+    namespace.enter(open).map_err(|e| Error::Socket {
+        object: format!("{what} in {}", namespace.name()),
+        operation: "setns",
+        source: io::Error::other(e),
+    })?
+}
+
 // === impl Socket ===
 
 impl Socket {
@@ -83,13 +97,9 @@ impl Socket {
     /// As [`Socket::open`], or when the namespace cannot be entered.
     pub fn open_in(namespace: &NetNs) -> Result<Self, Error> {
         let object = format!("netlink socket in {}", namespace.name());
-        namespace.enter(|| Self::open_for(&object, NETLINK_ROUTE)).map_err(
-            |e| Error::Socket {
-                object: format!("netlink socket in {}", namespace.name()),
-                operation: "setns",
-                source: io::Error::other(e),
-            },
-        )?
+        open_in(namespace, "netlink socket", || {
+            Self::open_for(&object, NETLINK_ROUTE)
+        })
     }
 
     /// As [`Socket::open`] with room for `bytes` of unread answers. The
