@@ -28,7 +28,7 @@ use crate::cli::Options;
 use crate::facts::{self, InterfaceOptions, Uplink};
 use crate::files::{self, InstanceLock, Saved, StateDir, SubnetFile};
 use crate::metrics::Metrics;
-use crate::monitor::{Deaf, Interest, Underlay};
+use crate::monitor::{Interest, Underlay};
 use crate::notify::Watchdog;
 use crate::own_lease::{LEASE_TTL, Params};
 use crate::reconcile::{Former, Reconciler, Setup};
@@ -169,7 +169,7 @@ pub async fn run(
         ip_masq: options.rules.masquerade,
         store,
         status,
-        deaf: Some(Deaf::new(interest)),
+        deaf: Some(interest),
         disturbances: mpsc::channel(1).1,
         hangup,
         subnet_news: files::watch(&options.subnet_file)

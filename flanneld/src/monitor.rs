@@ -2,6 +2,7 @@
 //! concerns this daemon.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -69,14 +70,6 @@ pub enum Disturbance {
     Direct,
 }
 
-/// Listening that has not begun yet: the system may refuse it for a while.
-#[derive(Debug)]
-pub struct Deaf {
-    interest: Interest,
-    /// That it was refused was said.
-    said: bool,
-}
-
 /// The thread's state.
 struct Watch {
     interest: Interest,
@@ -93,55 +86,53 @@ struct Names(BTreeMap<u32, IfName>);
 #[derive(Debug, Default)]
 struct Spell(Option<Instant>);
 
-/// Starts the thread. Look at the kernel after this, not before: nothing
-/// falls in between then.
+/// Starts the thread. It tells of [`Disturbance::Everything`] once it listens:
+/// nothing that others change falls in between then. A refusal is said once,
+/// and its end.
 ///
 /// # Errors
-/// When the kernel refuses the socket, or the system the thread.
-pub fn spawn(
-    interest: Interest,
-) -> anyhow::Result<mpsc::Receiver<Disturbance>> {
-    let watch = Watch::open(interest)?;
+/// When the system refuses the thread.
+pub fn spawn(interest: Interest) -> io::Result<mpsc::Receiver<Disturbance>> {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    thread::Builder::new()
-        .name("monitor".to_owned())
-        .spawn(move || watch.run(&sender))?;
+    thread::Builder::new().name("monitor".to_owned()).spawn(move || {
+        let open = || Watch::open(interest.clone());
+        let begun = begin(open, REOPEN, || sender.is_closed());
+        if let Some(watch) = begun
+            && sender.blocking_send(Disturbance::Everything).is_ok()
+        {
+            watch.run(&sender);
+        }
+    })?;
     Ok(receiver)
 }
 
-// === impl Deaf ===
-
-impl Deaf {
-    /// Nobody has tried yet.
-    #[must_use]
-    pub const fn new(interest: Interest) -> Self {
-        Self { interest, said: false }
-    }
-
-    /// Begins to listen by `spawn`, which is [`spawn`]. A refusal is said
-    /// once, and its end.
-    pub fn listen<T>(
-        &mut self,
-        spawn: impl FnOnce(Interest) -> anyhow::Result<T>,
-    ) -> Option<T> {
-        match spawn(self.interest.clone()) {
-            Ok(listening) => {
-                if self.said {
+/// What `open` gives, as soon as it does; `None` when it is `over` before.
+fn begin<T>(
+    mut open: impl FnMut() -> Result<T, Error>,
+    pause: Duration,
+    over: impl Fn() -> bool,
+) -> Option<T> {
+    let mut said = false;
+    while !over() {
+        match open() {
+            Ok(opened) => {
+                if said {
                     tracing::info!("the kernel is listened to");
                 }
-                Some(listening)
+                return Some(opened);
             }
-            Err(error) => {
-                if !std::mem::replace(&mut self.said, true) {
-                    tracing::warn!(
-                        "the kernel cannot be listened to, changes by others \
-                         are found once a minute until then: {error:#}"
-                    );
-                }
-                None
+            Err(error) if !said => {
+                tracing::warn!(
+                    "the kernel cannot be listened to, changes by others are \
+                     found once a minute until then: {error}"
+                );
+                said = true;
             }
+            Err(error) => tracing::debug!("listening: {error}"),
         }
+        thread::sleep(pause);
     }
+    None
 }
 
 // === impl Watch ===

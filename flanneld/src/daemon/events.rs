@@ -19,7 +19,7 @@ use crate::files::{
     Found, InstanceLock, PeersFile, Saved, StateDir, SubnetFile, WriteError,
 };
 use crate::metrics::{Metrics, Standing};
-use crate::monitor::{self, Deaf, Disturbance};
+use crate::monitor::{self, Disturbance, Interest};
 use crate::notify::Watchdog;
 use crate::reconcile::{Passed, Reconciler, STUCK};
 use crate::repairs::{Cause, Kind, Repair, Repairs};
@@ -54,7 +54,7 @@ pub(super) struct Loop<'a> {
     pub(super) status: watch::Receiver<StoreStatus>,
     /// What the kernel's notifications are listened to for, until that is
     /// done.
-    pub(super) deaf: Option<Deaf>,
+    pub(super) deaf: Option<Interest>,
     pub(super) disturbances: mpsc::Receiver<Disturbance>,
     pub(super) hangup: Signal,
     pub(super) reporter: &'a mut Reporter,
@@ -235,18 +235,17 @@ impl Loop<'_> {
 
     /// Listens to the kernel once there was a pass. What the first one makes
     /// for thousands of peers would come back as so many notifications, at
-    /// half the price of making it. Another look at everything finds what
-    /// others have changed until then. A kernel that refuses is asked again
-    /// after each further pass.
+    /// half the price of making it. Another look at everything, once they come,
+    /// finds what others have changed until then.
     fn listen(&mut self) {
-        let Some(deaf) = &mut self.deaf else { return };
-        match deaf.listen(monitor::spawn) {
-            Some(disturbances) => {
-                self.disturbances = disturbances;
-                self.deaf = None;
-                self.reconciler.mark_everything(Instant::now());
+        let Some(interest) = self.deaf.take() else { return };
+        match monitor::spawn(interest.clone()) {
+            Ok(disturbances) => self.disturbances = disturbances,
+            Err(error) => {
+                tracing::warn!("the kernel cannot be listened to: {error}");
+                self.deaf = Some(interest);
+                self.reconciler.try_again(Instant::now());
             }
-            None => self.reconciler.try_again(Instant::now()),
         }
     }
 

@@ -1,6 +1,8 @@
 //! What real notifications of the kernel mean, each test in a network
 //! namespace of its own.
 
+use std::cell::Cell;
+
 use overlay::Addr;
 
 use super::*;
@@ -65,13 +67,21 @@ fn heard(watch: &mut Watch) -> BTreeSet<String> {
 /// A process that may not open another socket for a while.
 #[test]
 fn listening_that_is_refused_is_tried_again() {
-    let mut deaf = Deaf::new(interest(false));
-    for said in [false, true] {
-        assert_eq!(deaf.said, said);
-        let refused = deaf.listen(|_| anyhow::bail!("too many open files"));
-        assert_eq!(refused, None::<u8>);
-    }
-    assert_eq!(deaf.listen(|interest| Ok(interest.own_port)), Some(u32::MAX));
+    let attempts = Cell::new(0);
+    let open = || {
+        attempts.set(attempts.get() + 1);
+        match attempts.get() {
+            3 => Ok("listening"),
+            _ => Err(Error::Unknown {
+                object: "socket".into(),
+                reason: "too many open files",
+            }),
+        }
+    };
+    let opened = begin(open, Duration::ZERO, || false);
+    assert_eq!((opened, attempts.get()), (Some("listening"), 3));
+    let opened = begin(open, Duration::ZERO, || attempts.get() == 5);
+    assert_eq!((opened, attempts.get()), (None, 5));
 }
 
 #[test]

@@ -275,6 +275,7 @@ fn lost_notifications_lose_no_repair() -> Result<()> {
     let rig = Rig::new(&[])?;
     let before = rig.overlay()?;
     let daemon = rig.node().daemon.as_ref().context("daemon")?;
+    let from = daemon.log().len();
     daemon.signal(Signal::SIGSTOP)?;
     let mut batch = String::new();
     for n in 0..20_000 {
@@ -295,7 +296,7 @@ fn lost_notifications_lose_no_repair() -> Result<()> {
     daemon.signal(Signal::SIGCONT)?;
     rig.mended("what happened meanwhile", &before)?;
     let lost = "changed by somebody: Everything";
-    daemon.wait_log(lost, 0, SOON)?;
+    daemon.wait_log(lost, from, SOON)?;
     let (_, metrics) = daemon.get(&rig.node().host, "/metrics")?;
     let overruns = metrics
         .lines()
