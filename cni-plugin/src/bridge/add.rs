@@ -113,7 +113,7 @@ fn attach(
     if port::forwards(&port) {
         gateway::wait_usable(socket, &gateways, &call.deadline)?;
         if !gateways.is_empty() {
-            device::wait_running(socket, &bridge, &call.deadline)?;
+            device::wait_running(socket, holder, &call.deadline)?;
         }
         if gateways.iter().any(|g| g.ip.is_ipv6()) {
             device::wait_link_local(socket, holder)?;

@@ -411,6 +411,42 @@ fn the_rules_of_upstream_in_nftables() {
     });
 }
 
+/// What iptables shows while others change nf_tables may be cut, or nothing:
+/// it is not taken for all there is.
+#[test]
+fn a_table_that_is_cut() {
+    on_a_node(|node| {
+        bridge();
+        let cut = "
+            echo >> /run/calls
+            calls=$(wc -l < /run/calls)
+            case $((calls % 3)) in
+            0) exec /usr/sbin/iptables-save \"$@\";;
+            1) echo '*nat'; echo COMMIT;;
+            2) echo \"# Table \\`nat' is incompatible, use 'nft' tool.\";;
+            esac
+            nft add table ip churn$calls";
+        let folder = node.plugins(&[("iptables-save", cut)]);
+        let path = format!("{}:/usr/sbin:/usr/bin:/bin", folder.display());
+        let pod = node.pod("cA");
+        let call = portmap(&pod, &made_up("1.0.0", &pod.netns), mixed())
+            .with("backend", "iptables".into());
+        let churned = call.clone().env("PATH", &path);
+        call.add();
+        let rules = || {
+            let all = all_nat();
+            let rules = all.lines().filter(|line| !line.starts_with('#'));
+            rules.map(str::to_owned).collect::<Vec<_>>()
+        };
+        let all = rules();
+        churned.add();
+        assert_eq!(rules(), all, "nothing twice");
+        assert!(churned.call("CHECK").ok);
+        churned.del();
+        assert!(!all_nat().contains("CNI-DN-"));
+    });
+}
+
 /// Where `iptables` is the one with tables of its own.
 #[test]
 fn the_older_iptables() {
