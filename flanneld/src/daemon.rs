@@ -26,7 +26,7 @@ use self::events::{Health, Loop};
 use self::remember::{PATIENCE, Remembered};
 use crate::cli::Options;
 use crate::facts::{self, InterfaceOptions, Uplink};
-use crate::files::{self, InstanceLock, Saved, StateDir, SubnetFile};
+use crate::files::{self, Saved, StateDir, SubnetFile};
 use crate::metrics::Metrics;
 use crate::monitor::{Interest, Underlay};
 use crate::notify::Watchdog;
@@ -47,7 +47,6 @@ use crate::world::{Kernel, KernelError};
 pub async fn run(
     options: &Options,
     metrics: Metrics,
-    lock: &mut InstanceLock,
     reporter: &mut Reporter,
 ) -> Result<()> {
     let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
@@ -55,7 +54,6 @@ pub async fn run(
     let mut saved = disk.load();
     let peers = disk.peers();
     let disk = Worker::spawn("disk", disk)?;
-    let subnet_file = SubnetFile::new(&options.subnet_file);
     let (mut etcd, mut status) = Etcd::new(options.etcd.clone())?;
     metrics.show_store(status.clone());
 
@@ -119,7 +117,7 @@ pub async fn run(
         overruns: Arc::clone(metrics.overruns()),
     };
     let former = former(&saved, &conf, &vxlan);
-    let previous = subnet_file.previous();
+    let previous = SubnetFile::new(&options.subnet_file).previous();
     let setup = rules::Setup {
         wishes: options.rules,
         nftables: conf.nftables,
@@ -177,13 +175,11 @@ pub async fn run(
         repairs: metrics.repairs().clone(),
         metrics,
         watchdog: Watchdog::new(),
-        lock,
         reporter,
         disk,
         saves: Newest::default(),
         peer_saves: Newest::default(),
         saved,
-        subnet_file,
         env: None,
         peers_due: None,
         written: None,
@@ -409,17 +405,18 @@ fn devices(conf: &NetConf, vni: u32) -> impl Iterator<Item = IfName> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::files::{Files, InstanceLock};
     use crate::health::Readiness;
     use crate::recent::Recent;
 
     /// What is asked at a start, with those answers one after the other.
     async fn asked(answers: Vec<Result<u32>>) -> Result<u32> {
         let dir = tempfile::tempdir().unwrap();
-        let mut reporter = Reporter::new(
-            &dir.path().join("subnet.env"),
-            Readiness::not_ready(""),
-            Recent::default(),
-        );
+        let path = dir.path().join("subnet.env");
+        let lock = InstanceLock::take(&path, false).unwrap();
+        let files = Files::spawn(&path, lock).unwrap();
+        let readiness = Readiness::not_ready("");
+        let mut reporter = Reporter::new(files, readiness, Recent::default());
         let mut before = Before { lost: None, reporter: &mut reporter };
         let mut answers = answers.into_iter();
         let ask = async || answers.next().unwrap();

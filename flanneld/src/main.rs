@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use flanneld::cli::{self, Env, Options};
-use flanneld::files::InstanceLock;
+use flanneld::files::{Files, InstanceLock};
 use flanneld::health::{Readiness, Server};
 use flanneld::metrics::Metrics;
 use flanneld::recent::Recent;
@@ -60,18 +60,17 @@ fn start(
         .build()
         .context("starting the runtime")?;
     let lock = runtime.block_on(take_lock(options, &mut stopped));
-    let Some(mut lock) = lock.transpose()? else {
+    let Some(lock) = lock.transpose()? else {
         // The thread that waits is not waited for.
         runtime.shutdown_background();
         return Ok(());
     };
     let readiness = Readiness::not_ready("it has just started");
-    let mut reporter = Reporter::new(
-        &options.subnet_file,
-        readiness.clone(),
-        Recent::default(),
-    );
-    let living = live(options, readiness, &mut lock, &mut reporter, stopped);
+    let files = Files::spawn(&options.subnet_file, lock)
+        .context("a thread for the subnet file")?;
+    let mut reporter =
+        Reporter::new(files, readiness.clone(), Recent::default());
+    let living = live(options, readiness, &mut reporter, stopped);
     let result = runtime.block_on(living);
     // A name that is being resolved cannot be given up, and may take as long
     // as a dead name server lets it: nobody waits for it.
@@ -110,7 +109,6 @@ async fn take_lock(
 async fn live(
     options: &Options,
     readiness: Readiness,
-    lock: &mut InstanceLock,
     reporter: &mut Reporter,
     stopped: oneshot::Receiver<Signal>,
 ) -> Result<()> {
@@ -128,7 +126,7 @@ async fn live(
     };
 
     tokio::select! {
-        ended = daemon::run(options, metrics, lock, reporter) => ended?,
+        ended = daemon::run(options, metrics, reporter) => ended?,
         Ok(_) = stopped => {}
     }
     // What is in the kernel stays: pods keep their network.

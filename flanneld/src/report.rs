@@ -1,12 +1,11 @@
 //! Says how far the daemon is, in all the places where somebody looks:
 //! `/readyz`, `state.json`, systemd, the log.
 
-use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use ipam::daemon_state::Phase;
 
-use crate::files::StateFile;
+use crate::files::{Files, News, is_away};
 use crate::health::Readiness;
 use crate::notify;
 use crate::recent::Recent;
@@ -15,8 +14,13 @@ use crate::recent::Recent;
 #[derive(Debug)]
 pub struct Reporter {
     readiness: Readiness,
-    file: StateFile,
+    files: Files,
     said: Option<(Phase, String)>,
+    /// Since when the daemon is in that phase.
+    since: SystemTime,
+    lease_ends: Option<Option<Duration>>,
+    /// What the state file says for sure.
+    filed: Option<News>,
     told_ready: bool,
     recent: Recent,
 }
@@ -26,22 +30,31 @@ pub struct Reporter {
 impl Reporter {
     /// The daemon starts.
     #[must_use]
-    pub fn new(
-        subnet_file: &Path,
-        readiness: Readiness,
-        recent: Recent,
-    ) -> Self {
-        let file = StateFile::new(subnet_file);
-        let (said, told_ready) = (None, false);
-        let mut out = Self { readiness, file, said, told_ready, recent };
+    pub fn new(files: Files, readiness: Readiness, recent: Recent) -> Self {
+        let mut out = Self {
+            readiness,
+            files,
+            said: None,
+            since: SystemTime::now(),
+            lease_ends: None,
+            filed: None,
+            told_ready: false,
+            recent,
+        };
         out.say(Phase::Starting, "it has just started");
         out
+    }
+
+    /// The files, of which it writes one.
+    #[must_use]
+    pub const fn files(&self) -> &Files {
+        &self.files
     }
 
     /// Until when the node has its subnet, on the clock of
     /// [`since_boot`](crate::clock::since_boot); written with what is said next.
     pub fn lease_ends(&mut self, ends: Option<Duration>) {
-        self.file.set_lease_end(ends);
+        self.lease_ends = Some(ends);
     }
 
     /// The daemon is in `phase`, for `reason`; what was said already is not
@@ -49,14 +62,10 @@ impl Reporter {
     pub fn say(&mut self, phase: Phase, reason: &str) {
         let said = (phase, reason.to_owned());
         let now = SystemTime::now();
-        // The CNI plugin goes by that while the daemon is away, too: only one
-        // that runs and has a lease, or looks for one, knows better.
-        let away =
-            matches!(phase, Phase::Starting | Phase::Stopping | Phase::Failed);
-        let lost = away && self.file.says_lost();
-        if !lost {
-            self.file.set(phase, reason, now);
+        if self.phase() != Some(phase) {
+            self.since = now;
         }
+        self.file(phase, reason);
         if self.said.as_ref() == Some(&said) {
             return;
         }
@@ -84,9 +93,22 @@ impl Reporter {
         self.said = Some(said);
     }
 
-    /// Writes `state.json` again when it is gone.
-    pub fn restore(&mut self) {
-        self.file.restore();
+    /// Has the state file say it, unless it does.
+    fn file(&mut self, phase: Phase, reason: &str) {
+        // One that is not written yet is not to be forgotten over the end.
+        if is_away(phase) && self.phase() == Some(Phase::LeaseLost) {
+            return;
+        }
+        let news = News {
+            phase,
+            reason: reason.to_owned(),
+            since: self.since,
+            lease_ends: self.lease_ends,
+        };
+        if self.filed.as_ref() != Some(&news) {
+            let told = self.files.tell(news.clone());
+            self.filed = told.then_some(news);
+        }
     }
 
     /// The last things that happened.

@@ -15,9 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 use super::reconfigure::live;
 use super::remember::{lapsed, saved_lease};
 use crate::clock::since_boot;
-use crate::files::{
-    Found, InstanceLock, PeersFile, Saved, StateDir, SubnetFile, WriteError,
-};
+use crate::files::{Found, PeersFile, Saved, StateDir, WriteError};
 use crate::metrics::{Metrics, Standing};
 use crate::monitor::{self, Disturbance, Interest};
 use crate::notify::Watchdog;
@@ -63,7 +61,6 @@ pub(super) struct Loop<'a> {
     pub(super) saves: Newest<Saved>,
     pub(super) peer_saves: Newest<Vec<u8>>,
     pub(super) saved: Saved,
-    pub(super) subnet_file: SubnetFile,
     /// What the last complete pass wants the subnet file to say.
     pub(super) env: Option<(SubnetKey, SubnetEnv)>,
     /// When the peers are to be written to disk.
@@ -75,7 +72,6 @@ pub(super) struct Loop<'a> {
     pub(super) repairs: Repairs,
     pub(super) metrics: Metrics,
     pub(super) watchdog: Watchdog,
-    pub(super) lock: &'a mut InstanceLock,
     pub(super) health: Health,
 }
 
@@ -225,7 +221,7 @@ impl Loop<'_> {
                 () = remember, if peers.is_some() => self.save_peers(),
                 () = look => {}
                 _ = slow.tick() => {
-                    self.lock.keep();
+                    self.reporter.files().look();
                     self.repairs.tick(Instant::now());
                     self.reconciler.mark_everything(Instant::now());
                 }
@@ -540,7 +536,7 @@ impl Loop<'_> {
         key: SubnetKey,
     ) -> Result<(), WriteError> {
         let known = self.written.as_ref() == Some(&env);
-        let found = self.subnet_file.write(&env)?;
+        let found = self.reporter.files().write(env)?;
         self.written = Some(env);
         let cause = match found {
             Found::Equal => return Ok(()),
@@ -558,8 +554,7 @@ impl Loop<'_> {
 
     /// Puts back what somebody took from the directory of the subnet file.
     fn restore_files(&mut self) {
-        self.lock.keep();
-        self.reporter.restore();
+        self.reporter.files().look();
         self.conclude();
     }
 

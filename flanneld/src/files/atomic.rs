@@ -18,8 +18,17 @@ pub struct WriteError {
     pub error: io::Error,
 }
 
+/// For how long a file is to say what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lasts {
+    /// Also after the machine has lost its power: the disk is waited for.
+    Always,
+    /// While the machine runs: it says nothing about the next start.
+    ThisBoot,
+}
+
 /// Replaces `path` by `bytes`: a crash at any moment leaves the old content
-/// or the new, never a part.
+/// or the new, never a part; that of the machine as well if it is to last.
 ///
 /// The directory is created (0755) if missing. A new file gets `mode`
 /// whatever the umask is, an existing regular file keeps its own (F-11). The
@@ -32,6 +41,7 @@ pub(super) fn write(
     path: &Path,
     bytes: &[u8],
     mode: u32,
+    lasts: Lasts,
 ) -> Result<(), WriteError> {
     let failed =
         |step| move |error| WriteError { path: path.to_owned(), step, error };
@@ -45,7 +55,8 @@ pub(super) fn write(
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
         .map_err(failed("the path names no file"))?;
 
-    let result = fill(&temporary, bytes, mode_of(path).unwrap_or(mode))
+    let mode = mode_of(path).unwrap_or(mode);
+    let result = fill(&temporary, bytes, mode, lasts)
         .map_err(failed("writing a temporary file beside it"))
         .and_then(|()| {
             fs::rename(&temporary, path)
@@ -55,6 +66,9 @@ pub(super) fn write(
         // It may not exist; what matters is the first error.
         let _ = fs::remove_file(&temporary);
         return result;
+    }
+    if lasts == Lasts::ThisBoot {
+        return Ok(());
     }
     File::open(&dir)
         .and_then(|dir| dir.sync_all())
@@ -92,7 +106,12 @@ fn mode_of(path: &Path) -> Option<u32> {
 }
 
 /// Never follows a link that somebody put there.
-fn fill(temporary: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+fn fill(
+    temporary: &Path,
+    bytes: &[u8],
+    mode: u32,
+    lasts: Lasts,
+) -> io::Result<()> {
     match fs::remove_file(temporary) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
@@ -104,7 +123,10 @@ fn fill(temporary: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
         .open(temporary)?;
     file.write_all(bytes)?;
     file.set_permissions(Permissions::from_mode(mode))?;
-    file.sync_all()
+    match lasts {
+        Lasts::Always => file.sync_all(),
+        Lasts::ThisBoot => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +134,10 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
+
+    fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), WriteError> {
+        super::write(path, bytes, mode, Lasts::Always)
+    }
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777

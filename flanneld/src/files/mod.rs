@@ -19,6 +19,7 @@ mod peers_file;
 mod state_dir;
 mod state_file;
 mod subnet_file;
+mod thread;
 mod watch;
 
 pub use atomic::WriteError;
@@ -28,4 +29,6 @@ pub use peers_file::PeersFile;
 pub use state_dir::{Saved, SavedLease, SinceBoot, StateDir};
 pub use state_file::{StateFile, boot_id};
 pub use subnet_file::{Found, SubnetFile};
+pub(crate) use thread::is_away;
+pub use thread::{Files, News};
 pub use watch::watch;

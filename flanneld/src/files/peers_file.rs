@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use ipam::lease::{LeaseAttrs, SubnetKey};
 use serde::{Deserialize, Serialize};
 
-use super::atomic::{self, WriteError};
+use super::atomic::{self, Lasts, WriteError};
 use super::kept;
 
 /// The form this version writes, and the only one it reads.
@@ -87,7 +87,7 @@ impl PeersFile {
     /// # Errors
     /// [`WriteError`] names the step that failed.
     pub fn write(&self, bytes: &[u8]) -> Result<(), WriteError> {
-        atomic::write(&self.0, bytes, 0o600)
+        atomic::write(&self.0, bytes, 0o600, Lasts::Always)
     }
 }
 

@@ -8,7 +8,8 @@ use ipam::lease::SubnetKey;
 use overlay::Mac;
 use serde::{Deserialize, Serialize};
 
-use super::{Machine, PeersFile, atomic, kept};
+use super::atomic::{self, Lasts};
+use super::{Machine, PeersFile, kept};
 
 /// The form of [`Saved`] this version writes, and the only one it reads.
 const VERSION: u32 = 1;
@@ -199,7 +200,7 @@ impl StateDir {
         if self.written.as_ref() == Some(&bytes) {
             return;
         }
-        match atomic::write(&self.file, &bytes, 0o600) {
+        match atomic::write(&self.file, &bytes, 0o600, Lasts::Always) {
             Ok(()) => {
                 self.written = Some(bytes);
                 self.complained = false;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ipam::daemon_state::{DaemonState, Phase};
 
-use super::atomic;
+use super::atomic::{self, Lasts, WriteError};
 
 /// Where the kernel tells one start of the machine from another.
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -71,11 +71,15 @@ impl StateFile {
             return;
         };
         if !self.path.exists()
-            && let Err(error) =
-                atomic::write(&self.path, text.as_bytes(), 0o644)
+            && let Err(error) = self.write(&text)
         {
             tracing::debug!("{error}");
         }
+    }
+
+    /// No other start of the machine believes it: it has the boot id in it.
+    fn write(&self, text: &str) -> Result<(), WriteError> {
+        atomic::write(&self.path, text.as_bytes(), 0o644, Lasts::ThisBoot)
     }
 
     /// Until when the node has its subnet; see
@@ -88,8 +92,8 @@ impl StateFile {
     /// Says that the daemon is in `phase`, for `reason` (see
     /// [`DaemonState::reason`]). Does nothing when the file says so already.
     /// A failure is said once, not again until a write has worked, and has
-    /// no other consequence.
-    pub fn set(&mut self, phase: Phase, reason: &str, now: SystemTime) {
+    /// no other consequence. Whether the file says so now.
+    pub fn set(&mut self, phase: Phase, reason: &str, now: SystemTime) -> bool {
         let began = match &self.last {
             Some(last)
                 if self.written
@@ -97,7 +101,7 @@ impl StateFile {
                     && last.reason == reason
                     && last.lease_ends_uptime == self.lease_ends =>
             {
-                return;
+                return true;
             }
             Some(last) if last.phase == phase => last.since,
             _ => now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
@@ -110,9 +114,9 @@ impl StateFile {
             self.subnet_file.as_str(),
         );
         state.lease_ends_uptime = self.lease_ends;
-        let Ok(text) = state.render() else { return };
+        let Ok(text) = state.render() else { return false };
         self.last = Some(state);
-        let result = atomic::write(&self.path, text.as_bytes(), 0o644);
+        let result = self.write(&text);
         self.written = result.is_ok();
         match result {
             Ok(()) => self.complained = false,
@@ -125,6 +129,7 @@ impl StateFile {
                 self.complained = true;
             }
         }
+        self.written
     }
 }
 

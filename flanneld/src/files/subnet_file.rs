@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use ipam::subnet_env::{Previous, SubnetEnv};
 
-use super::atomic::{self, WriteError};
+use super::atomic::{self, Lasts, WriteError};
 
 /// No file of ours is longer.
 const LONGEST: u64 = 1 << 16;
@@ -74,7 +74,7 @@ impl SubnetFile {
             Err(e) if e.kind() == ErrorKind::NotFound => Found::Nothing,
             _ => Found::Other,
         };
-        atomic::write(&self.path, text.as_bytes(), 0o644)?;
+        atomic::write(&self.path, text.as_bytes(), 0o644, Lasts::Always)?;
         Ok(found)
     }
 

@@ -226,15 +226,19 @@ fn a_life_is_told_to_the_cni_plugin_and_to_systemd() -> Result<()> {
     cluster.etcd.start_again(cluster.underlay.middle())?;
     let state = wait_phase(&cluster, Phase::WaitingForConfig)?;
     assert!(state.reason.contains("does not exist in etcd"), "{state:?}");
-    let heard = systemd.heard();
+    let mut heard = Vec::new();
+    poll_until("systemd to hear the same", SOON, || {
+        heard.extend(systemd.heard());
+        for text in [
+            "STATUS=starting: ",
+            "STATUS=waiting for the store: cannot read the network config: ",
+            "STATUS=waiting for the network configuration: key ",
+        ] {
+            ensure!(heard.iter().any(|h| h.starts_with(text)), "{heard:?}");
+        }
+        Ok(())
+    })?;
     assert!(!heard.concat().contains("READY=1"), "{heard:?}");
-    for text in [
-        "STATUS=starting: ",
-        "STATUS=waiting for the store: cannot read the network config: ",
-        "STATUS=waiting for the network configuration: key ",
-    ] {
-        assert!(heard.iter().any(|h| h.starts_with(text)), "{heard:?}");
-    }
     assert!(cluster.node(0).host.read(SUBNET_ENV).is_err());
 
     cluster.configure(&Stack::V4.net_conf())?;
