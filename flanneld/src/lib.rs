@@ -1,6 +1,7 @@
 //! The node daemon. `main.rs` is the way through it; ARCHITECTURE.md says how
 //! the parts hang together.
 
+pub mod busy;
 pub mod cli;
 pub mod clock;
 pub mod daemon;

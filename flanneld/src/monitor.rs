@@ -20,6 +20,7 @@ use netlink::{Error, Socket};
 use overlay::{Addr, FdbKey, IfName, Key, Mac, NeighKey, RouteKey, nexthop};
 use tokio::sync::mpsc;
 
+use crate::busy::THREADS;
 use crate::world::PROTOCOL_KERNEL;
 
 /// Notifications waiting for the loop. When it cannot keep up, the kernel's
@@ -139,9 +140,11 @@ fn begin<T>(
 
 impl Watch {
     fn open(interest: Interest) -> Result<Self, Error> {
-        let monitor = Monitor::open(&Group::ALL)?;
-        let names = Names::read(&interest)?;
-        Ok(Self { interest, monitor, names })
+        THREADS.during(|| {
+            let monitor = Monitor::open(&Group::ALL)?;
+            let names = Names::read(&interest)?;
+            Ok(Self { interest, monitor, names })
+        })
     }
 
     /// Forwards until nobody listens any more.
@@ -181,7 +184,7 @@ impl Watch {
             }
             Some(Event::Overrun) => {
                 self.interest.overrun();
-                self.names = Names::read(&self.interest)?;
+                self.names = THREADS.during(|| Names::read(&self.interest))?;
                 Ok(Some(Disturbance::Everything))
             }
             None => Ok(None),

@@ -18,6 +18,7 @@ mod mended;
 
 use self::events::Pending;
 use self::firewall::{Done, Firewall};
+use crate::busy::THREADS;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
 use crate::repairs::Repair;
@@ -218,7 +219,9 @@ impl Thread {
             };
             match heard {
                 Ok(ask) => self.heard(ask, Instant::now()),
-                Err(RecvTimeoutError::Timeout) => self.pass(),
+                Err(RecvTimeoutError::Timeout) => {
+                    THREADS.during(|| self.pass());
+                }
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             // Notifications keep the channel open.

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::busy::THREADS;
+
 /// How long the end of the daemon waits for the jobs under way.
 const FINISH: Duration = Duration::from_secs(2);
 
@@ -55,7 +57,7 @@ impl<T: Send + 'static> Worker<T> {
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _living = living;
             while let Ok(job) = inbox.recv() {
-                job(&mut state);
+                THREADS.during(|| job(&mut state));
             }
         })?;
         Ok(Self { name, jobs: Some(jobs), alive })

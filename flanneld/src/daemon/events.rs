@@ -14,6 +14,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
 use super::reconfigure::live;
 use super::remember::{lapsed, saved_lease};
+use crate::busy::THREADS;
 use crate::clock::since_boot;
 use crate::files::{Found, PeersFile, Saved, StateDir, WriteError};
 use crate::metrics::{Metrics, Standing};
@@ -91,6 +92,8 @@ pub(super) struct Health {
     rules: Option<String>,
     /// Why the subnet file could not be written.
     file: Option<String>,
+    /// Which threads stand still.
+    still: Option<String>,
     /// How the own lease was lost, until there is another and the subnet file
     /// says so.
     lease: Option<String>,
@@ -222,6 +225,7 @@ impl Loop<'_> {
                 () = look => {}
                 _ = slow.tick() => {
                     self.reporter.files().look();
+                    self.look_at_threads(Instant::now());
                     self.repairs.tick(Instant::now());
                     self.reconciler.mark_everything(Instant::now());
                 }
@@ -558,6 +562,22 @@ impl Loop<'_> {
         self.conclude();
     }
 
+    /// Says which threads stand still, once.
+    fn look_at_threads(&mut self, now: Instant) {
+        let still = THREADS.still(now);
+        match &still {
+            Some(text) if still != self.health.still => {
+                tracing::warn!("{text}");
+            }
+            None if self.health.still.is_some() => {
+                tracing::info!("all threads go on");
+            }
+            _ => {}
+        }
+        self.health.still = still;
+        self.report();
+    }
+
     fn remember(&self, kind: &'static str, text: &str) {
         self.reporter.recent().add(SystemTime::now(), kind, text);
     }
@@ -577,6 +597,7 @@ impl Loop<'_> {
             refused,
             rules,
             file,
+            still,
             lease,
             from_disk,
             config,
@@ -599,6 +620,7 @@ impl Loop<'_> {
         let pass = pass.as_ref().map(|trouble| &trouble.text);
         let trouble = stuck.as_ref().or(pass);
         let trouble = trouble.or(rules.as_ref()).or(file.as_ref());
+        let trouble = trouble.or(still.as_ref());
         let (phase, usually) = if lease.is_some() {
             (Phase::LeaseLost, "")
         } else if complete && trouble.is_some() {

@@ -25,6 +25,7 @@ const PASSED_ON: &[(&str, &[&str])] = &[
             "and it could not be renewed",
             "upstream's daemon with IPv6 only takes over any lease",
             "cannot be written (",
+            "of what is done by the thread",
         ],
     ),
     (

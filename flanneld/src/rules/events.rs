@@ -11,6 +11,7 @@ use netlink::Error;
 use netlink::nft::{Change, Event, Monitor, TableId};
 
 use super::Ask;
+use crate::busy::THREADS;
 
 /// Pause before listening anew.
 const REOPEN: Duration = Duration::from_secs(1);
@@ -62,7 +63,7 @@ pub(super) fn spawn(
     let next = move |broken: bool| {
         if broken {
             std::thread::sleep(REOPEN);
-            monitor = Monitor::open()?;
+            monitor = THREADS.during(Monitor::open)?;
             return Ok(Some(Event::Overrun));
         }
         monitor.next(None)

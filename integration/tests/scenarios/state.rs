@@ -426,6 +426,44 @@ fn a_node_without_its_subnet_says_so() -> Result<()> {
     cluster.assert_settled()
 }
 
+/// A pipe in place of the subnet file stands for one whose disk hangs: who
+/// opens it waits for ever. Nobody else does.
+#[test]
+fn a_subnet_file_that_hangs_stops_nothing_else() -> Result<()> {
+    let conf = json!({
+        "Network": "10.244.0.0/16",
+        "SubnetMax": "10.244.90.0",
+        "Backend": { "Type": "vxlan" },
+    });
+    let mut cluster = Cluster::new(Wiring::OneSegment, 1, &conf)?;
+    cluster.start(&["--iface=eth0"])?;
+    let host = &cluster.node(0).host;
+    let pipe = "/run/flannel/pipe";
+    host.cmd(&["mkfifo", pipe])?;
+    host.cmd(&["mv", pipe, SUBNET_ENV])?;
+    cluster.node_mut(0).wait_not_ready(&["waiting for its disk"])?;
+
+    let theirs = json!({
+        "PublicIP": "192.168.77.99",
+        "PublicIPv6": null,
+        "BackendType": "vxlan",
+        "BackendData": { "VNI": 1, "VtepMAC": "02:00:00:00:99:01" },
+    });
+    let lease = "/coreos.com/network/subnets/10.244.99.0-24";
+    cluster.ctl(&["put", lease, &theirs.to_string()])?;
+    poll_until("the peer's route", SOON, || {
+        let routes = cluster.node(0).host.ip("route")?;
+        ensure!(routes.contains("10.244.99.0/24"), "{routes}");
+        Ok(())
+    })?;
+    let node = cluster.node_mut(0);
+    let daemon = node.daemon.as_mut().context("daemon")?;
+    daemon.signal(Signal::SIGTERM)?;
+    let status = daemon.child().wait(Duration::from_secs(30))?;
+    assert_eq!(status.code(), Some(0), "{status}");
+    Ok(())
+}
+
 /// A pass that cannot do all it should is not ready, says why, and is tried
 /// again.
 #[test]
