@@ -193,6 +193,7 @@ mod tests {
         super::status("waiting for etcd\nREADY=1");
         super::ready("3 peers");
         super::stopping();
+        crate::logging::flush(std::time::Duration::from_secs(60));
     }
 
     /// Runs the test above in a process that is to tell this socket.
