@@ -42,7 +42,8 @@ impl Node {
     }
 
     async fn with(conf: &str) -> Self {
-        let (mut node, lease, peers) = Self::idle(conf, Former::default());
+        let (mut node, lease, peers) =
+            Self::idle(conf, Former::default()).await;
         node.held(lease);
         let leases = peers.into();
         let synced = StoreEvent::Synced { leases, revision: 1 };
@@ -52,7 +53,7 @@ impl Node {
     }
 
     /// One that has heard of nothing yet, with its lease and its peers'.
-    fn idle(conf: &str, former: Former) -> (Self, Lease, Peers) {
+    async fn idle(conf: &str, former: Former) -> (Self, Lease, Peers) {
         let mut rig = Rig::new(conf, 3);
         let under0 = link::by_name(rig.kernel.socket(), "under0");
         let index = under0.expect("under0").index;
@@ -70,7 +71,7 @@ impl Node {
         let ways = Arc::new(AtomicBool::new(options.direct_routing));
         let devices = Family::ALL
             .map(|f| vxlan::device_name(f, options.vni).expect("a name"));
-        let disturbances = monitor::spawn(Interest {
+        let mut disturbances = monitor::spawn(Interest {
             devices: devices.into(),
             underlay: Underlay::new(index, uplink.name),
             networks: conf.networks.iter().map(|(_, net)| *net).collect(),
@@ -79,6 +80,9 @@ impl Node {
             overruns: Arc::default(),
         })
         .expect("monitor");
+        // It listens from now on.
+        let first = timeout(LIMIT, disturbances.recv()).await;
+        assert_eq!(first, Ok(Some(Disturbance::Everything)));
         let setup = Setup {
             conf: conf.clone(),
             vxlan: options,
@@ -210,7 +214,7 @@ fn what_earlier_configurations_left_waits_for_the_store() {
             devices: [IfName::new(left).expect("a name")].into(),
             networks: ["10.99.0.0/16".parse().expect("a network")].into(),
         };
-        let (mut node, lease, peers) = Node::idle(DUAL, former);
+        let (mut node, lease, peers) = Node::idle(DUAL, former).await;
         sh("ip link add flannel.7 type vxlan id 7 dstport 8472 dev under0");
         sh("ip route add 10.99.1.0/24 via 192.168.77.9 proto 241");
         node.reconciler.remember(lease.clone(), peers, Instant::now());
