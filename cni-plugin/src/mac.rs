@@ -5,7 +5,15 @@ use netlink::link::Mac;
 /// `1e:db:69:3d:90:63`, or nothing.
 pub(crate) fn text(mac: Option<Mac>) -> String {
     let Some(mac) = mac else { return String::new() };
-    mac.map(|byte| format!("{byte:02x}")).join(":")
+    let digit = |n| char::from_digit(n, 16).unwrap_or_default();
+    let mut out = String::with_capacity(17);
+    for byte in mac.map(u32::from) {
+        if !out.is_empty() {
+            out.push(':');
+        }
+        out.extend([digit(byte >> 4), digit(byte & 15)]);
+    }
+    out
 }
 
 /// Six bytes in hex with `:` or `-` between.

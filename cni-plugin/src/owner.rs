@@ -59,19 +59,20 @@ impl<'a> Owner<'a> {
     /// The name of its link on the host: `veth` and 55 bits of a hash, so
     /// many that nobody else's link has this name.
     pub(crate) fn link_name(&self) -> String {
+        self.link().0
+    }
+
+    /// That name, and the link's Ethernet address. One that was chosen is not
+    /// changed by what configures hosts (CW-8).
+    pub(crate) fn link(&self) -> (String, Mac) {
         let bits = self.hash();
         let digit = |n: u32| {
             let at = (bits >> (n * 5)) & 31;
             DIGITS.get(at as usize).map_or('0', |d| char::from(*d))
         };
-        "veth".chars().chain((0..11).map(digit)).collect()
-    }
-
-    /// The Ethernet address of that link. One that was chosen is not changed
-    /// by what configures hosts (CW-8).
-    pub(crate) fn mac(&self) -> Mac {
-        let [.., b, c, d, e, f] = self.hash().to_be_bytes();
-        [0x5e, b, c, d, e, f]
+        let name = "veth".chars().chain((0..11).map(digit)).collect();
+        let [.., b, c, d, e, f] = bits.to_be_bytes();
+        (name, [0x5e, b, c, d, e, f])
     }
 
     fn hash(&self) -> u64 {
@@ -219,7 +220,7 @@ mod tests {
         assert_eq!(name, one.link_name());
         assert_ne!(name, owner("cbr0", "c2").link_name());
         assert_ne!(name, Owner { ifname: "eth1", ..one }.link_name());
-        assert_eq!(one.mac()[0] & 3, 2, "local and unicast");
+        assert_eq!(one.link().1[0] & 3, 2, "local and unicast");
     }
 
     #[test]

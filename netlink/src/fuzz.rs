@@ -8,7 +8,7 @@ use crate::nft::{Batch, Chain, RuleInfo, Table, read};
 use crate::request::Request;
 use crate::socket::Dump;
 use crate::wire::Messages;
-use crate::{addr, fdb, link, neigh, nexthop, route, vlan};
+use crate::{addr, fdb, link, neigh, netconf, nexthop, route, vlan};
 
 /// What a [`Monitor`](crate::monitor::Monitor) makes of a datagram.
 #[must_use]
@@ -28,6 +28,7 @@ pub fn dumps(datagram: &[u8]) -> usize {
         + Dump::read(datagram, fdb::decode)
         + Dump::read(datagram, nexthop::decode)
         + Dump::read(datagram, vlan::decode)
+        + Dump::read(datagram, netconf::decode)
         + Dump::read(datagram, read::table)
         + Dump::read(datagram, read::chain)
         + Dump::read(datagram, read::rule)

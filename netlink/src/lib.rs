@@ -17,6 +17,7 @@
 //! | [`nsid`] | the numbers by which links tell where their other end is |
 //! | [`NetNs`] | network namespaces: open, compare, enter |
 //! | [`sysctl`] | settings under `/proc/sys` |
+//! | [`netconf`] | those of them that netlink tells faster |
 //! | [`vlan`] | VLANs of bridge ports |
 //! | [`tc`] | limits on the rate of a link |
 //! | [`conntrack`] | connections that are tracked |
@@ -44,6 +45,7 @@ pub mod fuzz;
 pub mod link;
 pub mod monitor;
 pub mod neigh;
+pub mod netconf;
 mod netns;
 pub mod nexthop;
 pub mod nft;

@@ -73,6 +73,10 @@ fn attach(
     let bridge = device::ensure(socket, conf)?;
     call.deadline.enter("making the pod's link")?;
     let port = port::add(socket, conf, &bridge, netns, call, &mut made.port)?;
+    let pod = match conf.leave_down {
+        true => None,
+        false => Some(Pod::set_up(netns, conf, ifname)?),
+    };
     made.addresses = ipam.keeps_after_failure();
     let given = ipam.add(call)?;
     made.addresses = true;
@@ -100,14 +104,14 @@ fn attach(
         }
     }
     call.deadline.enter("configuring the pod's interface")?;
-    if conf.leave_down {
+    let Some(mut pod) = pod else {
         let link = Pod::untouched(netns, ifname)?;
         restrict(call, conf, &link, &port, &result, made)?;
         let port = link::by_name(socket, &port).map_err(CniError::from)?;
         let links = [&bridge, &port, &link];
         return tell(call, conf, socket, result, links, None);
-    }
-    let mut pod = Pod::configure(netns, conf, call, &result)?;
+    };
+    pod.configure(netns, conf, &result, &call.deadline)?;
     restrict(call, conf, &pod.link, &port, &result, made)?;
     let port = port::wait_forwarding(socket, &port, &call.deadline)?;
     if port::forwards(&port) {

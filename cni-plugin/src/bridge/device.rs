@@ -55,10 +55,10 @@ pub(super) fn ensure(
     }
     vlan::filter(socket, &conf.vlans, &bridge)?;
     // a pod's word must not make it the node's router
-    ignore(sysctl::write_if_different(
-        &format!("net/ipv6/conf/{name}/accept_ra"),
-        "0",
-    ));
+    if bridge.accept_ra != Some(0) {
+        let key = format!("net/ipv6/conf/{name}/accept_ra");
+        ignore(sysctl::write_if_different(&key, "0"));
+    }
     if conf.gateway && !is_running(&bridge) {
         ignore(sysctl::write_if_different(
             &format!("net/ipv6/conf/{name}/accept_dad"),

@@ -2,7 +2,7 @@
 
 use ipam::Family;
 use netlink::link::LinkInfo;
-use netlink::{Dump, Request, Socket, addr, sysctl};
+use netlink::{Dump, Request, Socket, addr, netconf, sysctl};
 
 use super::conf::Conf;
 use super::pod;
@@ -95,7 +95,7 @@ pub(crate) fn ensure(
     }
     for family in Family::ALL {
         if gateways.iter().any(|g| g.family() == family) {
-            forward(family)?;
+            forward(socket, family)?;
         }
     }
     Ok(old)
@@ -143,7 +143,13 @@ pub(super) const fn forwarding(family: Family) -> &'static str {
 }
 
 /// Switches forwarding on for a family (BR-38).
-pub(crate) fn forward(family: Family) -> Result<(), CniError> {
+pub(crate) fn forward(
+    socket: &mut Socket,
+    family: Family,
+) -> Result<(), CniError> {
+    if matches!(netconf::forwarding(socket, family), Ok(true)) {
+        return Ok(());
+    }
     let key = forwarding(family);
     sysctl::write_if_different(key, "1").map(drop).map_err(|e| {
         CniError::internal(e).context("failed to enable forwarding")

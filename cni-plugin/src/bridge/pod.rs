@@ -10,7 +10,7 @@ use netlink::{NetNs, Request, Socket, addr, link, route, sysctl};
 
 use super::conf::Conf;
 use super::util::{address, all, enable_ipv6, ignore};
-use crate::protocol::{Call, CniError, Deadline};
+use crate::protocol::{CniError, Deadline};
 use crate::result::{CniResult, IpConfig, Route};
 
 /// How long duplicate address detection may take (BR-34), or the kernel to
@@ -20,7 +20,7 @@ const ADDRESS_WAIT: Duration = Duration::from_secs(10);
 /// The pod's interface.
 #[derive(Debug)]
 pub(crate) struct Pod {
-    /// As it was before it got its addresses.
+    /// As it was when it came up.
     pub(crate) link: LinkInfo,
     /// Where it is.
     socket: Socket,
@@ -29,39 +29,54 @@ pub(crate) struct Pod {
 // === impl Pod ===
 
 impl Pod {
-    /// Gives the interface its addresses and routes and sets it up.
-    /// Everything works when this returns, but for the port's own state.
-    pub(crate) fn configure(
+    /// Sets the interface up: from then on the kernel works on the port, and
+    /// does so while an address is found.
+    pub(crate) fn set_up(
         netns: &NetNs,
         conf: &Conf,
-        call: &Call,
-        result: &CniResult,
+        ifname: &str,
     ) -> Result<Self, CniError> {
-        let (ifname, deadline) = (&call.env.ifname, &call.deadline);
-        let detect = conf.detect_duplicates;
-        let v6 = result.ips.iter().any(|ip| ip.address.ip.is_ipv6());
         let mut socket = netns.enter(|| {
-            settings(ifname, v6, detect)?;
+            detection(ifname, conf.detect_duplicates);
             Socket::open().map_err(CniError::from)
         })??;
+        // what changes of a link that is up, many are told
+        let set = || link::set_named(ifname);
+        all(socket.batch(&[set().arp_notify().build(), set().up().build()]))
+            .map_err(CniError::from)?;
         let link =
             link::by_name(&mut socket, ifname).map_err(CniError::from)?;
+        Ok(Self { link, socket })
+    }
+
+    /// Gives the interface its addresses and routes. Everything works when
+    /// this returns, but for the port's own state.
+    pub(crate) fn configure(
+        &mut self,
+        netns: &NetNs,
+        conf: &Conf,
+        result: &CniResult,
+        deadline: &Deadline,
+    ) -> Result<(), CniError> {
+        let Self { link, socket } = self;
+        let detect = conf.detect_duplicates;
+        let v6 = result.ips.iter().any(|ip| ip.address.ip.is_ipv6());
+        if v6 {
+            netns.enter(|| for_v6(&link.name))??;
+        }
         let address = |ip: &IpConfig| address(link.index, &ip.address, detect);
         let mut requests: Vec<Request> =
             result.ips.iter().map(|ip| addr::add(&address(ip))).collect();
-        requests.push(link::set(link.index).up().arp_notify().build());
-        let routes = routes(&link, result)?;
+        let routes = routes(link, result)?;
         if detect && v6 {
             all(socket.batch(&requests)).map_err(CniError::from)?;
             requests = Vec::new();
-            wait_undisputed(&mut socket, &link, deadline)?;
+            wait_undisputed(socket, link, deadline)?;
         }
         requests.extend(routes.iter().map(route::prepend));
         all(socket.batch(&requests)).map_err(CniError::from)?;
-        for ip in &result.ips {
-            wait_usable(&mut socket, ip.address.ip, deadline)?;
-        }
-        Ok(Self { link, socket })
+        let mut ips = result.ips.iter().map(|ip| ip.address.ip);
+        ips.try_for_each(|ip| wait_usable(socket, ip, deadline))
     }
 
     /// The interface, which is left down (BR-15).
@@ -88,33 +103,30 @@ impl Pod {
     }
 }
 
-/// Settings of the interface (BR-32, BR-33) but `arp_notify`, and with IPv6
-/// `ndisc_notify`, which is the same for it. A pod without has its link-local address to
-/// itself: to announce that one would only hold up other links' changes.
-pub(crate) fn settings(
-    ifname: &str,
-    v6: bool,
-    detect: bool,
-) -> Result<(), CniError> {
-    let v6_key = |key: &str| format!("net/ipv6/conf/{ifname}/{key}");
-    if v6 {
-        for link in ["lo", ifname] {
-            enable_ipv6(link)?;
-        }
-        sysctl::write_if_different(&v6_key("keep_addr_on_down"), "1")
-            .map_err(CniError::from)?;
-    }
-    let accept = if detect { "1" } else { "0" };
-    let mut wanted = vec![(v6_key("accept_dad"), accept)];
-    if v6 {
-        wanted.push((v6_key("ndisc_notify"), "1"));
-    }
-    if detect {
-        wanted.push((v6_key("enhanced_dad"), "1"));
-    }
-    for (key, value) in wanted {
+/// Whether the interface looks for others with its IPv6 addresses (BR-32).
+pub(crate) fn detection(ifname: &str, detect: bool) {
+    let set = |key: &str, value| {
+        let key = format!("net/ipv6/conf/{ifname}/{key}");
         ignore(sysctl::write_if_different(&key, value));
+    };
+    if detect {
+        set("enhanced_dad", "1");
     }
+    set("accept_dad", if detect { "1" } else { "0" });
+}
+
+/// What an interface with IPv6 addresses needs (BR-33), and `ndisc_notify`,
+/// which is for them what `arp_notify` is for others. A pod without has its
+/// link-local address to itself: to announce that one would only hold up other
+/// links' changes.
+pub(crate) fn for_v6(ifname: &str) -> Result<(), CniError> {
+    let key = |key: &str| format!("net/ipv6/conf/{ifname}/{key}");
+    for link in ["lo", ifname] {
+        enable_ipv6(link)?;
+    }
+    sysctl::write_if_different(&key("keep_addr_on_down"), "1")
+        .map_err(CniError::from)?;
+    ignore(sysctl::write_if_different(&key("ndisc_notify"), "1"));
     Ok(())
 }
 

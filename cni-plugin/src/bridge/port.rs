@@ -43,16 +43,16 @@ pub(super) fn add(
     let ifname = &call.env.ifname;
     no_pattern("CNI_IFNAME", ifname, code::ENVIRONMENT)?;
     let owner = Owner::of(call);
-    let name = owner.link_name();
+    let (name, mac) = owner.link();
     let spec = VethSpec {
         end: VethEnd {
             name: name.clone(),
             mtu: conf.mtu,
-            mac: Some(owner.mac()),
+            mac: Some(mac),
             txqlen: None,
         },
         master: Some(bridge.index),
-        up: true,
+        up: false,
         peer: VethEnd {
             name: ifname.to_owned(),
             mtu: conf.mtu,
@@ -68,6 +68,8 @@ pub(super) fn add(
                 .alias(&owner.alias())
                 .port(conf.hairpin, conf.isolated)
                 .build(),
+            // last: what changes of a link that is up, many are told
+            link::set_named(&name).up().build(),
         ])
         .into_iter();
     match results.next().unwrap_or(Ok(())) {

@@ -43,8 +43,10 @@ impl Plugin for Portmap {
     }
 
     fn add(&self, call: &Call) -> Result<CniResult, CniError> {
-        let conf = Conf::read(&call.conf()?)?;
-        let previous = call.previous()?.ok_or_else(|| {
+        let object = call.conf()?;
+        let conf = Conf::read(&object)?;
+        let previous = CniResult::previous(&object, call.version)?;
+        let previous = previous.ok_or_else(|| {
             CniError::config("must be called as chained plugin").details(
                 "put it behind the plugin that attaches the pod, in a list \
                  of cniVersion 0.3.0 or newer",

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use ipam::gojson::{self, Object};
 use netlink::NetNs;
+use nix::errno::Errno;
 use serde::Serialize;
 
 pub(crate) use args::Args;
@@ -216,6 +217,20 @@ fn timeout(conf: &Object<'_>) -> Result<Option<Duration>, CniError> {
     seconds.map(deadline::limit).transpose()
 }
 
+/// Writes to stdout with one call, where the standard library would keep back
+/// what is behind the last line end.
+fn write_at_once(text: &str) -> io::Result<()> {
+    let mut rest = text.as_bytes();
+    while !rest.is_empty() {
+        match nix::unistd::write(io::stdout(), rest) {
+            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(())
+}
+
 /// JSON as Go's `MarshalIndent` with four spaces writes it (S-44).
 pub(crate) fn pretty<T: Serialize>(value: &T) -> String {
     // the values printed here have string keys and no failing parts
@@ -354,9 +369,7 @@ impl Answer {
 
     /// Prints it.
     pub(crate) fn print(&self) -> ExitCode {
-        let written = io::stdout()
-            .write_all(self.stdout.as_bytes())
-            .and_then(|()| io::stdout().flush())
+        let written = write_at_once(&self.stdout)
             .and_then(|()| io::stderr().write_all(self.stderr.as_bytes()));
         match written {
             Ok(()) if self.ok => ExitCode::SUCCESS,

@@ -11,7 +11,7 @@ use netlink::route::{
 use netlink::{NetNs, Request, Socket, addr, sysctl};
 
 use crate::bridge::device::wait_link_local;
-use crate::bridge::pod::{routes, settings, wait_usable};
+use crate::bridge::pod::{detection, for_v6, routes, wait_usable};
 use crate::bridge::util::{
     address, all, enable_ipv6, gone, ignore, no_pattern,
 };
@@ -46,7 +46,7 @@ impl Pair {
         let ifname = &call.env.ifname;
         no_pattern("CNI_IFNAME", ifname, code::ENVIRONMENT)?;
         let owner = Owner::of(call);
-        let name = owner.link_name();
+        let (name, mac) = owner.link();
         let end = |name: &str, mac| VethEnd {
             name: name.to_owned(),
             mtu,
@@ -54,7 +54,7 @@ impl Pair {
             txqlen: None,
         };
         let spec = VethSpec {
-            end: end(&name, Some(owner.mac())),
+            end: end(&name, Some(mac)),
             master: None,
             up: true,
             peer: end(ifname, None),
@@ -102,7 +102,10 @@ impl Pair {
     ) -> Result<LinkInfo, CniError> {
         let v6 = result.ips.iter().any(|ip| ip.address.ip.is_ipv6());
         let mut inside = netns.enter(|| {
-            settings(&self.ifname, v6, false)?;
+            detection(&self.ifname, false);
+            if v6 {
+                for_v6(&self.ifname)?;
+            }
             Socket::open().map_err(CniError::from)
         })??;
         let pod =

@@ -124,7 +124,7 @@ fn attach(
     call.deadline.enter("configuring the pod's interface")?;
     for family in Family::ALL {
         if result.ips.iter().any(|ip| ip.address.family() == family) {
-            forward(family)?;
+            forward(socket, family)?;
         }
     }
     let pod = pair.configure(socket, &netns, &result, &call.deadline)?;

@@ -256,7 +256,7 @@ fn the_calls_of_an_attachment() {
         // makes the bridge
         node.pod("first").add();
         let pod = node.pod(ID);
-        for (verb, sends, calls) in [("ADD", 7, 205), ("DEL", 3, 135)] {
+        for (verb, sends, calls) in [("ADD", 9, 190), ("DEL", 3, 135)] {
             let trace = killed_after(&pod, verb, usize::MAX);
             assert!(trace.ended, "{verb}: {trace:?}");
             assert!(trace.sends <= sends, "{verb}: {trace:?}");

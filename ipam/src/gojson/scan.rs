@@ -126,6 +126,9 @@ impl<'a> Cursor<'a> {
         let start = self.pos;
         self.expect(b'"', "before a key")?;
         loop {
+            let rest = self.text.as_bytes().get(self.pos..).unwrap_or_default();
+            let plain = |b: &&u8| !matches!(b, 0..=0x1f | b'"' | b'\\');
+            self.pos += rest.iter().take_while(plain).count();
             match self.peek() {
                 None => return Err(self.error("the text ends in a string")),
                 Some(b'"') => {

@@ -378,13 +378,14 @@ fn members<'a>(
 }
 
 fn join<'a>(path: &str, key: &Cow<'a, str>) -> Cow<'a, str> {
-    if path.is_empty() { key.clone() } else { format!("{path}.{key}").into() }
+    if path.is_empty() { key.clone() } else { [path, ".", key].concat().into() }
 }
 
 /// Whether two keys are one to Go. The names that are compared with are
 /// ASCII, to which only two other characters fold.
 fn same_key(a: &str, b: &str) -> bool {
-    if a.is_ascii() {
+    // those two take more bytes than what they fold to
+    if a.len() <= b.len() || a.is_ascii() {
         return a.eq_ignore_ascii_case(b);
     }
     let fold = |c: char| match c {

@@ -19,7 +19,7 @@ pub struct GoFormatter;
 pub fn to_string<T: Serialize + ?Sized>(
     value: &T,
 ) -> Result<String, serde_json::Error> {
-    let mut out = Vec::new();
+    let mut out = Vec::with_capacity(512);
     let mut to = serde_json::Serializer::with_formatter(&mut out, GoFormatter);
     value.serialize(&mut to)?;
     String::from_utf8(out).map_err(serde::ser::Error::custom)
@@ -31,11 +31,7 @@ pub fn to_string<T: Serialize + ?Sized>(
 /// (E-10 and its neighbours).
 #[must_use]
 pub fn compact(json: &str) -> String {
-    // U+2028 and U+2029 begin with this byte.
-    let odd = |b| {
-        matches!(b, b' ' | b'\t' | b'\r' | b'\n' | b'<' | b'>' | b'&' | 0xe2)
-    };
-    if !json.bytes().any(odd) {
+    if !json.bytes().any(|b| may_escape(b) || is_space(b.into())) {
         return json.to_owned();
     }
     let mut out = String::with_capacity(json.len());
@@ -93,6 +89,12 @@ pub fn indent(json: &str, indent: &str) -> String {
 
 const fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\r' | '\n')
+}
+
+/// Whether a character that [`push_escaped`] changes may begin with this
+/// byte: U+2028 and U+2029 begin with the last.
+const fn may_escape(byte: u8) -> bool {
+    matches!(byte, b'<' | b'>' | b'&' | 0xe2)
 }
 
 fn push_escaped(out: &mut String, text: &str) {
@@ -156,6 +158,9 @@ impl Formatter for GoFormatter {
         writer: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
+        if !fragment.bytes().any(may_escape) {
+            return writer.write_all(fragment.as_bytes());
+        }
         let mut out = String::with_capacity(fragment.len());
         push_escaped(&mut out, fragment);
         writer.write_all(out.as_bytes())

@@ -205,8 +205,10 @@ impl Index {
         let boot_id = self.boot_id.as_deref()?;
         let Stat { dev, ino, mtime } = stat;
         let mtime = since_epoch(*mtime);
-        let text = format!("{VERSION} {boot_id} {dev} {ino} {mtime}");
-        Some(format!("{text:<STAMP_LEN$}\n"))
+        let mut text = format!("{VERSION} {boot_id} {dev} {ino} {mtime}");
+        text.push_str(&" ".repeat(STAMP_LEN.saturating_sub(text.len())));
+        text.push('\n');
+        Some(text)
     }
 
     /// The addresses noted for `content`, each confirmed by its reservation;

@@ -2,10 +2,11 @@ use super::bridge::{BridgeInfo, PortInfo};
 use super::vxlan::VxlanInfo;
 use super::{LinkInfo, OperState};
 use crate::wire::uapi::{
-    AF_UNSPEC, IFF_UP, IFLA_ADDRESS, IFLA_IFALIAS, IFLA_IFNAME, IFLA_INFO_DATA,
-    IFLA_INFO_KIND, IFLA_INFO_SLAVE_DATA, IFLA_INFO_SLAVE_KIND, IFLA_LINK,
-    IFLA_LINK_NETNSID, IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, IFLA_OPERSTATE,
-    IFLA_TXQLEN, RTM_DELLINK, RTM_NEWLINK,
+    AF_INET6, AF_UNSPEC, DEVCONF_ACCEPT_RA, IFF_UP, IFLA_ADDRESS, IFLA_AF_SPEC,
+    IFLA_IFALIAS, IFLA_IFNAME, IFLA_INET6_CONF, IFLA_INFO_DATA, IFLA_INFO_KIND,
+    IFLA_INFO_SLAVE_DATA, IFLA_INFO_SLAVE_KIND, IFLA_LINK, IFLA_LINK_NETNSID,
+    IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, IFLA_OPERSTATE, IFLA_TXQLEN,
+    RTM_DELLINK, RTM_NEWLINK,
 };
 use crate::wire::{
     Attrs, Malformed, RawMessage, i32_at, mac, string, u8_at, u32_at,
@@ -40,6 +41,7 @@ pub(crate) fn decode(
         alias: None,
         peer: None,
         peer_netns: None,
+        accept_ra: None,
         vxlan: None,
         bridge: None,
         port: None,
@@ -68,6 +70,7 @@ pub(crate) fn decode(
             }
             IFLA_IFALIAS => link.alias = Some(string(value)),
             IFLA_LINKINFO => decode_kind(value, &mut link)?,
+            IFLA_AF_SPEC => decode_families(value, &mut link)?,
             _ => {}
         }
     }
@@ -75,6 +78,22 @@ pub(crate) fn decode(
         return Err(Malformed("link without a name"));
     }
     Ok(Some(link))
+}
+
+/// Reads the settings of the address families.
+fn decode_families(value: &[u8], link: &mut LinkInfo) -> Result<(), Malformed> {
+    for family in Attrs::new(value) {
+        let (family, settings) = family?;
+        if family != u16::from(AF_INET6) {
+            continue;
+        }
+        for attr in Attrs::new(settings) {
+            if let (IFLA_INET6_CONF, numbers) = attr? {
+                link.accept_ra = u32_at(numbers, 4 * DEVCONF_ACCEPT_RA);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Reads the part that depends on the kinds of the link and of its master.

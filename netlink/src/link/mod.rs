@@ -59,6 +59,9 @@ pub struct LinkInfo {
     pub peer: Option<u32>,
     /// The peer's namespace, as this namespace's number for it.
     pub peer_netns: Option<i32>,
+    /// Whether it listens to IPv6 routers (`accept_ra`); `None` where it has
+    /// no IPv6, as with an MTU below 1280.
+    pub accept_ra: Option<u32>,
     /// Attributes of a vxlan device.
     pub vxlan: Option<vxlan::VxlanInfo>,
     /// Attributes of a bridge.

@@ -45,6 +45,8 @@ pub(crate) const RTM_DELQDISC: u16 = 37;
 pub(crate) const RTM_GETQDISC: u16 = 38;
 pub(crate) const RTM_NEWTFILTER: u16 = 44;
 pub(crate) const RTM_GETTFILTER: u16 = 46;
+pub(crate) const RTM_NEWNETCONF: u16 = 80;
+pub(crate) const RTM_GETNETCONF: u16 = 82;
 pub(crate) const RTM_NEWNSID: u16 = 88;
 pub(crate) const RTM_GETNSID: u16 = 90;
 pub(crate) const RTM_NEWNEXTHOP: u16 = 104;
@@ -88,6 +90,10 @@ pub(crate) const IFLA_LINK_NETNSID: u16 = 37;
 pub(crate) const IFLA_INET_CONF: u16 = 1;
 /// `IPV4_DEVCONF_ARP_NOTIFY`
 pub(crate) const DEVCONF_ARP_NOTIFY: u16 = 22;
+/// The same for IPv6: numbers of 32 bits, in the order of their own.
+pub(crate) const IFLA_INET6_CONF: u16 = 2;
+/// `DEVCONF_ACCEPT_RA`: its place in that order.
+pub(crate) const DEVCONF_ACCEPT_RA: usize = 3;
 pub(crate) const IFLA_INFO_KIND: u16 = 1;
 pub(crate) const IFLA_INFO_DATA: u16 = 2;
 pub(crate) const IFLA_INFO_SLAVE_KIND: u16 = 4;

@@ -1,6 +1,8 @@
-//! Settings under /proc/sys.
+//! Settings under /proc/sys, and what netlink tells of them.
 
+use ipam::Family;
 use netlink::sysctl::{self, SysctlError};
+use netlink::{link, netconf};
 
 use crate::ns::{fresh, underlay};
 
@@ -46,5 +48,28 @@ fn read_only_is_no_error_when_equal() {
         assert!(text.contains("/proc/sys/net/ipv4/ip_forward"), "{text}");
         assert!(text.contains("\"0\"") && text.contains("\"1\""), "{text}");
         assert!(text.contains("Read-only"), "{text}");
+    });
+}
+
+#[test]
+fn as_netlink_tells_them() {
+    fresh(|socket| {
+        underlay(socket);
+        for (family, key) in [
+            (Family::V4, "net/ipv4/ip_forward"),
+            (Family::V6, "net/ipv6/conf/all/forwarding"),
+        ] {
+            for (value, on) in [("1", true), ("0", false)] {
+                sysctl::write_if_different(key, value).expect("write");
+                let told = netconf::forwarding(socket, family).expect("told");
+                assert_eq!(told, on, "{key}");
+            }
+        }
+        let key = "net/ipv6/conf/u0/accept_ra";
+        for value in [2, 0, 1] {
+            sysctl::write_if_different(key, &value.to_string()).expect("write");
+            let told = link::by_name(socket, "u0").expect("u0").accept_ra;
+            assert_eq!(told, Some(value));
+        }
     });
 }
