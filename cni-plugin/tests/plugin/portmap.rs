@@ -616,8 +616,10 @@ fn many_at_once() {
                     let pod = Call { id: format!("p{n}"), ..node_call() };
                     let result = made_up("1.0.0", &pod.netns);
                     let ports = json!([port(7000 + n, n, "tcp", "")]);
+                    // they wait for each other's turn
                     portmap(&pod, &result, ports)
                         .with("backend", backend.into())
+                        .with("timeoutSeconds", 900.into())
                 })
                 .collect();
             let each = |verb: &str| {

@@ -257,17 +257,25 @@ fn victim(chain: &[Call], random: &mut Random) -> Option<usize> {
     random.in_100(10).then(|| usize::try_from(at).unwrap())
 }
 
+/// Sixteen wait for each other's turn with iptables: longer than the usual time
+/// on a machine that has much else to do.
+const SECONDS: u32 = 900;
+
 /// Each with one of four lists.
 fn pods(node: &Node) -> Vec<Mutex<(Vec<Call>, Known)>> {
     let pod = |n: usize| {
-        let first = node.pod(&format!("p{n}")).version("1.1.0");
+        let first = node
+            .pod(&format!("p{n}"))
+            .version("1.1.0")
+            .with("timeoutSeconds", SECONDS.into());
         let ports = json!([
             { "hostPort": 8000 + n, "containerPort": 80 },
             { "hostPort": 8000 + n, "containerPort": 53, "protocol": "udp" },
         ]);
         let any = json!({ "cniVersion": "1.1.0" });
         let plugin = |kind, members: Value| {
-            let mut call = first.chained(kind, &any);
+            let call = first.chained(kind, &any);
+            let mut call = call.with("timeoutSeconds", SECONDS.into());
             let conf = call.conf.as_object_mut().unwrap();
             conf.remove("prevResult");
             conf.extend(members.as_object().unwrap().clone());
