@@ -32,7 +32,9 @@ const TESTS: &[(&str, fn())] = &[
     ("vlan::last_pod", vlan::gateways::last_pod),
     ("vlan::failed_add", vlan::gateways::failed_add),
     ("vlan::repaired", vlan::gateways::repaired),
+    ("vlan::in_turn", vlan::gateways::in_turn),
     ("vlan::at_once", vlan::gateways::at_once),
+    ("vlan::killed", vlan::killed::at_any_moment),
     ("vlan::beside_go", vlan::beside_go::either),
 ];
 

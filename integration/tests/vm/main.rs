@@ -24,7 +24,9 @@ fn bridge_vlan() -> Result<()> {
         "vlan::last_pod",
         "vlan::failed_add",
         "vlan::repaired",
+        "vlan::in_turn",
         "vlan::at_once",
+        "vlan::killed",
     ];
     if let Some(peers) = Peers::or_skip("vlan::beside_go") {
         for name in ["bridge", "host-local"] {

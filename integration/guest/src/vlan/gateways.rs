@@ -1,7 +1,8 @@
 //! The gateway of a VLAN, which its pods share: when it comes, how long it
 //! stays, what becomes of one that is damaged or not ours.
 
-use std::fs;
+use std::fs::{self, File};
+use std::time::Duration;
 
 use netlink::link::veth::{self, VethEnd, VethSpec};
 use netlink::vlan::{self, Mode, Vlans};
@@ -157,6 +158,49 @@ pub(crate) fn repaired() {
     a.del();
     a.gc(&[]);
     assert_eq!(names(), ["br0", "br0.100"]);
+}
+
+/// ADD and DEL do not overtake each other between looking and doing: the test
+/// holds what they take turns by, and changes what they find.
+pub(crate) fn in_turn() {
+    let (a, b) = (member("a", 100), member("b", 100));
+    a.add();
+    // DEL of the last pod has looked and removes it: ADD makes another
+    let result = meanwhile(&b, "ADD", || {
+        ask(&link::delete_by_name("br0.100"));
+    });
+    b.after(&result).expect("CHECK");
+    assert_eq!(addresses(&find("br0.100")), ["10.1.2.1/24"]);
+    a.del();
+    // another pod's ADD puts its port into the VLAN: it stays
+    let plain = pod("p", &json!({ "vlan": 100 }));
+    meanwhile(&b, "DEL", || drop(plain.add()));
+    assert!(has("br0.100"));
+    plain.del();
+    a.del();
+    assert_eq!(names(), ["br0"]);
+}
+
+/// Calls the plugin while nobody may look after gateways; runs `then` when it
+/// waits for that or has ended, and lets it go on.
+fn meanwhile(call: &Call, verb: &str, then: impl FnOnce()) -> Value {
+    fs::create_dir_all("/run/flannel").unwrap();
+    let lock = "/run/flannel/vlan.lock";
+    let lock = File::options().create(true).append(true).open(lock).unwrap();
+    lock.lock().unwrap();
+    std::thread::scope(|scope| {
+        let called = scope.spawn(|| call.expect(verb));
+        let waits = || {
+            let locks = fs::read_to_string("/proc/locks").unwrap();
+            locks.lines().any(|lock| lock.contains("-> FLOCK"))
+        };
+        while !called.is_finished() && !waits() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        then();
+        lock.unlock().unwrap();
+        called.join().unwrap()
+    })
 }
 
 /// Pods of one VLAN come and go side by side: while one is there, so is its

@@ -4,6 +4,7 @@
 
 pub(crate) mod beside_go;
 pub(crate) mod gateways;
+pub(crate) mod killed;
 pub(crate) mod ports;
 pub(crate) mod traffic;
 
