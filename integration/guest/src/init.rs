@@ -15,6 +15,7 @@ const LIMIT: Duration = Duration::from_secs(180);
 
 /// Runs the tests of these names and switches the machine off.
 pub(crate) fn main(tests: &[String]) -> ! {
+    println!("guest: begin");
     for (kind, at) in [("proc", "/proc"), ("sysfs", "/sys")] {
         std::fs::create_dir_all(at).expect(at);
         mount(Some(kind), at, Some(kind), MsFlags::empty(), None::<&str>)
