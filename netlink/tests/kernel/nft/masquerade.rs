@@ -100,10 +100,15 @@ fn udp(namespace: &NetNs, at: IpAddr, port: u16) -> UdpSocket {
 fn seen(pod: &UdpSocket, outside: &UdpSocket) -> SocketAddr {
     let to = outside.local_addr().expect("address");
     let mut buf = [0; 16];
-    pod.send_to(b"ping", to).expect("send");
-    let (len, from) = outside.recv_from(&mut buf).expect("ping");
-    assert_eq!(buf.get(..len), Some(&b"ping"[..]));
-    from
+    // The kernel drops what is sent before it has got to a new cable.
+    for _ in 0..5 {
+        pod.send_to(b"ping", to).expect("send");
+        if let Ok((len, from)) = outside.recv_from(&mut buf) {
+            assert_eq!(buf.get(..len), Some(&b"ping"[..]));
+            return from;
+        }
+    }
+    panic!("no ping at {to}");
 }
 
 /// The answer reaches the pod, from whom it wrote to.
