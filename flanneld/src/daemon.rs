@@ -6,6 +6,7 @@ mod remember;
 
 use std::collections::BTreeSet;
 use std::io::Read as _;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -18,9 +19,10 @@ use ipam::netconf::{Backend, NetConf};
 use ipam::subnet_env::Previous;
 use ipam::{PerFamily, Subnet};
 use overlay::{IfName, Mac, vxlan};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
-use tokio::time::interval;
+use tokio::task::spawn_blocking;
+use tokio::time::{interval, sleep};
 
 use self::events::{Health, Loop};
 use self::remember::{PATIENCE, Remembered};
@@ -31,7 +33,7 @@ use crate::metrics::Metrics;
 use crate::monitor::{Interest, Underlay};
 use crate::notify::Watchdog;
 use crate::own_lease::{LEASE_TTL, Params};
-use crate::reconcile::{Former, Reconciler, Setup};
+use crate::reconcile::{Former, Reconciler, STUCK, Setup, stuck};
 use crate::report::Reporter;
 use crate::rules::{self, Keeper};
 use crate::store::StoreStatus;
@@ -47,9 +49,9 @@ use crate::world::{Kernel, KernelError};
 pub async fn run(
     options: &Options,
     metrics: Metrics,
+    hangup: Signal,
     reporter: &mut Reporter,
 ) -> Result<()> {
-    let hangup = signal(SignalKind::hangup()).context("SIGHUP")?;
     let mut disk = StateDir::new(&options.state_dir, &options.subnet_file)?;
     let mut saved = disk.load();
     let peers = disk.peers();
@@ -77,7 +79,9 @@ pub async fn run(
 
     // etcd looks up the leases while the host is looked at.
     etcd.follow();
-    let kernel = Kernel::open()?;
+    let open = async || Ok(spawn_blocking(Kernel::open).await??);
+    let kernel =
+        wait_for("waiting for the kernel: ", open, false, &mut before).await?;
     let own_port = kernel.port();
     let kernel = Worker::spawn("kernel", kernel)?;
     let choose = async || {
@@ -289,7 +293,22 @@ async fn wait_for<T>(
             () = watchdog.feed() => continue,
             _ = next.tick() => {}
         }
-        match ask().await {
+        let mut asked = pin!(ask());
+        let mut patience = pin!(sleep(STUCK));
+        let mut patient = true;
+        let answer = loop {
+            tokio::select! {
+                answer = &mut asked => break answer,
+                () = watchdog.feed() => {}
+                () = &mut patience, if patient => {
+                    patient = false;
+                    let reason = stuck();
+                    tracing::warn!("{reason}");
+                    before.say(Phase::Starting, &reason);
+                }
+            }
+        };
+        match answer {
             Err(error) if again || is_transient(&error) => {
                 let reason = format!("{waiting}{error:#}");
                 if reason != said {

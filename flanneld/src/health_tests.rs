@@ -145,5 +145,8 @@ async fn clients_that_read_no_answer_give_way() {
         let _ = tokio::time::timeout(Duration::from_millis(20), send).await;
         deaf.push(client);
     }
-    assert_eq!(ask(addr, "GET", "/healthz").await.0, 200);
+    let answer = ask(addr, "GET", "/healthz");
+    let limit = Duration::from_secs(60);
+    let answer = tokio::time::timeout(limit, answer).await;
+    assert_eq!(answer.expect("room").0, 200);
 }

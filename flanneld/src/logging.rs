@@ -41,11 +41,10 @@ pub fn init(level: LevelFilter) -> anyhow::Result<()> {
     let lines = Lines::to_stderr()?;
     let subscriber = subscriber(level, move || lines.clone(), journal);
     tracing::subscriber::set_global_default(subscriber)?;
-    let print = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        // The way to it, before the process is gone.
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("a defect of flanneld: it {panic}");
+        // Before the process is gone.
         flush(LAST_WORDS);
-        print(panic);
     }));
     Ok(())
 }

@@ -15,6 +15,7 @@ use flanneld::report::Reporter;
 use flanneld::{daemon, logging, stop};
 use ipam::daemon_state::Phase;
 use nix::sys::signal::Signal;
+use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::oneshot;
 
 fn main() -> ExitCode {
@@ -59,6 +60,11 @@ fn start(
         .enable_all()
         .build()
         .context("starting the runtime")?;
+    // A reload is no end, also of a daemon that waits for its lock.
+    let hangup = {
+        let _context = runtime.enter();
+        unix::signal(SignalKind::hangup()).context("SIGHUP")?
+    };
     let lock = runtime.block_on(take_lock(options, &mut stopped));
     let Some(lock) = lock.transpose()? else {
         // The thread that waits is not waited for.
@@ -70,7 +76,7 @@ fn start(
         .context("a thread for the subnet file")?;
     let mut reporter =
         Reporter::new(files, readiness.clone(), Recent::default());
-    let living = live(options, readiness, &mut reporter, stopped);
+    let living = live(options, readiness, &mut reporter, hangup, stopped);
     let result = runtime.block_on(living);
     // A name that is being resolved cannot be given up, and may take as long
     // as a dead name server lets it: nobody waits for it.
@@ -110,6 +116,7 @@ async fn live(
     options: &Options,
     readiness: Readiness,
     reporter: &mut Reporter,
+    hangup: unix::Signal,
     stopped: oneshot::Receiver<Signal>,
 ) -> Result<()> {
     let (stop_health, health_stopped) = tokio::sync::oneshot::channel::<()>();
@@ -126,7 +133,7 @@ async fn live(
     };
 
     tokio::select! {
-        ended = daemon::run(options, metrics, reporter) => ended?,
+        ended = daemon::run(options, metrics, hangup, reporter) => ended?,
         Ok(_) = stopped => {}
     }
     // What is in the kernel stays: pods keep their network.

@@ -15,8 +15,8 @@ use ipam::netconf::backend::VxlanOptions;
 use ipam::{PerFamily, Subnet};
 use overlay::{Change, Desired, IfName, Key, Mac, vxlan};
 
-pub use self::turn::STUCK;
 use self::turn::UnderWay;
+pub use self::turn::{STUCK, stuck, until};
 use crate::facts::{InterfaceOptions, Uplink};
 use crate::monitor::{Disturbance, Underlay};
 use crate::pace::Pace;

@@ -10,7 +10,7 @@ use ipam::subnet_env::{Networks, SubnetEnv};
 use ipam::{Family, PerFamily};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::reconfigure::live;
 use super::remember::{lapsed, saved_lease};
@@ -20,7 +20,7 @@ use crate::files::{Found, PeersFile, Saved, StateDir, WriteError};
 use crate::metrics::{Metrics, Standing};
 use crate::monitor::{self, Disturbance, Interest};
 use crate::notify::Watchdog;
-use crate::reconcile::{Passed, Reconciler, STUCK};
+use crate::reconcile::{Passed, Reconciler, stuck, until};
 use crate::repairs::{Cause, Kind, Repair, Repairs};
 use crate::report::Reporter;
 use crate::rules::Keeper;
@@ -193,7 +193,7 @@ impl Loop<'_> {
             let stuck = self.reconciler.stuck_at();
             let stuck = stuck.filter(|_| self.health.stuck.is_none());
             let peers = self.peers_due;
-            let remember = due_at(peers);
+            let remember = until(peers);
             let look = sleep(self.health.look(since_boot()));
             tokio::select! {
                 // A pass that is due is not put off by a stream of events.
@@ -211,7 +211,7 @@ impl Loop<'_> {
                     tracing::debug!("changed by somebody: {news:?}");
                     self.reconciler.disturbed(news, Instant::now());
                 }
-                () = due_at(stuck), if stuck.is_some() => self.stuck(),
+                () = until(stuck) => self.stuck(),
                 Ok(()) = self.status.changed() => self.report(),
                 Ok(()) = self.store.config.changed() => self.configured(),
                 Ok(()) = self.rules.changed() => self.conclude(),
@@ -221,7 +221,7 @@ impl Loop<'_> {
                     self.rules.look();
                     self.reconciler.asked(Instant::now());
                 }
-                () = remember, if peers.is_some() => self.save_peers(),
+                () = remember => self.save_peers(),
                 () = look => {}
                 _ = slow.tick() => {
                     self.reporter.files().look();
@@ -361,11 +361,7 @@ impl Loop<'_> {
 
     /// The pass under way waits for the kernel.
     fn stuck(&mut self) {
-        let text = format!(
-            "the kernel has not answered for {} s: it hangs, or another \
-             program holds its network lock",
-            STUCK.as_secs()
-        );
+        let text = stuck();
         tracing::warn!("{text}");
         self.remember("pass", &text);
         self.health.stuck = Some(text);
@@ -427,10 +423,13 @@ impl Loop<'_> {
         // a file that is gone.
         let once =
             self.env.is_some_and(|(key, _)| self.health.complete == Some(key));
+        // A pass may end for a lease that is lost by then, or followed by
+        // another: whoever goes by the file alone would use the subnet.
+        let ours = lease.is_none() || *held;
         if (whole || follows || once)
+            && ours
             && let Some((key, env)) = &self.env
             && rules.complete == Some(*key)
-            // A pass may end for a lease that is not held any more.
             && self.reconciler.lease() == Some(*key)
         {
             let (key, env) = (*key, *env);
@@ -636,17 +635,6 @@ impl Loop<'_> {
         };
         let why = lease.as_ref().or(trouble).or(store.as_ref());
         self.reporter.say(phase, why.map_or(usually, String::as_str));
-    }
-}
-
-/// Ends when `due` is there. A timer's own resolution of a millisecond would
-/// be most of the time from a peer's lease to its route: what is due already
-/// does not wait for one.
-async fn due_at(due: Option<Instant>) {
-    if let Some(due) = due
-        && due > Instant::now()
-    {
-        sleep_until(due.into()).await;
     }
 }
 

@@ -30,7 +30,11 @@ const PASSED_ON: &[(&str, &[&str])] = &[
     ),
     (
         "flanneld/src/daemon.rs",
-        &["waiting for the interface: ", "waiting for the kernel: "],
+        &[
+            "the kernel has not answered for",
+            "waiting for the interface: ",
+            "waiting for the kernel: ",
+        ],
     ),
     (
         "flanneld/src/cli/options.rs",

@@ -3,6 +3,7 @@
 //! shim, the journal, `logger`) that may not read it for as long as its own
 //! disk hangs.
 
+use std::cell::Cell;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
@@ -13,6 +14,11 @@ use std::time::Duration;
 /// What may wait to be written, in bytes; lines above that are lost, and
 /// counted.
 const MOST: usize = 1 << 20;
+
+thread_local! {
+    /// This thread is the one that writes.
+    static WRITES: Cell<bool> = const { Cell::new(false) };
+}
 
 /// The log of this process.
 static LOG: OnceLock<Lines> = OnceLock::new();
@@ -83,7 +89,9 @@ impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let waiting = &self.count.waiting;
         let before = waiting.fetch_add(line.len(), Ordering::Relaxed);
-        if before + line.len() > MOST
+        // The log thread itself says what is lost: that is not lost, too.
+        let most = if WRITES.get() { usize::MAX } else { MOST };
+        if before + line.len() > most
             || self.queue.send(Item::Line(line.to_vec())).is_err()
         {
             waiting.fetch_sub(line.len(), Ordering::Relaxed);
@@ -98,6 +106,7 @@ impl Write for Lines {
 }
 
 fn write(mut out: impl Write, items: &Receiver<Item>, count: &Count) {
+    WRITES.set(true);
     let mut said = 0;
     for item in items {
         match item {

@@ -24,6 +24,16 @@ use crate::world::{Kernel, KernelError};
 /// One that takes so long waits for the kernel.
 pub const STUCK: Duration = Duration::from_secs(30);
 
+/// That in words.
+#[must_use]
+pub fn stuck() -> String {
+    format!(
+        "the kernel has not answered for {} s: it hangs, or another program \
+         holds its network lock",
+        STUCK.as_secs()
+    )
+}
+
 /// The pass that has begun.
 #[derive(Debug)]
 pub(super) struct UnderWay {
@@ -449,7 +459,7 @@ fn kinds(changed: &[Change], besides: &[Repair]) -> BTreeMap<Kind, u64> {
 /// Ends when `due` is there; never when it is not known. A timer's own
 /// resolution of a millisecond would be most of the time from a peer's lease
 /// to its route: what is due already does not wait for one.
-async fn until(due: Option<Instant>) {
+pub async fn until(due: Option<Instant>) {
     match due {
         Some(due) if due > Instant::now() => {
             tokio::time::sleep_until(due.into()).await;

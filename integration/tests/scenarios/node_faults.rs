@@ -2,7 +2,7 @@
 //! copied disk, a removed lock, a second signal, a peer that the kernel
 //! refuses.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -111,7 +111,11 @@ fn a_second_signal_ends_it_at_once() -> Result<()> {
     // One that is slow with its request, for longer than this test waits.
     let _client = node.host.run(|| {
         let mut client = TcpStream::connect(("127.0.0.1", HEALTH_PORT))?;
-        client.write_all(b"GET /healthz HTTP/1.1\r\n")?;
+        let whole = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.write_all(whole)?;
+        // The server knows this client then.
+        client.read_exact(&mut [0; 16])?;
+        client.write_all(&whole[..20])?;
         std::io::Result::Ok(client)
     })?;
     daemon.signal(Signal::SIGSTOP)?;

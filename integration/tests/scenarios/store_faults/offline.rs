@@ -152,6 +152,13 @@ fn a_remembered_lease_ends() -> Result<()> {
     cluster.node_mut(0).wait_not_ready(&["without its subnet"])?;
     refused(&cluster, "late")?;
     assert_eq!(kernel::overlay(&cluster.node(0).host)?, before);
+    // Other CNI plugins go by the file alone: it is not put back.
+    let node = cluster.node(0);
+    let env = node.host.read(SUBNET_ENV)?;
+    node.host.cmd(&["rm", SUBNET_ENV])?;
+    node.daemon.as_ref().context("daemon")?.assert_settled()?;
+    ensure!(node.host.read(SUBNET_ENV).is_err(), "{env}");
+    node.host.write(SUBNET_ENV, &env)?;
     for address in Stack::Dual.addresses(&peer)? {
         pod.ping(&cluster.node(0).host, &address)?;
     }
