@@ -160,10 +160,23 @@ pub(crate) fn has_sibling(
     socket: &mut Socket,
     owner: Owner<'_>,
 ) -> Result<bool, Error> {
+    Ok(!siblings(socket, owner)?.is_empty())
+}
+
+/// The links on the host of the other interfaces of the owner's container in
+/// the owner's network.
+///
+/// # Errors
+/// What the kernel answered.
+pub(crate) fn siblings(
+    socket: &mut Socket,
+    owner: Owner<'_>,
+) -> Result<Vec<LinkInfo>, Error> {
     let (own, container) =
         (owner.alias(), Owner { ifname: "", ..owner }.alias());
-    let links = links_of(socket, owner.network)?;
-    Ok(links.iter().any(|(a, _)| *a != own && a.starts_with(&container)))
+    let links = links_of(socket, owner.network)?.into_iter();
+    let others = links.filter(|(a, _)| *a != own && a.starts_with(&container));
+    Ok(others.map(|(_, link)| link).collect())
 }
 
 /// The aliases of a network's attachments that are valid.

@@ -21,7 +21,7 @@ pub(super) struct Conf {
     pub(super) snat: bool,
     /// Masquerade all that comes through a mapped port.
     pub(super) masquerade_all: bool,
-    /// The mark of packets to be masqueraded (iptables).
+    /// The mark of packets to be masqueraded.
     pub(super) mark: u32,
     /// Somebody else's chain that marks, instead of ours (iptables).
     pub(super) mark_chain: Option<String>,

@@ -16,11 +16,11 @@ mod tests;
 use std::net::IpAddr;
 
 use ipam::{Family, PerFamily};
-use netlink::{Dump, Socket, addr, link, nft, route, sysctl};
+use netlink::{Dump, Socket, addr, link, nft, nsid, route, sysctl};
 
 use crate::bridge::UNDO;
 use crate::cidr::Cidr;
-use crate::owner::Owner;
+use crate::owner::{self, Owner};
 use crate::protocol::{
     Call, CniError, Deadline, Differences, Plugin, Version, code, gather, log,
 };
@@ -173,18 +173,34 @@ fn remove(call: &Call, conf: &Conf) -> Result<(), CniError> {
     gather(over_iptables.chain([over_nftables]))
 }
 
-/// The addresses of the container's other interfaces; none when it is gone.
+/// The addresses of the container's other interfaces in this network; none
+/// when it is gone. Only those that have their link on the host count: within
+/// the pod anything may have been renamed or added.
 fn others(call: &Call) -> Result<Vec<IpAddr>, CniError> {
+    let mut host = Socket::open().map_err(CniError::from)?;
+    let siblings = owner::siblings(&mut host, Owner::of(call))?;
+    if siblings.is_empty() {
+        return Ok(Vec::new());
+    }
     let Some(netns) = call.living_netns()? else { return Ok(Vec::new()) };
+    let number = nsid::number_of(&mut host, &netns)?;
+    let inside: Vec<u32> = siblings
+        .iter()
+        .filter(|link| number.is_some() && link.peer_netns == number)
+        .filter_map(|link| link.peer)
+        .collect();
+    // a result that cannot be read gives nothing
+    let previous = call.previous().ok().flatten().unwrap_or_default();
+    let own: Vec<IpAddr> =
+        own_addresses(call, &previous).map(|address| address.ip).collect();
     let mut socket = Socket::open_in(&netns)?;
-    let own = match link::by_name(&mut socket, &call.env.ifname) {
-        Ok(link) => Some(link.index),
-        Err(e) if e.is_not_found() => None,
-        Err(e) => return Err(e.into()),
-    };
     let all = addr::list(&mut socket, None, None).and_then(Dump::complete)?;
-    let others = all.iter().filter(|address| Some(address.index) != own);
-    Ok(others.map(|address| address.ip).collect())
+    let others = all
+        .iter()
+        .filter(|address| inside.contains(&address.index))
+        .map(|address| address.ip)
+        .filter(|ip| !own.contains(ip));
+    Ok(others.collect())
 }
 
 fn no_nft() -> bool {
@@ -213,6 +229,16 @@ fn choose<T>(
 /// The pod's first address of each family on the interface of this
 /// attachment, or on an unknown one (PM-5).
 fn pods(call: &Call, previous: &CniResult) -> PerFamily<Cidr> {
+    PerFamily::from_fn(|family| {
+        own_addresses(call, previous).find(|ip| ip.family() == family)
+    })
+}
+
+/// All of them.
+fn own_addresses<'a>(
+    call: &'a Call,
+    previous: &'a CniResult,
+) -> impl Iterator<Item = Cidr> + 'a {
     let ours = |index: i64| {
         let at = usize::try_from(index).ok();
         let interface = at.and_then(|at| previous.interfaces.get(at));
@@ -220,13 +246,9 @@ fn pods(call: &Call, previous: &CniResult) -> PerFamily<Cidr> {
             interface.name == call.env.ifname && !interface.sandbox.is_empty()
         })
     };
-    PerFamily::from_fn(|family| {
-        let mut ips = previous.ips.iter();
-        let ip = ips.find(|ip| {
-            ip.address.family() == family && ip.interface.is_none_or(ours)
-        })?;
-        Some(ip.address)
-    })
+    let ips = previous.ips.iter();
+    let ips = ips.filter(move |ip| ip.interface.is_none_or(ours));
+    ips.map(|ip| ip.address)
 }
 
 /// Lets packets of the node to 127.0.0.1 go where the pod is (PM-9).

@@ -2,7 +2,8 @@
 //!
 //! Three things differ. The pod's neighbours are masqueraded too, as iptables
 //! does it (PM-6): their answers would come by the bridge, past the node, and
-//! not be recognized. A network's conditions are in the rules of its own
+//! not be recognized. As there, what comes to a mapped port is marked for it:
+//! what others lead to the pod, such as kube-proxy, keeps its source. A network's conditions are in the rules of its own
 //! ports: upstream has them where all networks' packets come by, so that the
 //! last one to attach a pod decides for all (CW-10). And what is there of a
 //! pod is replaced, not added to. What all pods share is only added where it
@@ -128,14 +129,14 @@ pub(super) fn check(
         // the Go plugin's rules have no note, and are good without this one
         let is_ours = |r: &RuleInfo| owns(owner, r) && r.rule.note.is_some();
         let beyond = match there.iter().any(is_ours) {
-            true => None,
-            false => neighbours(owner, conf, pod),
+            true => Vec::new(),
+            false => neighbours(owner, conf, pod)?,
         };
         for (chain, rule) in
             wanted(owner, conf, pod)?.into_iter().chain(leading())
         {
             found.expect(
-                beyond.as_ref() == Some(&rule) || has(chain, &rule),
+                has(chain, &rule) || beyond.contains(&(chain, rule.clone())),
                 format_args!("table {table}: chain {chain} lacks {rule}"),
             );
         }
@@ -150,13 +151,13 @@ fn wanted(
     pod: &Cidr,
 ) -> Result<Vec<(&'static str, Rule)>, CniError> {
     let family = pod.family();
-    let words = conf.conditions.get(family);
-    let conditions =
-        words.map(|words| condition::parse(family, words)).transpose()?;
-    let mut out = Vec::new();
+    let conditions = conditions(conf, family)?;
+    // marks before the rules that lead away
+    let mut out = neighbours(owner, conf, pod)?;
     for mapping in conf.of(family) {
-        let mut exprs = conditions.clone().unwrap_or_default();
-        exprs.extend(to_port(mapping, pod.ip));
+        let mut exprs = conditions.clone();
+        exprs.extend(at_port(mapping));
+        exprs.push(to_port(mapping, pod.ip));
         out.push((PORTS, rule_of(owner, exprs)));
     }
     if conf.snat && !out.is_empty() {
@@ -177,35 +178,66 @@ fn wanted(
                 out.push((MASQUERADING, rule_of(owner, exprs)));
             }
         }
-        let neighbours = neighbours(owner, conf, pod);
-        out.extend(neighbours.map(|rule| (MASQUERADING, rule)));
     }
     Ok(out)
 }
 
-/// Of what the pod's neighbours send to it, what came through a mapped port.
-fn neighbours(owner: Owner<'_>, conf: &Conf, pod: &Cidr) -> Option<Rule> {
-    let exprs = vec![
-        Expr::from(pod.network()?),
-        Expr::to(Subnet::host(pod.ip)),
-        Expr::CtStatus(CT_STATUS_DNAT),
-        Expr::masquerade(false),
-    ];
-    // all are anyway
-    (conf.snat && !conf.masquerade_all).then(|| rule_of(owner, exprs))
+fn conditions(conf: &Conf, family: Family) -> Result<Vec<Expr>, CniError> {
+    let words = conf.conditions.get(family);
+    let all = words.map(|words| condition::parse(family, words)).transpose()?;
+    Ok(all.unwrap_or_default())
 }
 
-fn to_port(mapping: &Mapping, pod: IpAddr) -> Vec<Expr> {
+/// Marks what the pod's neighbours send to its mapped ports, and masquerades
+/// what is marked. The port alone would not do: a service of the same number
+/// may lead to the pod as well.
+fn neighbours(
+    owner: Owner<'_>,
+    conf: &Conf,
+    pod: &Cidr,
+) -> Result<Vec<(&'static str, Rule)>, CniError> {
+    let family = pod.family();
+    // with `masqAll` all are masqueraded anyway
+    let wanted = conf.snat && !conf.masquerade_all;
+    let Some(network) = pod.network().filter(|_| wanted) else {
+        return Ok(Vec::new());
+    };
+    let conditions = conditions(conf, family)?;
+    let mut out = Vec::new();
+    for mapping in conf.of(family) {
+        let mut exprs = conditions.clone();
+        exprs.push(Expr::from(network));
+        exprs.extend(at_port(mapping));
+        exprs.push(Expr::AddMark(conf.mark));
+        out.push((PORTS, rule_of(owner, exprs)));
+    }
+    if !out.is_empty() {
+        let exprs = vec![
+            Expr::from(network),
+            Expr::to(Subnet::host(pod.ip)),
+            Expr::CtStatus(CT_STATUS_DNAT),
+            Expr::mark(conf.mark, conf.mark),
+            Expr::masquerade(false),
+        ];
+        out.push((MASQUERADING, rule_of(owner, exprs)));
+    }
+    Ok(out)
+}
+
+/// What comes to a mapped port.
+fn at_port(mapping: &Mapping) -> impl Iterator<Item = Expr> {
     let at = mapping.at().map(|ip| Expr::to(Subnet::host(ip)));
     let (side, port) = (Side::Destination, mapping.host_port);
-    let flags = NatFlags::default();
-    let to = Expr::Dnat { to: pod, port: Some(mapping.container_port), flags };
     let rest = [
         Expr::L4Proto(Op::Is, mapping.protocol.number()),
         Expr::Port { side, op: Op::Is, port },
-        to,
     ];
-    at.into_iter().chain(rest).collect()
+    at.into_iter().chain(rest)
+}
+
+fn to_port(mapping: &Mapping, pod: IpAddr) -> Expr {
+    let port = Some(mapping.container_port);
+    Expr::Dnat { to: pod, port, flags: NatFlags::default() }
 }
 
 /// The rules that lead to the ports.

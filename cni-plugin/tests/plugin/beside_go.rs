@@ -69,7 +69,7 @@ fn left() -> String {
     }
     // where ours goes beyond the Go plugin's (docs/cni-plugins.md)
     let own = |line: &&str| {
-        !(line.contains(" saddr ") && line.contains(" ct status dnat masq"))
+        !(line.contains(" saddr ") && line.contains(" meta mark "))
     };
     out = out.lines().filter(own).flat_map(|l| [l, "\n"]).collect();
     let links = run("ip", &["-br", "link"]);

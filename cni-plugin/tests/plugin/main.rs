@@ -28,6 +28,7 @@ mod neighbours;
 mod node;
 mod options;
 mod portmap;
+mod portmap_owned;
 mod protocol;
 mod ptp;
 mod sbr;

@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::node::{Call, Node, Stack, kube_flannel, on_a_node, run};
+use crate::node::{Call, Node, Stack, on_a_node, run};
 
 /// Both backends, as the configuration names them.
-const BACKENDS: [&str; 2] = ["iptables", "nftables"];
+pub(crate) const BACKENDS: [&str; 2] = ["iptables", "nftables"];
 
 /// The versions that have chains.
 const CHAINED: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 /// The call that follows the pod's ADD in the list.
-fn portmap(pod: &Call, result: &Value, ports: Value) -> Call {
+pub(crate) fn portmap(pod: &Call, result: &Value, ports: Value) -> Call {
     Call {
         name: "portmap",
         conf: json!({
@@ -66,11 +66,16 @@ fn bridge() {
 }
 
 /// Those of both backends and families.
-fn all_rules() -> String {
+pub(crate) fn all_rules() -> String {
     run("nft", &["list", "ruleset"]) + &all_nat()
 }
 
-fn port(host: u16, container: u16, protocol: &str, ip: &str) -> Value {
+pub(crate) fn port(
+    host: u16,
+    container: u16,
+    protocol: &str,
+    ip: &str,
+) -> Value {
     json!({ "hostPort": host, "containerPort": container,
         "protocol": protocol, "hostIP": ip })
 }
@@ -255,71 +260,6 @@ fn the_options_in_iptables() {
     });
 }
 
-/// Two interfaces of one container have one chain in iptables, as upstream
-/// names it: each takes its own rules out of it, and the last one the chain.
-#[test]
-fn two_interfaces_of_a_container() {
-    on_a_node(|node| {
-        node.flanneld(Stack::Dual);
-        for backend in BACKENDS {
-            let [one, other] = ["eth0", "eth1"].map(|ifname| {
-                if ifname == "eth0" {
-                    node.netns("a");
-                }
-                let pod = Call {
-                    name: "flannel",
-                    id: "a".into(),
-                    netns: "/run/netns/a".into(),
-                    ifname: ifname.into(),
-                    conf: kube_flannel("1.1.0"),
-                    env: Vec::new(),
-                };
-                let pod = pod.delegate("isDefaultGateway", false.into());
-                let result = pod.add();
-                // one that both have, one each has for itself
-                let own = if ifname == "eth0" { 9000 } else { 9001 };
-                let ports = json!([
-                    port(8080, 80, "tcp", ""),
-                    port(own, 81, "tcp", "")
-                ]);
-                let call = portmap(&pod, &result, ports)
-                    .with("backend", backend.into());
-                (pod, call)
-            });
-            let valid = |calls: &[&Call]| one.1.clone().valid(calls);
-            let good = |call: &Call| {
-                let answer = call.call("CHECK");
-                assert!(answer.ok, "{backend} {}: {answer:?}", call.ifname);
-            };
-            one.1.add();
-            other.1.add();
-            other.1.add();
-            good(&one.1);
-            good(&other.1);
-            assert!(valid(&[&one.1, &other.1]).call("GC").ok);
-            good(&one.1);
-            other.1.del();
-            other.1.del();
-            good(&one.1);
-            assert_eq!(other.1.call("CHECK").error().0, 100, "{backend}");
-            assert!(!all_rules().contains("9001"), "{backend}");
-            other.1.add();
-            one.1.del();
-            good(&other.1);
-            assert_eq!(one.1.call("CHECK").error().0, 100, "{backend}");
-            assert!(!all_rules().contains("9000"), "{backend}");
-            other.1.del();
-            let rules = all_rules();
-            assert!(!rules.contains("CNI-DN-"), "{backend}: {rules}");
-            assert!(!rules.contains("8080"), "{backend}: {rules}");
-            one.0.del();
-            other.0.del();
-            node.remove_netns("a");
-        }
-        node.assert_clean();
-    });
-}
-
 /// PM-12, as `nft` shows what the Go plugin v1.9.1 makes.
 #[test]
 fn the_rules_of_upstream_in_nftables() {
@@ -333,6 +273,10 @@ fn the_rules_of_upstream_in_nftables() {
         let want = "table ip cni_hostport {
 	comment \"CNI portmap plugin\"
 	chain hostports {
+		ip saddr 10.9.0.0/24 tcp dport 8080 meta mark set meta mark | 0x00002000 comment \"cA\"
+		ip saddr 10.9.0.0/24 udp dport 8081 meta mark set meta mark | 0x00002000 comment \"cA\"
+		ip saddr 10.9.0.0/24 ip daddr 10.9.0.1 tcp dport 8082 meta mark set meta mark | 0x00002000 comment \"cA\"
+		ip saddr 10.9.0.0/24 tcp dport 8084 meta mark set meta mark | 0x00002000 comment \"cA\"
 		tcp dport 8080 dnat to 10.9.0.2:80 comment \"cA\"
 		udp dport 8081 dnat to 10.9.0.2:81 comment \"cA\"
 		ip daddr 10.9.0.1 tcp dport 8082 dnat to 10.9.0.2:82 comment \"cA\"
@@ -359,9 +303,9 @@ fn the_rules_of_upstream_in_nftables() {
 
 	chain masquerading {
 		type nat hook postrouting priority srcnat; policy accept;
+		ip saddr 10.9.0.0/24 ip daddr 10.9.0.2 ct status dnat meta mark & 0x00002000 == 0x00002000 masquerade comment \"cA\"
 		ip saddr 10.9.0.2 ip daddr 10.9.0.2 masquerade comment \"cA\"
 		ip saddr 127.0.0.1 ip daddr 10.9.0.2 masquerade comment \"cA\"
-		ip saddr 10.9.0.0/24 ip daddr 10.9.0.2 ct status dnat masquerade comment \"cA\"
 	}
 }
 ";
@@ -654,13 +598,13 @@ fn many_at_once() {
 
 /// In the pod, for all that ask: a port that was in use a moment ago may still
 /// be open in what another test has just started.
-fn listen(pod: &Call, port: u16) -> TcpListener {
+pub(crate) fn listen(pod: &Call, port: u16) -> TcpListener {
     let any = format!("[::]:{port}");
     pod.open().enter(|| TcpListener::bind(any)).unwrap().unwrap()
 }
 
 /// Answers with who asked, once.
-fn serve_tcp(bound: &TcpListener) -> std::thread::JoinHandle<()> {
+pub(crate) fn serve_tcp(bound: &TcpListener) -> std::thread::JoinHandle<()> {
     let bound = bound.try_clone().unwrap();
     std::thread::spawn(move || {
         let (mut stream, from) = bound.accept().unwrap();
@@ -669,7 +613,7 @@ fn serve_tcp(bound: &TcpListener) -> std::thread::JoinHandle<()> {
 }
 
 /// What the server says it sees as the asker.
-fn ask(to: &str) -> String {
+pub(crate) fn ask(to: &str) -> String {
     let to: SocketAddr = to.parse().unwrap();
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(30))
         .expect("connect");

@@ -92,6 +92,7 @@ pub(super) const NFTA_BITWISE_XOR: u16 = 5;
 pub(super) const NFTA_BITWISE_OP: u16 = 6;
 pub(super) const NFTA_META_DREG: u16 = 1;
 pub(super) const NFTA_META_KEY: u16 = 2;
+pub(super) const NFTA_META_SREG: u16 = 3;
 pub(super) const NFT_META_MARK: u32 = 3;
 pub(super) const NFT_META_IIFNAME: u32 = 6;
 pub(super) const NFT_META_OIFNAME: u32 = 7;

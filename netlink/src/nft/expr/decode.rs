@@ -25,16 +25,30 @@ pub(in super::super) type Decoded = (Vec<Expr>, Option<(u64, u64)>);
 #[derive(Clone, Debug)]
 enum Kernel<'a> {
     Meta(u32),
-    Payload { base: u32, offset: u32, len: u32 },
+    Payload {
+        base: u32,
+        offset: u32,
+        len: u32,
+    },
+    SetMeta(u32),
     Bitwise(&'a [u8]),
+    /// Sets bits, and leaves the others.
+    Or(&'a [u8]),
     Cmp(Op, &'a [u8]),
     Immediate(u32, &'a [u8]),
     Verdict(Verdict),
     Ct(u32),
     FibDaddrType,
-    Counter { packets: u64, bytes: u64 },
+    Counter {
+        packets: u64,
+        bytes: u64,
+    },
     Masquerade(NatFlags),
-    Dnat { family: u32, port: bool, flags: NatFlags },
+    Dnat {
+        family: u32,
+        port: bool,
+        flags: NatFlags,
+    },
     Other,
 }
 
@@ -116,6 +130,12 @@ fn together(exprs: &[Kernel<'_>], context: Context) -> Option<(Expr, usize)> {
             let (mask, value) = (host_u32(mask)?, host_u32(with)?);
             (Expr::Mark { mask, op: *op, value }, 3)
         }
+        [
+            Kernel::Meta(NFT_META_MARK),
+            Kernel::Or(bits),
+            Kernel::SetMeta(NFT_META_MARK),
+            ..,
+        ] => (Expr::AddMark(host_u32(bits)?), 3),
         [
             Kernel::Payload {
                 base: NFT_PAYLOAD_LL_HEADER,
@@ -281,6 +301,11 @@ fn kernel(raw: &RawExpr) -> Kernel<'_> {
 fn parse(raw: &RawExpr) -> Option<Kernel<'_>> {
     let fields = Fields::of(raw)?;
     Some(match raw.name.as_str() {
+        "meta" if fields.u32(NFTA_META_SREG).is_some() => {
+            fields.only(&[NFTA_META_SREG, NFTA_META_KEY])?;
+            fields.register_1(NFTA_META_SREG)?;
+            Kernel::SetMeta(fields.u32(NFTA_META_KEY)?)
+        }
         "meta" => {
             fields.only(&[NFTA_META_DREG, NFTA_META_KEY])?;
             fields.register_1(NFTA_META_DREG)?;
@@ -314,10 +339,17 @@ fn parse(raw: &RawExpr) -> Option<Kernel<'_>> {
             // Operation 0 is mask and xor; Linux before 5.6 has no other.
             let xor = fields.value(NFTA_BITWISE_XOR)?;
             let op = fields.u32(NFTA_BITWISE_OP).unwrap_or(0);
-            if op != 0 || xor.iter().any(|b| *b != 0) {
+            let mask = fields.value(NFTA_BITWISE_MASK)?;
+            if op != 0 {
                 return None;
             }
-            Kernel::Bitwise(fields.value(NFTA_BITWISE_MASK)?)
+            if xor.iter().all(|b| *b == 0) {
+                return Some(Kernel::Bitwise(mask));
+            }
+            if !mask.iter().copied().eq(xor.iter().map(|b| !b)) {
+                return None;
+            }
+            Kernel::Or(xor)
         }
         "cmp" => {
             fields.register_1(NFTA_CMP_SREG)?;

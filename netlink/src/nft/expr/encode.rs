@@ -41,6 +41,14 @@ fn one(m: &mut Message, expr: &Expr) {
             }
             cmp(m, *op, &value.to_ne_bytes());
         }
+        Expr::AddMark(bits) => {
+            meta(m, NFT_META_MARK);
+            bitwise_xor(m, &(!bits).to_ne_bytes(), &bits.to_ne_bytes());
+            expression(m, "meta", |m| {
+                m.u32_be(NFTA_META_KEY, NFT_META_MARK);
+                m.u32_be(NFTA_META_SREG, NFT_REG_1);
+            });
+        }
         Expr::InInterface(op, name) => {
             interface(m, NFT_META_IIFNAME, *op, name)
         }
@@ -197,13 +205,17 @@ fn payload(m: &mut Message, base: u32, offset: u32, len: u32) {
 }
 
 fn bitwise(m: &mut Message, mask: &[u8]) {
+    bitwise_xor(m, mask, &vec![0; mask.len()]);
+}
+
+fn bitwise_xor(m: &mut Message, mask: &[u8], xor: &[u8]) {
     expression(m, "bitwise", |m| {
         m.u32_be(NFTA_BITWISE_SREG, NFT_REG_1);
         m.u32_be(NFTA_BITWISE_DREG, NFT_REG_1);
         let len = u32::try_from(mask.len()).unwrap_or(u32::MAX);
         m.u32_be(NFTA_BITWISE_LEN, len);
         value(m, NFTA_BITWISE_MASK, mask);
-        value(m, NFTA_BITWISE_XOR, &vec![0; mask.len()]);
+        value(m, NFTA_BITWISE_XOR, xor);
     });
 }
 

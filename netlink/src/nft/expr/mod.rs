@@ -38,6 +38,8 @@ pub enum Expr {
         /// What they are compared with.
         value: u32,
     },
+    /// Sets these bits in the packet's mark (`meta mark set meta mark or`).
+    AddMark(u32),
     /// The name of the interface it came in by (`iifname`).
     InInterface(Op, String),
     /// The name of the interface it leaves by (`oifname`).
@@ -217,6 +219,9 @@ impl fmt::Display for Expr {
             Self::Mark { mask, op, value } => {
                 let op = if *op == Op::Is { "==" } else { "!=" };
                 write!(f, "meta mark & {mask:#010x} {op} {value:#010x}")
+            }
+            Self::AddMark(bits) => {
+                write!(f, "meta mark set meta mark | {bits:#010x}")
             }
             Self::InInterface(op, name) => write!(f, "iifname {op}{name:?}"),
             Self::OutInterface(op, name) => write!(f, "oifname {op}{name:?}"),

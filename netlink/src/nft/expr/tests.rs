@@ -56,6 +56,7 @@ fn any_expr(family: ipam::Family) -> impl Strategy<Value = Expr> {
         }),
         (any::<u32>(), op(), any::<u32>())
             .prop_map(|(mask, op, value)| Expr::Mark { mask, op, value }),
+        (1..=u32::MAX).prop_map(Expr::AddMark),
         (op(), name).prop_map(|(op, n)| Expr::InInterface(op, n)),
         (op(), name).prop_map(|(op, n)| Expr::OutInterface(op, n)),
         (op(), any::<u8>()).prop_map(|(op, n)| Expr::L4Proto(op, n)),
@@ -184,6 +185,7 @@ fn rules_are_shown_nearly_as_nft_would() {
             vec![Expr::mark(0x4000, 0x4000), Expr::ret()],
             "meta mark & 0x00004000 == 0x00004000 return",
         ),
+        (vec![Expr::AddMark(0x2000)], "meta mark set meta mark | 0x00002000"),
         (
             vec![
                 Expr::InInterface(Op::IsNot, "eth0".into()),
