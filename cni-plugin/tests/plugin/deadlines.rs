@@ -24,17 +24,21 @@ fn hanging_iptables(node: &Node) -> String {
     format!("{}:/usr/sbin:/usr/bin:/bin", folder.display())
 }
 
-/// With so little time that a test can wait for its end.
-fn short(call: &Call) -> Call {
-    call.clone().with("timeoutSeconds", 3.into())
-}
-
-/// It gives up with code 11 and names the step that was under way.
+/// It gives up with code 11 and names the step that was under way. It has so
+/// little time that a test can wait for its end, and more where a machine
+/// under load does not come to that step.
 fn gives_up(call: &Call, verb: &str, phase: &str) {
     let began = Instant::now();
-    let (code, msg) = short(call).call(verb).error();
-    assert_eq!(code, 11, "{verb}: {msg}");
-    assert!(msg.contains(phase), "{verb}: {msg}");
+    let mut said = Vec::new();
+    let reached = [3, 15, 60].into_iter().any(|seconds| {
+        let short = call.clone().with("timeoutSeconds", seconds.into());
+        let (code, msg) = short.call(verb).error();
+        assert_eq!(code, 11, "{verb}: {msg}");
+        let reached = msg.contains(phase);
+        said.push(msg);
+        reached
+    });
+    assert!(reached, "{verb}, {phase}: {said:?}");
     assert!(began.elapsed() < Duration::from_secs(LONG / 2), "{verb}");
 }
 
