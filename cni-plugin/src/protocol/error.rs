@@ -174,14 +174,25 @@ impl From<netlink::sysctl::SysctlError> for CniError {
 }
 
 impl From<netlink::program::ProgramError> for CniError {
-    /// Code 11 for a program that hung, or waited in vain for others.
+    /// Code 11 for a program that hung, waited in vain for others, or for
+    /// which the machine had no room.
     fn from(e: netlink::program::ProgramError) -> Self {
+        use netlink::Errno;
         use netlink::program::ProgramError;
         let again = match &e {
             ProgramError::Stuck { .. } | ProgramError::Left { .. } => true,
             // how the older iptables says it
             ProgramError::Failed { said, .. } => said.contains("xtables lock"),
-            ProgramError::Start { .. } => false,
+            ProgramError::Start { source, .. } => {
+                let errno = source.raw_os_error().map(Errno::from_raw);
+                let full = [
+                    Errno::ENOMEM,
+                    Errno::EAGAIN,
+                    Errno::EMFILE,
+                    Errno::ENFILE,
+                ];
+                errno.is_some_and(|errno| full.contains(&errno))
+            }
         };
         let code = if again { code::TRY_AGAIN } else { code::INTERNAL };
         Self::new(code, e.to_string())
@@ -221,6 +232,26 @@ mod tests {
                 "\"msg\": \"a \\u003c b\",\n    \"details\": \"d\"\n}"
             )
         );
+    }
+
+    /// A machine without room has some later; a program is not installed by
+    /// itself.
+    #[test]
+    fn programs_that_do_not_start() {
+        for (errno, code) in [
+            (netlink::Errno::ENOMEM, code::TRY_AGAIN),
+            (netlink::Errno::EAGAIN, code::TRY_AGAIN),
+            (netlink::Errno::EMFILE, code::TRY_AGAIN),
+            (netlink::Errno::ENFILE, code::TRY_AGAIN),
+            (netlink::Errno::ENOENT, code::INTERNAL),
+            (netlink::Errno::EACCES, code::INTERNAL),
+        ] {
+            let start = netlink::program::ProgramError::Start {
+                program: "iptables-save".into(),
+                source: errno.into(),
+            };
+            assert_eq!(CniError::from(start).code, code, "{errno}");
+        }
     }
 
     /// CW-19: a runtime can tell what passes by itself.
