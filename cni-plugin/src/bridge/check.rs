@@ -47,7 +47,10 @@ pub(crate) fn check(
         found.note(vlan::check(&mut outside, &conf.vlans, bridge, port))?;
     }
     if conf.gateway {
-        let holder = match (&bridge, conf.gateway_vlan()) {
+        // where ADD had none to make, it made no link for them either
+        let has_gateway = previous.ips.iter().any(|ip| ip.gateway.is_some());
+        let of_vlan = conf.gateway_vlan().filter(|_| has_gateway);
+        let holder = match (&bridge, of_vlan) {
             (Some(bridge), Some(vlan)) => vlan_gateway::check(
                 &mut outside,
                 &conf,

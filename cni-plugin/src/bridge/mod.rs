@@ -78,14 +78,16 @@ fn detach(
     let bridge = remove_link(call, &mut socket)?;
     // the address goes free also when rules cannot be removed
     let rules = remove_rules(call, masqueraded, spoof_checked);
-    let gateways = match vlan_gateway::is_used(&conf) {
-        true => remove_gateways(call, &mut socket),
-        false => Ok(()),
+    let of_vlan = vlan_gateway::used_by(&conf);
+    let gateways = match of_vlan {
+        Some(_) => remove_gateways(call, &mut socket),
+        None => Ok(()),
     };
     let kind = ipam_kind(&conf)?;
     let released = Ipam::of(call, &conf, text, &kind).del(call);
     if let Ok(released) = &released {
-        forget_neighbours(&mut socket, &conf, bridge, released);
+        let of_vlan = of_vlan.as_deref();
+        forget_neighbours(&mut socket, &conf, bridge, of_vlan, released);
     }
     gather([rules, gateways, released.map(drop)])
 }
@@ -234,27 +236,30 @@ fn remove_invalid_links(
 }
 
 /// Forgets the link-layer addresses of pods that are gone: another pod may
-/// get their addresses (P17). Nothing depends on it, as the next pod
-/// announces itself.
+/// get their addresses (P17). The node has them on the link that has the
+/// gateway, which is the bridge or that of the pods' VLAN. Nothing depends on
+/// it, as the next pod announces itself.
 fn forget_neighbours(
     socket: &mut Socket,
     conf: &Object<'_>,
     bridge: Option<u32>,
+    of_vlan: Option<&str>,
     released: &[IpAddr],
 ) {
     if released.is_empty() {
         return;
     }
-    let index = match (bridge, bridge_name(conf)) {
-        (Some(index), _) => index,
-        (None, Ok(name)) => match link::by_name(socket, &name) {
-            Ok(bridge) => bridge.index,
-            Err(_) => return,
-        },
-        (None, Err(_)) => return,
-    };
-    let requests: Vec<Request> =
-        released.iter().map(|ip| neigh::delete(index, *ip)).collect();
+    let mut index_of =
+        |name: &str| link::by_name(socket, name).ok().map(|link| link.index);
+    let bridge = bridge
+        .or_else(|| bridge_name(conf).ok().and_then(|name| index_of(&name)));
+    let holders = [bridge, of_vlan.and_then(index_of)];
+    let requests: Vec<Request> = holders
+        .into_iter()
+        .flatten()
+        .flat_map(|index| released.iter().map(move |ip| (index, *ip)))
+        .map(|(index, ip)| neigh::delete(index, ip))
+        .collect();
     // most have no entry
     drop(socket.batch(&requests));
 }

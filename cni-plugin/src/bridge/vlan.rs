@@ -135,7 +135,8 @@ pub(super) fn unsupported(bridge: &str, e: &netlink::Error) -> CniError {
 }
 
 /// Switches filtering on where a bridge that is there lacks it: upstream
-/// leaves it as it is, and every pod on it reaches every VLAN (CW-7).
+/// leaves it as it is, and every pod on it reaches every VLAN (CW-7). Ports
+/// that are not ours may lose frames by that, which the log says.
 pub(super) fn filter(
     socket: &mut Socket,
     conf: &Conf,
@@ -150,12 +151,24 @@ pub(super) fn filter(
             false => e.into(),
         }
     })?;
-    log(format_args!(
-        "{}: VLAN filtering was off and is on now; its other ports stay in \
-         the default VLAN",
-        bridge.name
-    ));
+    let default = bridge.bridge.unwrap_or_default().default_vlan;
+    log(format_args!("{}", switched_on(&bridge.name, default)));
     Ok(())
+}
+
+/// What filtering means for the ports that have been there.
+fn switched_on(name: &str, default: u16) -> String {
+    let others = match default {
+        0 => "the bridge has no default VLAN, so its other ports pass no \
+              frames until they are put into VLANs (bridge vlan add)"
+            .to_owned(),
+        _ => format!(
+            "its other ports stay in the bridge's default VLAN {default}; \
+             frames with the tag of another VLAN pass them no longer, unless \
+             they are put into it (bridge vlan add)"
+        ),
+    };
+    format!("{name}: VLAN filtering was off and is on now; {others}")
 }
 
 fn filtering(bridge: &LinkInfo) -> bool {
@@ -262,6 +275,21 @@ mod tests {
             ),
         ] {
             assert_eq!(wanted(text), vlans, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_other_ports_lose() {
+        for (default, text) in [
+            (0, "br0: VLAN filtering was off and is on now; the bridge has no"),
+            (
+                7,
+                "br0: VLAN filtering was off and is on now; its other ports \
+                 stay in the bridge's default VLAN 7; frames with the tag",
+            ),
+        ] {
+            let said = switched_on("br0", default);
+            assert!(said.starts_with(text), "{said}");
         }
     }
 

@@ -104,8 +104,8 @@ pub(super) fn ensure(
 }
 
 /// Makes the pair, and marks it in the same call: nothing can come in
-/// between. Its addresses and names are always the same, so that pods need
-/// not learn of a new one.
+/// between. Its addresses and names are the same as long as the bridge is, so
+/// that pods need not learn of a new one.
 fn create(
     socket: &mut Socket,
     name: &str,
@@ -117,7 +117,7 @@ fn create(
         end: VethEnd {
             name: name.to_owned(),
             mtu,
-            mac: Some(mac(name)),
+            mac: Some(mac(name, bridge.mac.unwrap_or_default())),
             txqlen: None,
         },
         master: None,
@@ -139,8 +139,14 @@ fn create(
     })
 }
 
-fn mac(name: &str) -> Mac {
-    let hash = Sha512::digest(name);
+/// Made of the bridge's own, which [`device::ensure`](super::device::ensure)
+/// has fixed: the gateways of other nodes may be in the same VLAN, by a port
+/// of the bridge that leads there, and must have others.
+fn mac(name: &str, bridge: Mac) -> Mac {
+    let mut hash = Sha512::new();
+    hash.update(name);
+    hash.update(bridge);
+    let hash = hash.finalize();
     let mut mac = [0x5e; 6];
     for (to, from) in mac.iter_mut().skip(1).zip(hash) {
         *to = from;
@@ -188,14 +194,15 @@ pub(super) fn check(
     Ok(Some(gateway))
 }
 
-/// Whether `conf` has ADD use a gateway of a VLAN. One that does not say so
-/// properly has not.
-pub(super) fn is_used(conf: &Object<'_>) -> bool {
+/// The name of the gateway of a VLAN that `conf` has ADD use. One that does
+/// not say so properly has none.
+pub(super) fn used_by(conf: &Object<'_>) -> Option<String> {
     let flag = |key| conf.bool(key).ok().flatten().unwrap_or_default();
-    let vlans = vlan::Conf::read(conf).unwrap_or_default();
-    vlans.native.is_some()
-        && (flag("isGateway") || flag("isDefaultGateway"))
-        && bridge_name(conf).is_ok()
+    if !flag("isGateway") && !flag("isDefaultGateway") {
+        return None;
+    }
+    let vlan = vlan::Conf::read(conf).ok()?.native?;
+    name(&bridge_name(conf).ok()?, vlan).ok()
 }
 
 /// Removes the gateways in whose VLAN no other port is any more.
@@ -259,21 +266,26 @@ mod tests {
         assert!(error.msg.contains("\"bridge-of-mine.100\""), "{error}");
         let port = hashed::name("veth", &[MARK, "cni0.100"], NAME_MAX);
         assert_eq!(port.len(), 15);
-        assert_eq!(mac("cni0.1")[0] & 3, 2, "local and unicast");
-        assert_ne!(mac("cni0.1"), mac("cni0.2"));
+        let (own, anothers) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+        let made = mac("cni0.1", own);
+        assert_eq!(made[0] & 3, 2, "local and unicast");
+        assert_eq!(made, mac("cni0.1", own));
+        assert_ne!(made, mac("cni0.2", own));
+        assert_ne!(made, mac("cni0.1", anothers));
     }
 
     #[test]
     fn who_uses_one() {
         for (text, used) in [
-            (r#"{"vlan":7,"isGateway":true}"#, true),
-            (r#"{"vlan":7,"isDefaultGateway":true}"#, true),
-            (r#"{"vlan":7}"#, false),
-            (r#"{"isGateway":true}"#, false),
-            (r#"{"vlan":5000,"isGateway":true}"#, false),
-            (r#"{"vlan":"x","isGateway":true}"#, false),
+            (r#"{"vlan":7,"isGateway":true}"#, Some("cni0.7")),
+            (r#"{"vlan":7,"isDefaultGateway":true}"#, Some("cni0.7")),
+            (r#"{"vlan":7}"#, None),
+            (r#"{"isGateway":true}"#, None),
+            (r#"{"vlan":5000,"isGateway":true}"#, None),
+            (r#"{"vlan":"x","isGateway":true}"#, None),
         ] {
-            assert_eq!(is_used(&Object::parse(text).unwrap()), used, "{text}");
+            let name = used_by(&Object::parse(text).unwrap());
+            assert_eq!(name.as_deref(), used, "{text}");
         }
     }
 }

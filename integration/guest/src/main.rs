@@ -30,6 +30,7 @@ const TESTS: &[(&str, fn())] = &[
     ("vlan::tagged", vlan::traffic::tagged),
     ("vlan::unfiltered_bridge", vlan::traffic::unfiltered_bridge),
     ("vlan::last_pod", vlan::gateways::last_pod),
+    ("vlan::forgets", vlan::gateways::forgets),
     ("vlan::failed_add", vlan::gateways::failed_add),
     ("vlan::repaired", vlan::gateways::repaired),
     ("vlan::in_turn", vlan::gateways::in_turn),

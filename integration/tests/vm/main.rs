@@ -22,6 +22,7 @@ fn bridge_vlan() -> Result<()> {
         "vlan::tagged",
         "vlan::unfiltered_bridge",
         "vlan::last_pod",
+        "vlan::forgets",
         "vlan::failed_add",
         "vlan::repaired",
         "vlan::in_turn",

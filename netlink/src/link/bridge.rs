@@ -3,12 +3,12 @@
 use super::{Mac, ifinfo};
 use crate::request::Request;
 use crate::wire::uapi::{
-    IFF_UP, IFLA_ADDRESS, IFLA_BR_VLAN_FILTERING, IFLA_BRPORT_ISOLATED,
-    IFLA_BRPORT_MODE, IFLA_BRPORT_STATE, IFLA_IFNAME, IFLA_INFO_DATA,
-    IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, NLM_F_CREATE, NLM_F_EXCL,
-    RTM_NEWLINK,
+    IFF_UP, IFLA_ADDRESS, IFLA_BR_VLAN_DEFAULT_PVID, IFLA_BR_VLAN_FILTERING,
+    IFLA_BRPORT_ISOLATED, IFLA_BRPORT_MODE, IFLA_BRPORT_STATE, IFLA_IFNAME,
+    IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, NLM_F_CREATE,
+    NLM_F_EXCL, RTM_NEWLINK,
 };
-use crate::wire::{Attrs, Malformed, Message, u8_at};
+use crate::wire::{Attrs, Malformed, Message, u8_at, u16_at};
 
 /// A bridge to create (BR-22).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,9 @@ pub struct BridgeSpec {
 pub struct BridgeInfo {
     /// VLAN filtering is on.
     pub vlan_filtering: bool,
+    /// The VLAN that new ports are put into; 0 for none, and on a kernel
+    /// without VLANs.
+    pub default_vlan: u16,
 }
 
 /// A bridge port's attributes.
@@ -91,8 +94,13 @@ impl BridgeInfo {
         let mut info = Self::default();
         for attr in Attrs::new(data) {
             let (kind, value) = attr?;
-            if kind == IFLA_BR_VLAN_FILTERING {
-                info.vlan_filtering = switch(value)?;
+            match kind {
+                IFLA_BR_VLAN_FILTERING => info.vlan_filtering = switch(value)?,
+                IFLA_BR_VLAN_DEFAULT_PVID => {
+                    info.default_vlan = u16_at(value, 0)
+                        .ok_or(Malformed("bridge attribute"))?;
+                }
+                _ => {}
             }
         }
         Ok(info)

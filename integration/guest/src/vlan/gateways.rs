@@ -5,12 +5,13 @@ use std::fs::{self, File};
 use std::time::Duration;
 
 use netlink::link::veth::{self, VethEnd, VethSpec};
+use netlink::neigh::{self, NeighSpec};
 use netlink::vlan::{self, Mode, Vlans};
 use netlink::{Request, link};
 use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
-use super::{addresses, names, of, peer};
+use super::{addresses, ips, names, of, peer};
 use crate::node::{Call, find, ipam, pod, socket};
 
 fn member(id: &str, vlan: u16) -> Call {
@@ -61,6 +62,32 @@ pub(crate) fn last_pod() {
     a.gc(&[]);
     other.del();
     assert_eq!(names(), ["br0"]);
+    // another bridge, as on another node, has another gateway
+    ask(&link::delete_by_name("br0"));
+    a.add();
+    assert_ne!(find("br0.100").mac, before);
+}
+
+/// P17: what the node remembers of a pod's Ethernet address goes with the pod,
+/// while the gateway stays for others.
+pub(crate) fn forgets() {
+    let subnets = ipam(&["10.1.2.0/24", "fd00:2::/64"]);
+    let [a, b] =
+        ["a", "b"].map(|id| member(id, 100).with(&json!({ "ipam": subnets })));
+    let result = a.add();
+    b.add();
+    let index = find("br0.100").index;
+    for ip in ips(&result) {
+        ask(&neigh::set(&NeighSpec { index, ip, mac: [2, 0, 0, 0, 0, 9] }));
+    }
+    let known = |ip| match neigh::get(&mut socket(), index, ip) {
+        Err(e) if e.is_not_found() => false,
+        other => other.unwrap().mac == Some([2, 0, 0, 0, 0, 9]),
+    };
+    assert!(ips(&result).into_iter().all(known));
+    a.del();
+    assert_eq!(find("br0.100").index, index);
+    assert!(!ips(&result).into_iter().any(known));
 }
 
 /// An ADD that fails takes it along, unless another pod has it.

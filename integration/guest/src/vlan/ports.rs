@@ -33,6 +33,9 @@ pub(crate) fn layer2() {
             "1 pvid untagged, 2-4094",
         ),
         (json!({ "vlanTrunk": [] }), "1 pvid untagged"),
+        // no address, so no gateway
+        (json!({ "vlan": 100, "isGateway": true }), "100 pvid untagged"),
+        (json!({ "vlan": 100, "isDefaultGateway": true }), "100 pvid untagged"),
     ] {
         let first = pod("a", &members);
         for version in ["0.1.0", "0.2.0"] {

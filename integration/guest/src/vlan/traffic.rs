@@ -6,7 +6,7 @@ use netlink::{Request, Socket, link};
 use serde_json::{Value, json};
 
 use super::{filters, ips};
-use crate::node::{Call, ipam, pod};
+use crate::node::{Call, find, ipam, pod};
 use crate::udp::Place;
 
 /// A pod with one address.
@@ -73,12 +73,22 @@ pub(crate) fn tagged() {
 pub(crate) fn unfiltered_bridge() {
     let (a, b) = (place("a", &json!({})), place("b", &json!({})));
     assert!(!filters("br0") && a.reaches(&b));
+    assert_eq!(find("br0").bridge.unwrap().default_vlan, 1);
     let vlan = |id| place(id, &json!({ "vlan": 100 }));
     let (c, d) = (vlan("c"), vlan("d"));
     assert!(filters("br0"));
     assert!(a.reaches(&b) && c.reaches(&d));
     a.is_apart_from(&c, &d);
     c.is_apart_from(&a, &b);
+    // the default VLAN can be changed without filtering only
+    for file in ["vlan_filtering", "default_pvid"] {
+        let path = format!("/sys/class/net/br0/bridge/{file}");
+        std::fs::write(path, "0").unwrap();
+    }
+    assert_eq!(find("br0").bridge.unwrap().default_vlan, 0);
+    let (e, f) = (vlan("e"), vlan("f"));
+    assert!(filters("br0"));
+    assert!(e.reaches(&f) && c.reaches(&e));
 }
 
 /// A pod that has no address yet, by the address `10.1.2.<host>` of its
