@@ -41,6 +41,14 @@ fn plain(line: &str) -> bool {
         && value.bytes().all(value_chars)
 }
 
+/// The smallest subnet that a node is given.
+fn longest(family: Family) -> u8 {
+    match family {
+        Family::V4 => 30,
+        Family::V6 => 126,
+    }
+}
+
 /// What the daemon would write about these networks says to both readers
 /// what was meant.
 fn rewritten(plugin: &PluginEnv) {
@@ -49,6 +57,9 @@ fn rewritten(plugin: &PluginEnv) {
         let network = plugin.networks.iter().find(|n| n.family() == family);
         if let Some(network) = network.filter(|n| n.len() > 0)
             && subnet.len() > 0
+            // A smaller one, which no configuration gives, has no room for
+            // the gateway that is written.
+            && subnet.len() <= longest(family)
         {
             let networks = Networks { network: *network, subnet: *subnet };
             families.set(family, Some(networks));
