@@ -13,6 +13,21 @@ use crate::result::CniResult;
 /// The device's name: this and as much of a hash as fits.
 const PREFIX: &str = "bwp";
 const NAME_LEN: usize = 15;
+/// How often others may be faster with the names.
+const TRIES: usize = 10;
+/// The first index of a device, of as many as it is.
+const INDEXES: u32 = 1 << 30;
+/// How many processes there can be (`PID_MAX_LIMIT`).
+const PIDS: u32 = 1 << 22;
+
+/// The device for what the pod sends.
+#[derive(Debug)]
+pub(super) struct Device {
+    /// The device.
+    pub(super) link: LinkInfo,
+    /// Whether this call has made it.
+    pub(super) is_new: bool,
+}
 
 /// The host's end: the peer of the pod's interface, if the plugins before
 /// this one have told of it.
@@ -58,33 +73,69 @@ pub(super) fn host_end(
 /// Makes the device, or takes over the one an ADD before this one left.
 ///
 /// It is made and marked in one call: no process can be killed in between, so
-/// that whatever has no mark is not ours.
+/// that whatever has no mark is not ours. The mark is for an index that only
+/// this process uses: when another has been faster with the name, it gets no
+/// link of another's.
 ///
 /// # Errors
-/// Code 999.
+/// Code 999; code 11 when others were faster each time.
 pub(super) fn add_ifb(
     call: &Call,
     socket: &mut Socket,
     port: &LinkInfo,
-) -> Result<LinkInfo, CniError> {
-    let Candidates { own, free } = candidates(call, socket)?;
-    if let Some(own) = own {
-        return Ok(own);
-    }
-    let Some(name) = free else {
-        return Err(CniError::new(
-            code::INTERNAL,
-            "the names for the device are others' links",
-        )
-        .details(names(call).join(" ")));
-    };
+) -> Result<Device, CniError> {
     let alias = Owner::of(call).alias();
-    let made = socket.batch(&[
-        link::ifb::add(&name, port.mtu),
-        link::set_named(&name).alias(&alias).build(),
-    ]);
-    made.into_iter().collect::<Result<(), _>>().map_err(unsupported)?;
-    link::by_name(socket, &name).map_err(CniError::from)
+    for _ in 0..TRIES {
+        let Candidates { own, free } = candidates(call, socket)?;
+        if let Some(link) = own {
+            return Ok(Device { link, is_new: false });
+        }
+        let Some(name) = free else {
+            return Err(CniError::new(
+                code::INTERNAL,
+                "the names for the device are others' links",
+            )
+            .details(names(call).join(" ")));
+        };
+        let index = free_index(socket)?;
+        let made = socket.batch(&[
+            link::ifb::add(index, &name, port.mtu),
+            link::set(index).alias(&alias).build(),
+        ]);
+        match made.into_iter().collect::<Result<(), _>>() {
+            Err(e) if e.is_exists() => {}
+            made => {
+                let there = made.and_then(|()| link::by_index(socket, index));
+                return match there {
+                    Ok(link) => Ok(Device { link, is_new: true }),
+                    Err(e) => {
+                        // nobody else's, if it is there at all
+                        drop(socket.request(&link::delete(index)));
+                        Err(unsupported(e))
+                    }
+                };
+            }
+        }
+    }
+    Err(CniError::new(
+        code::TRY_AGAIN,
+        format!("others took the names for the device {TRIES} times"),
+    )
+    .details(names(call).join(" ")))
+}
+
+/// An index that no link has, and no other process makes one with: it holds
+/// this process's number, and begins where the kernel's own choice does not
+/// come to.
+fn free_index(socket: &mut Socket) -> Result<u32, CniError> {
+    let own = INDEXES | (std::process::id() & (PIDS - 1));
+    for index in (own..INDEXES * 2).step_by(PIDS as usize) {
+        match link::by_index(socket, index) {
+            Err(e) if e.is_not_found() => return Ok(index),
+            other => drop(other.map_err(CniError::from)?),
+        }
+    }
+    Err(CniError::internal("no index for the device is free"))
 }
 
 /// The attachment's device, if it is there.
@@ -129,7 +180,8 @@ fn candidates(
 
 /// Whether the device is the attachment's. One without an alias is the Go
 /// plugin's, whose name says the container only: it belongs to the interface
-/// from which packets are led to it.
+/// from which packets are led to it. With an index of ours it gets its alias
+/// this very moment, from whoever made it.
 fn is_own(
     call: &Call,
     socket: &mut Socket,
@@ -140,6 +192,9 @@ fn is_own(
     }
     if let Some(alias) = &link.alias {
         return Ok(*alias == Owner::of(call).alias());
+    }
+    if link.index >= INDEXES {
+        return Ok(false);
     }
     let led = tc::led_to(socket, link.index).map_err(CniError::from)?;
     // nobody uses it any more, or not yet

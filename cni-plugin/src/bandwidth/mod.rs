@@ -9,7 +9,7 @@ mod tests;
 
 use netlink::link::LinkInfo;
 use netlink::tc::{self, Bucket};
-use netlink::{Dump, Socket, link};
+use netlink::{Dump, Request, Socket, link};
 
 use crate::mac;
 use crate::protocol::{
@@ -18,6 +18,7 @@ use crate::protocol::{
 use crate::result::{CniResult, Interface};
 
 use conf::Limits;
+use links::Device;
 
 /// The plugin.
 #[derive(Debug)]
@@ -41,12 +42,16 @@ impl Plugin for Bandwidth {
         call.deadline.enter("limiting the pod's rate")?;
         let port = links::host_end(call, &result)?;
         let mut socket = Socket::open().map_err(CniError::from)?;
-        match set(call, &mut socket, &limits, &port) {
+        let mut made = Vec::new();
+        match set(call, &mut socket, &limits, &port, &mut made) {
             Ok(Some(ifb)) => result.interfaces.push(ifb),
             Ok(None) => {}
             Err(error) => {
-                if let Err(e) = undo(call, &mut socket, &port) {
-                    log(format_args!("bandwidth: undoing a failed ADD: {e}"));
+                // newest first; the device takes along what is on it
+                for undo in made.iter().rev() {
+                    if let Err(e) = socket.request(undo) {
+                        log(format_args!("undoing a failed ADD: {e}"));
+                    }
                 }
                 return Err(error);
             }
@@ -113,43 +118,37 @@ impl Plugin for Bandwidth {
     }
 }
 
-/// Sets the limits; returns the device that one of them needs.
+/// Sets the limits; returns the device that one of them needs. `made` is what
+/// takes back whatever this call has made so far.
 fn set(
     call: &Call,
     socket: &mut Socket,
     limits: &Limits,
     port: &LinkInfo,
+    made: &mut Vec<Request>,
 ) -> Result<Option<Interface>, CniError> {
     if let Some(bucket) = &limits.to_pod {
         socket.request(&tc::limit(port.index, bucket)).map_err(unsupported)?;
+        made.push(tc::unlimit(port.index));
     }
     let Some(bucket) = &limits.from_pod else { return Ok(None) };
-    let ifb = links::add_ifb(call, socket, port)?;
+    let Device { link: ifb, is_new } = links::add_ifb(call, socket, port)?;
+    if is_new {
+        made.push(link::delete(ifb.index));
+    }
+    socket.request(&tc::limit(ifb.index, bucket)).map_err(unsupported)?;
     // in place of what an ADD before this one may have left
+    let _ = socket.request(&tc::delete_ingress(port.index));
+    socket.request(&tc::add_ingress(port.index)).map_err(unsupported)?;
+    made.push(tc::delete_ingress(port.index));
     socket
-        .request(&tc::limit(ifb.index, bucket))
-        .and_then(|()| {
-            let _ = socket.request(&tc::delete_ingress(port.index));
-            socket.request(&tc::add_ingress(port.index))
-        })
-        .and_then(|()| socket.request(&tc::redirect(port.index, ifb.index)))
+        .request(&tc::redirect(port.index, ifb.index))
         .map_err(unsupported)?;
     Ok(Some(Interface {
         name: ifb.name,
         mac: mac::text(ifb.mac),
         ..Interface::default()
     }))
-}
-
-fn undo(
-    call: &Call,
-    socket: &mut Socket,
-    port: &LinkInfo,
-) -> Result<(), CniError> {
-    // what was not made cannot be removed, and need not
-    let _ = socket.request(&tc::unlimit(port.index));
-    let _ = socket.request(&tc::delete_ingress(port.index));
-    links::remove_ifb(call, socket)
 }
 
 /// The kernel's refusal, with what it lacks where that is the reason.

@@ -1,10 +1,19 @@
 //! `bandwidth`: limits as the Go plugin sets them, but for its defects
 //! (CT-35).
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use netlink::{Dump, link, tc};
 use serde_json::{Value, json};
 
 use crate::node::{Call, Node, Stack, on_a_node, run};
+
+/// All devices of the kind that the plugin makes.
+const IFB: link::Filter<'_> = link::Filter { kind: Some("ifb"), master: None };
+/// The index and the alias of somebody else's. The index is one as the plugin
+/// itself chooses: for a moment the device is there without its alias.
+const OTHERS: u32 = 2_000_000_000;
+const OTHER: &str = "somebody's";
 
 /// The call that follows the pod's ADD in the list.
 fn bandwidth(pod: &Call, result: &Value, limits: Value) -> Call {
@@ -29,8 +38,7 @@ fn both_ways() -> Value {
 }
 
 fn ifbs(node: &Node) -> Vec<String> {
-    let filter = link::Filter { kind: Some("ifb"), master: None };
-    let all = link::list(&mut node.socket(), filter);
+    let all = link::list(&mut node.socket(), IFB);
     let all = all.and_then(Dump::complete).unwrap();
     all.into_iter().map(|link| link.name).collect()
 }
@@ -236,12 +244,26 @@ fn the_device_of_another_interface() {
                 .delegate("isDefaultGateway", false.into());
             bandwidth(&pod, &pod.add(), both_ways())
         });
+        // what the Go plugin makes, with the same name
         let gos = |call: &Call| {
+            let before = node.veths();
             let out = call.add();
             let interfaces = out["interfaces"].as_array().unwrap();
-            let name = interfaces.last().unwrap()["name"].as_str().unwrap();
-            run("ip", &["link", "set", name, "alias", ""]);
-            name.to_owned()
+            let named = |at: usize| interfaces[at]["name"].as_str().unwrap();
+            let (veth, ifb) = (named(1), named(interfaces.len() - 1));
+            assert!(before.iter().any(|name| name == veth), "{out}");
+            let ip = |args: &str| run("ip", &words(args));
+            let tc = |args: &str| run("tc", &words(args));
+            ip(&format!("link del {ifb}"));
+            ip(&format!("link add {ifb} type ifb"));
+            let limit = "root tbf rate 8mbit burst 2000000 limit 2025000";
+            tc(&format!("qdisc add dev {ifb} {limit}"));
+            tc(&format!("qdisc del dev {veth} ingress"));
+            tc(&format!("qdisc add dev {veth} ingress"));
+            let to = format!("action mirred egress redirect dev {ifb}");
+            let every = "parent ffff: protocol all u32 match u32 0 0";
+            tc(&format!("filter add dev {veth} {every} {to}"));
+            ifb.to_owned()
         };
         let ifb = gos(&one);
         other.del();
@@ -265,6 +287,10 @@ fn the_device_of_another_interface() {
     });
 }
 
+fn words(text: &str) -> Vec<&str> {
+    text.split_whitespace().collect()
+}
+
 /// A call for a namespace that is there.
 fn node_call(id: &str) -> Call {
     Call {
@@ -275,4 +301,137 @@ fn node_call(id: &str) -> Call {
         conf: crate::node::kube_flannel("1.0.0"),
         env: Vec::new(),
     }
+}
+
+/// All at once, two interfaces of each container, which want the same name
+/// first: each gets a device of its own with its own mark, and DEL of half of
+/// them leaves the others' alone.
+#[test]
+fn many_at_once() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let calls: Vec<Call> = ["a", "b", "c"]
+            .into_iter()
+            .flat_map(|id| {
+                node.netns(id);
+                ["eth0", "eth1"].map(|ifname| {
+                    let pod = Call { ifname: ifname.into(), ..node_call(id) }
+                        .delegate("isDefaultGateway", false.into());
+                    bandwidth(&pod, &pod.add(), both_ways())
+                })
+            })
+            .collect();
+        for round in 0..5 {
+            let outs = at_once(&calls, Call::add);
+            let named = |out: &Value| {
+                let last = out["interfaces"].as_array().unwrap().last();
+                last.unwrap()["name"].as_str().unwrap().to_owned()
+            };
+            let mut names: Vec<String> = outs.iter().map(named).collect();
+            let all = link::list(&mut node.socket(), IFB);
+            for ifb in all.and_then(Dump::complete).unwrap() {
+                let at = names.iter().position(|name| *name == ifb.name);
+                let call = &calls[at.expect("in a result")];
+                let want = format!("flannel:cbr0:{}:{}", call.id, call.ifname);
+                assert_eq!(ifb.alias, Some(want), "round {round}");
+            }
+            names.sort();
+            let mut is = ifbs(node);
+            is.sort();
+            assert_eq!(is, names, "round {round}");
+            at_once(&calls, |call| assert!(call.call("CHECK").ok));
+            let (gone, kept) = calls.split_at(3);
+            at_once(gone, Call::del);
+            assert_eq!(ifbs(node).len(), 3, "round {round}");
+            at_once(kept, |call| assert!(call.call("CHECK").ok));
+            at_once(kept, Call::del);
+            assert_eq!(ifbs(node), [""; 0], "round {round}");
+        }
+    });
+}
+
+/// What each call of `one` returns, all running at the same time.
+fn at_once<T: Send>(calls: &[Call], one: impl Fn(&Call) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let one = &one;
+        let begun: Vec<_> =
+            calls.iter().map(|call| scope.spawn(move || one(call))).collect();
+        begun.into_iter().map(|call| call.join().unwrap()).collect()
+    })
+}
+
+/// Somebody else's device may have the name, or get it while ADD runs: it is
+/// neither marked nor removed. Where others have both names ADD says so.
+#[test]
+fn devices_of_others() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pod = node.pod("a");
+        let call = bandwidth(&pod, &pod.add(), both_ways());
+        call.add();
+        let [first] = <[String; 1]>::try_from(ifbs(node)).unwrap();
+        call.del();
+        let others = |name: &str| {
+            let mut socket = node.socket();
+            let made = socket.batch(&[
+                link::ifb::add(OTHERS, name, 1500),
+                link::set(OTHERS).alias(OTHER).build(),
+            ]);
+            made.into_iter().all(|made| made.is_ok())
+        };
+        let is_theirs = || {
+            let link = link::by_index(&mut node.socket(), OTHERS);
+            assert_eq!(link.expect("stays").alias.as_deref(), Some(OTHER));
+        };
+        let remove = || {
+            let done = node.socket().request(&link::delete(OTHERS));
+            done.expect("theirs");
+        };
+        // there before
+        assert!(others(&first));
+        call.add();
+        is_theirs();
+        let names = ifbs(node);
+        let second = names.iter().find(|name| **name != first).unwrap();
+        call.del();
+        assert_eq!(ifbs(node), [&*first]);
+        run("ip", &["link", "add", second, "type", "ifb"]);
+        run("ip", &["link", "set", second, "alias", OTHER]);
+        let (_, msg) = call.call("ADD").error();
+        assert!(msg.contains(&first) && msg.contains(&**second), "{msg}");
+        assert_eq!(ifbs(node).len(), 2, "both are others'");
+        assert!(!tc_show("qdisc", &node.veths()[0]).contains("tbf"), "undone");
+        run("ip", &["link", "del", second]);
+        remove();
+        // comes and goes meanwhile
+        let done = AtomicBool::new(false);
+        let times = std::thread::scope(|scope| {
+            let churn = scope.spawn(|| {
+                let mut times = 0;
+                while !done.load(Ordering::Relaxed) {
+                    if others(&first) {
+                        times += 1;
+                        for _ in 0..20 {
+                            is_theirs();
+                        }
+                        remove();
+                    }
+                }
+                times
+            });
+            let ended = scope
+                .spawn(|| {
+                    for _ in 0..20 {
+                        call.add();
+                        call.del();
+                    }
+                })
+                .join();
+            done.store(true, Ordering::Relaxed);
+            ended.unwrap();
+            churn.join().unwrap()
+        });
+        assert!(times > 0);
+        assert_eq!(ifbs(node), [""; 0]);
+    });
 }

@@ -10,11 +10,15 @@ use crate::wire::uapi::{
 };
 
 /// Creates one that is up, without a queue of its own; refused (`EEXIST`)
-/// when the name is taken, `EOPNOTSUPP` where the kernel has none. `mtu` in
-/// bytes.
+/// when the name or the index is taken, `EOPNOTSUPP` where the kernel has
+/// none. `mtu` in bytes.
+///
+/// `index` 0 is one that the kernel chooses. With another, what follows in
+/// the same window can be meant for this device and no other, also when it
+/// could not be created.
 #[must_use]
-pub fn add(name: &str, mtu: u32) -> Request {
-    let header = ifinfo(0, IFF_UP, IFF_UP);
+pub fn add(index: u32, name: &str, mtu: u32) -> Request {
+    let header = ifinfo(index, IFF_UP, IFF_UP);
     let flags = NLM_F_CREATE | NLM_F_EXCL;
     let mut message = Message::new(RTM_NEWLINK, flags, &header);
     message.str(IFLA_IFNAME, name);

@@ -15,7 +15,7 @@ fn links(socket: &mut Socket) -> (u32, u32) {
         peer_namespace: None,
     };
     socket.request(&link::veth::add(&spec)).expect("veth");
-    socket.request(&link::ifb::add("ifb7", 1400)).expect("ifb");
+    socket.request(&link::ifb::add(0, "ifb7", 1400)).expect("ifb");
     let v0 = link::by_name(socket, "v0").expect("v0");
     let ifb = link::by_name(socket, "ifb7").expect("ifb7");
     assert!(ifb.up && ifb.mtu == 1400 && ifb.kind.as_deref() == Some("ifb"));
