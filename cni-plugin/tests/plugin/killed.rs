@@ -9,6 +9,8 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use netlink::route::Scope;
+use netlink::{Dump, Socket, addr};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -164,11 +166,32 @@ fn assert_nothing_left(node: &Node, what: &str) {
     assert!(side.is_empty(), "{what}: {side:?}");
 }
 
+/// Whatever is left of the attachment that answers on an address, or is about
+/// one: the address is held. It comes before them, and goes after them.
+fn assert_held(node: &Node, pod: &Call, what: &str) {
+    let held = node.reserved();
+    let mut inside = Socket::open_in(&pod.open()).unwrap();
+    let there = addr::list(&mut inside, None, None).and_then(Dump::complete);
+    let there =
+        there.unwrap().into_iter().filter(|a| a.scope == Scope::Universe);
+    for ip in there.map(|a| a.ip.to_string()) {
+        assert!(held.contains(&ip), "{what}: the pod has {ip} of {held:?}");
+    }
+    // ADD makes the link while it has no address yet
+    let is_del = what.starts_with("DEL");
+    if (is_del && !node.veths().is_empty()) || rules().contains(ID) {
+        assert_eq!(held.len(), 2, "{what}: {held:?}");
+    }
+}
+
 /// One in `NODES` of every `step`th call, from `first` on: ADD is killed, then
 /// DEL is.
 fn try_every(first: usize, step: usize, delegate: &[(&str, Value)]) {
     on_a_node(|node| {
         node.flanneld_alone_dual();
+        // a delegate that is not of the same process
+        let ptp = node.plugins(&[]).join("ptp");
+        symlink(env!("CARGO_BIN_EXE_flannel"), ptp).unwrap();
         let mut pod = node.pod(ID).version("1.1.0");
         for (key, value) in delegate {
             pod = pod.delegate(key, value.clone());
@@ -178,6 +201,7 @@ fn try_every(first: usize, step: usize, delegate: &[(&str, Value)]) {
         let mut recover = |n: usize, what: &str| {
             // by turns, so that both are tried after each kind of call
             let by_gc = (n / step / NODES).is_multiple_of(2);
+            assert_held(node, &pod, &format!("{what} after {n} calls"));
             links += node.veths().len();
             addresses += node.reserved().len();
             let answer = if by_gc { gc.call("GC") } else { pod.call("DEL") };
@@ -226,6 +250,16 @@ pub(crate) fn on_all_nodes(one: impl Fn(usize) + Sync) {
 #[test]
 fn after_every_system_call() {
     try_all(1, &[]);
+}
+
+#[test]
+fn of_a_routed_pod() {
+    let delegate = [
+        ("type", "ptp".into()),
+        ("ipMasq", true.into()),
+        ("ipMasqBackend", "nftables".into()),
+    ];
+    try_all(3, &delegate);
 }
 
 #[test]
