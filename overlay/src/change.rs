@@ -204,6 +204,21 @@ impl Change {
         }
     }
 
+    /// Whether it is about a route that is there only while another is
+    /// replaced, see [`diff`](crate::diff()): no plan has it, and it repairs
+    /// nothing.
+    #[must_use]
+    pub const fn is_help(&self) -> bool {
+        let route = if let Self::SetRoute { after, .. } = self {
+            after
+        } else if let Self::DeleteRoute { before, .. } = self {
+            before
+        } else {
+            return false;
+        };
+        route.ours && route.gateway.is_none()
+    }
+
     /// What a person should know of it, if anything: a device of ours by name,
     /// but of another shape, is deleted.
     #[must_use]

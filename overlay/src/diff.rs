@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipam::Family;
+use ipam::{Family, Subnet};
 
 use crate::{
     Addr, Change, Desired, FdbKey, IfName, Key, Link, LinkKind, NeighKey,
@@ -22,8 +22,9 @@ mod tests;
 /// routes. Then what is left over, in reverse. So at every moment in between
 /// a peer that is in both is reached either as before or as it will be. Only
 /// what the kernel does not have beside something new goes before that: a
-/// device with the same tunnel, an address that is to be a gateway, a direct
-/// route to an IPv6 peer that is now reached by the tunnel.
+/// device with the same tunnel, an address that is to be a gateway. Where it
+/// refuses an IPv6 gateway because of the route that is to be replaced, a
+/// route to the gateway alone is there while that is done.
 ///
 /// **One pass is enough.** What stands on a device that is created anew, or
 /// comes up, is written again even outside `scope`: the kernel drops it
@@ -64,7 +65,7 @@ pub fn diff(
     let neighs = differ.neighs(fdb.set);
     let mut out = neighs.set;
     let (routes, uses) = differ.routes();
-    out.extend(routes.in_the_way);
+    out.extend(routes.before);
     let nexthops = differ.nexthops(&uses, out);
     let mut out = nexthops.set;
     out.extend(routes.set);
@@ -118,7 +119,7 @@ struct Links {
 #[derive(Default)]
 struct Changes {
     /// Goes before `set` of this kind and the one below.
-    in_the_way: Vec<Change>,
+    before: Vec<Change>,
     set: Vec<Change>,
     delete: Vec<Change>,
 }
@@ -373,12 +374,10 @@ impl Differ<'_> {
                     let nexthop = want.nexthop.filter(|id| self.may_use(*id));
                     uses.new.extend(nexthop);
                     let after = Route { nexthop, ..want };
-                    let mut before = before;
-                    if let Some(old) = before
-                        .take_if(|b| leads_gateway_elsewhere(key, &want, b))
+                    if let Some(before) = &before
+                        && leads_gateway_elsewhere(key, &want, before)
                     {
-                        let change = Change::DeleteRoute { key, before: old };
-                        out.in_the_way.push(change);
+                        self.help(&want, &mut out);
                     }
                     out.set.push(Change::SetRoute { key, before, after });
                 }
@@ -390,6 +389,24 @@ impl Differ<'_> {
             }
         }
         (out, uses)
+    }
+
+    /// A way to the gateway of `want` for as long as it takes to replace the
+    /// route that leads it elsewhere. One that was left by a pass that broke
+    /// off does as well.
+    fn help(&self, want: &Route, out: &mut Changes) {
+        let Some(gateway) = want.gateway else { return };
+        let Ok(dst) = Subnet::new(gateway, Family::of(gateway).bits()) else {
+            return;
+        };
+        let key = RouteKey::new(dst);
+        if !self.observed.routes.contains_key(&key) {
+            let route =
+                Route { gateway: None, onlink: false, nexthop: None, ..*want };
+            let set = Change::SetRoute { key, before: None, after: route };
+            out.before.push(set);
+            out.delete.push(Change::DeleteRoute { key, before: route });
+        }
     }
 
     /// Whether packets take the same way by both.

@@ -57,7 +57,7 @@ impl Node {
         let mut rig = Rig::new(conf, 3);
         let under0 = link::by_name(rig.kernel.socket(), "under0");
         let index = under0.expect("under0").index;
-        let Rig { kernel, conf, leases } = &rig;
+        let Rig { kernel, conf, leases, .. } = &rig;
         let Backend::Vxlan(options) = conf.backend.clone() else { panic!() };
         let ip = |text: &str| text.parse().ok();
         let addrs = PerFamily { v4: ip("192.168.77.1"), v6: ip("fd77::1") };

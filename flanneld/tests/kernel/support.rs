@@ -18,6 +18,8 @@ pub(crate) struct Rig {
     pub(crate) kernel: Kernel,
     pub(crate) conf: NetConf,
     pub(crate) leases: BTreeMap<SubnetKey, LeaseAttrs>,
+    /// Published addresses that are reached without the tunnel.
+    pub(crate) direct: BTreeSet<IpAddr>,
 }
 
 /// Runs `job` in a network namespace that ends with it.
@@ -57,6 +59,7 @@ impl Rig {
             kernel: Kernel::open().expect("kernel"),
             conf,
             leases: BTreeMap::new(),
+            direct: BTreeSet::new(),
         };
         for n in 2..2 + peers {
             rig.add_peer(n);
@@ -108,7 +111,7 @@ impl Rig {
                 v4: Some(Mac([2, 0, 0, 0, 4, 1])),
                 v6: Some(Mac([2, 0, 0, 0, 6, 1])),
             },
-            direct: BTreeSet::new(),
+            direct: self.direct.clone(),
             caps: Caps { nexthop_objects: self.kernel.nexthop_objects() },
         };
         let public = PerFamily::from_fn(|family| {

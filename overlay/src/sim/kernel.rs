@@ -499,7 +499,21 @@ impl Kernel {
         if !onlink && self.towards(gateway) != Some(link) {
             return Err(Errno::Unreachable);
         }
+        if Family::of(gateway) == Family::V6
+            && self.routed(gateway).is_some_and(|by| by != link)
+        {
+            return Err(Errno::Invalid);
+        }
         Ok(())
+    }
+
+    /// The device by which a route leads to `ip`, the default route aside.
+    fn routed(&self, ip: IpAddr) -> Option<IfName> {
+        let all = self.routes.iter().filter(|(key, _)| key.dst.len() > 0);
+        let (_, route) = all
+            .filter(|(key, _)| key.dst.contains(ip))
+            .max_by_key(|(key, _)| (key.dst.len(), u32::MAX - key.metric))?;
+        self.resolved(*route).link
     }
 
     /// What a device loses when it goes down.

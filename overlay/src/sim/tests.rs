@@ -148,6 +148,14 @@ fn refusals() {
     ] {
         assert_eq!(kernel.set_route(key, route), Err(errno), "{route}");
     }
+    // nor is one that is led elsewhere, in IPv6
+    let by_tunnel =
+        |n| by(&format!("fd00:5:0:{n}::"), Some("flannel-v6.1"), true);
+    let key6 = RouteKey::new(subnet(Family::V6, 3));
+    kernel
+        .set_route(key6, by(&public(Family::V6, 3).to_string(), None, false))
+        .unwrap();
+    assert_eq!(kernel.set_route(key6, by_tunnel(3)), Err(Errno::Invalid));
     let through =
         crate::Route { nexthop: Some(7), ..by("10.5.3.0", None, true) };
     assert_eq!(kernel.set_route(key, through), Err(Errno::Invalid));

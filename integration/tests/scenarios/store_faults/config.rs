@@ -60,13 +60,11 @@ fn what_can_change_under_traffic_does_and_the_rest_is_told() -> Result<()> {
         })?;
     }
     cluster.assert_settled()?;
-    let before = streams.kernels.clone();
-    streams.finish(&mut cluster)?;
 
-    // The way back: an IPv6 peer's direct route has to go before the kernel
-    // takes the one through the tunnel.
+    // The way back: the kernel takes no IPv6 route through the tunnel while
+    // the direct one leads its gateway elsewhere.
     cluster.configure(&conf)?;
-    for (n, was) in before.iter().enumerate() {
+    for (n, was) in streams.kernels.iter().enumerate() {
         let node = cluster.node(n);
         poll_until("the tunnel again", Duration::from_secs(40), || {
             let now = kernel::overlay(&node.host)?;
@@ -76,5 +74,6 @@ fn what_can_change_under_traffic_does_and_the_rest_is_told() -> Result<()> {
         .with_context(|| node.log())?;
     }
     wait_well(&cluster)?;
-    cluster.assert_settled()
+    cluster.assert_settled()?;
+    streams.finish(&mut cluster)
 }
