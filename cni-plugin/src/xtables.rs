@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipam::Family;
-use netlink::nft::{NftSocket, TableId};
+use netlink::nft::{self, NftSocket, TableId};
 use netlink::program::{self, LOCK_WAIT};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
@@ -113,32 +113,17 @@ impl<'a> Xtables<'a> {
             .is_ok_and(|text| text.lines().any(|line| line == table))
     }
 
-    /// What is in `table`. It is looked at again when nf_tables were changed
-    /// meanwhile, by whomever and in whichever table: iptables built on them
-    /// leaves out what it was just reading, or says that it cannot show it,
-    /// and ends as if all were well.
+    /// What is in `table`, while nobody changed nf_tables.
     ///
     /// # Errors
     /// Code 999 when the program fails, or cannot show the table; code 11
     /// when it takes too long.
     pub(crate) fn save(&self, table: &str) -> Result<Saved, CniError> {
-        let mut nft = NftSocket::open().ok();
-        // a kernel without nf_tables has none that change
-        let mut generation = || nft.as_mut()?.generation().ok();
-        for _ in 1..ATTEMPTS {
-            let before = generation();
-            let saved = self.save_once(table);
-            if generation() == before {
-                return saved;
-            }
-        }
-        self.save_once(table)
-    }
-
-    fn save_once(&self, table: &str) -> Result<Saved, CniError> {
-        let text = self.run(&self.save, &["-t", table], None)?;
-        Saved::parse(&text, table).map_err(|e| {
-            e.context(format_args!("{}", program::name(&self.save)))
+        nft::steadily(|| {
+            let text = self.run(&self.save, &["-t", table], None)?;
+            Saved::parse(&text, table).map_err(|e| {
+                e.context(format_args!("{}", program::name(&self.save)))
+            })
         })
     }
 

@@ -12,6 +12,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use ipam::Family;
+use netlink::nft;
 use netlink::program::{self, ProgramError};
 use overlay::World;
 use overlay::rules::iptables::{ReadError, Saved, Script};
@@ -191,7 +192,10 @@ impl World for Iptables {
                 source,
             })
         };
-        let show = |tool| Shown { saved: saved(tool), tool: tool.clone() };
+        let show = |tool| {
+            let saved = nft::steadily(|| saved(tool));
+            Shown { saved, tool: tool.clone() }
+        };
         Ok(tools.map(show).collect())
     }
 

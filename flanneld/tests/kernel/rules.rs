@@ -3,8 +3,9 @@
 //! are adopted or removed; other flannels' and everybody else's stay.
 
 use std::collections::BTreeSet;
+use std::fs::Permissions;
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::process::{Command, Stdio};
 
 use flanneld::world::iptables::{Change, Flavour, Iptables, Scope};
@@ -242,6 +243,30 @@ fn upstreams_iptables_rules_are_adopted_or_removed() {
         host.run("iptables -t nat -F FLANNEL-POSTRTG");
         assert_eq!(host.pass(Scope::Primary, &rules(5).none()).len(), 2);
         assert!(!host.saved().contains("FLANNEL"), "{}", host.saved());
+    });
+}
+
+/// Rules that somebody else changes while they are shown are shown again: the
+/// program leaves out what it was just reading, and ends as if all were well.
+#[test]
+fn what_changes_while_it_is_shown_is_looked_at_again() {
+    on_a_host(|| {
+        let mut host = Host::new(Flavour::Nft);
+        assert_eq!(host.pass(Scope::Primary, &rules(5)).len(), 2);
+        let bin = host.bin.path();
+        let save = bin.join("iptables-save");
+        std::fs::rename(&save, bin.join("iptables-nft-save")).expect("move");
+        let first = bin.join("first").display().to_string();
+        let script = format!(
+            "#!/bin/sh\nmkdir {first} 2>/dev/null || exec {}/iptables-nft-save\n\
+             nft add table ip theirs\nprintf '*nat\\nCOMMIT\\n'\n",
+            bin.display()
+        );
+        std::fs::write(&save, script).expect("script");
+        std::fs::set_permissions(&save, Permissions::from_mode(0o755))
+            .expect("mode");
+        assert_eq!(host.pass(Scope::Primary, &rules(5)), [""; 0]);
+        assert!(host.bin.path().join("first").is_dir(), "it was asked twice");
     });
 }
 

@@ -45,7 +45,7 @@ pub use object::{
     Base, Chain, ChainId, ChainKind, Family, Hook, Policy, Rule, Table, TableId,
 };
 pub use read::{ChainState, Counts, RuleInfo, TableState};
-pub use socket::{NftSocket, supported};
+pub use socket::{NftSocket, steadily, supported};
 
 /// Priority of `filter` chains.
 pub const PRIORITY_FILTER: i32 = 0;

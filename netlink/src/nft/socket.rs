@@ -17,6 +17,8 @@ use crate::wire::Message;
 const OBJECT: &str = "nf_tables socket";
 /// Attempts at reading a table while others change the rules.
 const READ_ATTEMPTS: u32 = 10;
+/// Looks at what iptables shows while others change the rules.
+const LOOKS: u32 = 5;
 /// Table of the rule that is tried and never made.
 const PROBE_TABLE: &str = "flannel-probe";
 
@@ -43,6 +45,25 @@ pub fn supported() -> Result<bool, Error> {
         Err(e) if e.errno().is_some_and(|n| missing.contains(&n)) => Ok(false),
         Err(e) => Err(e),
     }
+}
+
+/// What `look`, which runs iptables' programs, gives when nf_tables were not
+/// changed meanwhile, by whomever and in whichever table: iptables built on
+/// them leaves out what it was just reading, or says that it cannot show it,
+/// and ends as if all were well. Where others never rest, the fifth look
+/// counts.
+pub fn steadily<T>(mut look: impl FnMut() -> T) -> T {
+    let mut socket = NftSocket::open().ok();
+    // a kernel without nf_tables has none that change
+    let mut generation = || socket.as_mut()?.generation().ok();
+    for _ in 1..LOOKS {
+        let before = generation();
+        let seen = look();
+        if generation() == before {
+            return seen;
+        }
+    }
+    look()
 }
 
 // === impl NftSocket ===

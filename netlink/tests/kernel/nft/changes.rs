@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use netlink::nft::{Policy, RawExpr, TableState, Verdict};
+use netlink::nft::{Policy, RawExpr, TableState, Verdict, steadily};
 use netlink::{Errno, Error};
 
 use super::*;
@@ -39,6 +39,25 @@ fn rules(socket: &mut NftSocket) -> Vec<String> {
     let state = read(socket);
     let chain = state.chain("forward").expect("chain");
     chain.rules().map(ToString::to_string).collect()
+}
+
+/// What iptables shows counts when nobody changed a rule meanwhile; a look
+/// that is never left alone does after a few attempts.
+#[test]
+fn what_others_change_meanwhile_is_looked_at_again() {
+    with_nft(|socket| {
+        for (busy, looks) in [(0, 1), (2, 3), (100, 5)] {
+            let mut seen = 0;
+            let last = steadily(|| {
+                seen += 1;
+                if seen <= busy {
+                    socket.commit(&small()).expect("commit");
+                }
+                seen
+            });
+            assert_eq!((last, seen), (looks, looks), "{busy} changes");
+        }
+    });
 }
 
 #[test]
