@@ -17,8 +17,8 @@ const AT_ONCE: Duration = Duration::from_millis(100);
 /// the daemon can hold up. The receiver is told of the first.
 ///
 /// To be called before any other thread is started: they inherit that the
-/// signals are not theirs. So do the programs that the daemon runs, which are
-/// ended by SIGKILL and a limit of their own.
+/// signals are not theirs. The programs that the daemon runs do not, see
+/// [`netlink::program`].
 ///
 /// # Errors
 /// When the system refuses the thread, or to block signals.

@@ -6,9 +6,8 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,10 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+
+mod child;
+
+use child::{Child, Pipes};
 
 /// How long `iptables-restore` is to wait for the lock of the legacy tables,
 /// in seconds (its option `-w`).
@@ -74,7 +77,7 @@ pub enum ProgramError {
         /// The program.
         program: String,
         /// The process of the earlier run.
-        pid: u32,
+        pid: Pid,
     },
 }
 
@@ -126,17 +129,10 @@ pub fn run_for(
         return Err(ProgramError::Left { program: name(program), pid });
     }
     let until = Instant::now() + limit;
-    let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(stdin)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        // so that what it starts can be killed with it
-        .process_group(0)
-        .spawn()
-        .map_err(failed)?;
-    let heard = hear(&mut child, input.unwrap_or_default(), until);
+    let (mut child, pipes) =
+        Child::start(program, args, input.is_some()).map_err(failed)?;
+    let input = input.unwrap_or_default();
+    let heard = hear(&mut child, pipes, &input, until);
     let (status, [stdout, stderr]) = match heard {
         Ok(Some(heard)) => heard,
         unheard => {
@@ -164,14 +160,13 @@ pub fn run_for(
 /// that none is left behind with somebody who keeps the pipes.
 fn hear(
     child: &mut Child,
-    input: String,
+    pipes: Pipes,
+    input: &str,
     until: Instant,
 ) -> io::Result<Option<(ExitStatus, [Vec<u8>; 2])>> {
-    let mut stdin = child.stdin.take().map(pipe).transpose()?;
-    let mut outputs = [
-        child.stdout.take().map(pipe).transpose()?,
-        child.stderr.take().map(pipe).transpose()?,
-    ];
+    let mut stdin = pipes.input.map(pipe).transpose()?;
+    let [stdout, stderr] = pipes.outputs;
+    let mut outputs = [Some(pipe(stdout)?), Some(pipe(stderr)?)];
     let mut said = [Vec::new(), Vec::new()];
     let mut input = input.as_bytes();
     let mut buffer = vec![0; 1 << 16];
@@ -208,8 +203,7 @@ fn hear(
 }
 
 /// Our end of a pipe, which never has us wait.
-fn pipe(end: impl Into<OwnedFd>) -> io::Result<File> {
-    let end = end.into();
+fn pipe(end: OwnedFd) -> io::Result<File> {
     fcntl(&end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok(end.into())
 }
@@ -256,9 +250,7 @@ fn ended(child: &mut Child, until: Instant) -> io::Result<Option<ExitStatus>> {
 /// Kills a program with all that it has started. Nobody has waited for it
 /// yet, so that its number is still its own.
 fn kill(program: &Path, mut child: Child) {
-    if let Ok(group) = i32::try_from(child.id()) {
-        let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
-    }
+    let _ = killpg(child.pid(), Signal::SIGKILL);
     if let Ok(None) = ended(&mut child, Instant::now() + KILLED) {
         let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
         left.push((program.to_owned(), child));
@@ -267,15 +259,17 @@ fn kill(program: &Path, mut child: Child) {
 
 /// The process of an earlier run of `program` that was killed and has not
 /// ended. Takes away all that have.
-fn left(program: &Path) -> Option<u32> {
+fn left(program: &Path) -> Option<Pid> {
     let mut left = LEFT.lock().unwrap_or_else(PoisonError::into_inner);
     left.retain_mut(|(_, child)| matches!(child.try_wait(), Ok(None)));
     let mut left = left.iter();
-    left.find(|(of, _)| of == program).map(|(_, child)| child.id())
+    left.find(|(of, _)| of == program).map(|(_, child)| child.pid())
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::SigSet;
+
     use super::*;
 
     fn sh(script: &str, input: Option<&str>) -> Result<String, ProgramError> {
@@ -295,6 +289,25 @@ mod tests {
         assert!(
             none.to_string().starts_with("iptables cannot be run: No such")
         );
+    }
+
+    /// As the daemon does, which has a thread for these signals.
+    #[test]
+    fn signals_that_are_blocked_here_end_a_program_all_the_same() {
+        let mut signals = SigSet::empty();
+        signals.add(Signal::SIGTERM);
+        signals.add(Signal::SIGINT);
+        signals.thread_block().unwrap();
+        let status = sh("cat /proc/self/status", None).unwrap();
+        let none = format!("SigBlk:\t{:016x}\n", 0);
+        assert!(status.contains(&none), "{status}");
+        let error = sh("kill -TERM $$; echo on", None).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("signal: 15 (SIGTERM)"), "{text}");
+        // ours is ignored by the standard library
+        let error = sh("kill -PIPE $$; echo on", None).unwrap_err();
+        assert!(error.to_string().contains("SIGPIPE"), "{error}");
+        assert!(SigSet::thread_get_mask().unwrap().contains(Signal::SIGTERM));
     }
 
     #[test]
@@ -342,10 +355,9 @@ mod tests {
         let program = dir.path().join("iptables");
         std::os::unix::fs::symlink("/bin/true", &program).unwrap();
         // stands for a killed one that hangs in the kernel
-        let mut child = Command::new("cat");
-        child.stdin(Stdio::piped());
-        let mut child = child.spawn().unwrap();
-        let (pid, stdin) = (child.id(), child.stdin.take());
+        let cat = Path::new("/bin/cat");
+        let (child, pipes) = Child::start(cat, &[], true).unwrap();
+        let (pid, stdin) = (child.pid(), pipes.input);
         LEFT.lock().unwrap().push((program.clone(), child));
         let text = run(&program, &[], None).unwrap_err().to_string();
         let begins = format!("iptables (pid {pid}) was killed and has not");
