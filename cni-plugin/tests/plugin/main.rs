@@ -10,6 +10,7 @@
 
 mod attach;
 mod bandwidth;
+mod bandwidth_traffic;
 mod beside_go;
 mod bridge;
 mod check;
