@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::node::{Call, Node, VERSIONS, addresses, on_a_node, plain, run};
 
 /// A pod on `cni0` with addresses of both families.
-fn bridge(node: &Node, id: &str, members: Value) -> Call {
+pub(crate) fn bridge(node: &Node, id: &str, members: Value) -> Call {
     let mut conf = json!({
         "name": "tn",
         "cniVersion": "1.1.0",

@@ -13,6 +13,7 @@ mod bandwidth;
 mod bandwidth_traffic;
 mod beside_go;
 mod bridge;
+mod bridge_versions;
 mod check;
 mod deadlines;
 mod delegates;
