@@ -1,13 +1,15 @@
 //! Mapped ports in nf_tables, in upstream's form (PM-12), without `nft`.
 //!
-//! Three things differ. The pod's neighbours are masqueraded too, as iptables
+//! Some things differ. The pod's neighbours are masqueraded too, as iptables
 //! does it (PM-6): their answers would come by the bridge, past the node, and
 //! not be recognized. As there, what comes to a mapped port is marked for it:
-//! what others lead to the pod, such as kube-proxy, keeps its source. A network's conditions are in the rules of its own
-//! ports: upstream has them where all networks' packets come by, so that the
-//! last one to attach a pod decides for all (CW-10). And what is there of a
-//! pod is replaced, not added to. What all pods share is only added where it
-//! is missing, so that ADDs do not get in each other's way.
+//! what others lead to the pod, such as kube-proxy, keeps its source. The same
+//! goes for `masqAll`, which upstream leaves without effect here. A network's
+//! conditions are in the rules of its own ports: upstream has them where all
+//! networks' packets come by, so that the last one to attach a pod decides for
+//! all (CW-10). And what is there of a pod is replaced, not added to. What all
+//! pods share is only added where it is missing, so that ADDs do not get in
+//! each other's way.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -130,7 +132,7 @@ pub(super) fn check(
         let is_ours = |r: &RuleInfo| owns(owner, r) && r.rule.note.is_some();
         let beyond = match there.iter().any(is_ours) {
             true => Vec::new(),
-            false => neighbours(owner, conf, pod)?,
+            false => marked(owner, conf, pod)?,
         };
         for (chain, rule) in
             wanted(owner, conf, pod)?.into_iter().chain(leading())
@@ -153,30 +155,22 @@ fn wanted(
     let family = pod.family();
     let conditions = conditions(conf, family)?;
     // marks before the rules that lead away
-    let mut out = neighbours(owner, conf, pod)?;
+    let mut out = marked(owner, conf, pod)?;
     for mapping in conf.of(family) {
         let mut exprs = conditions.clone();
         exprs.extend(at_port(mapping));
         exprs.push(to_port(mapping, pod.ip));
         out.push((PORTS, rule_of(owner, exprs)));
     }
-    if conf.snat && !out.is_empty() {
+    // with `masqAll` these are marked as well
+    if conf.snat && !conf.masquerade_all && !out.is_empty() {
         let to_pod = Expr::to(Subnet::host(pod.ip));
-        let masquerade = || Expr::masquerade(false);
-        if conf.masquerade_all {
-            // of what comes to the pod, what came through a mapped port
-            let mapped = Expr::CtStatus(CT_STATUS_DNAT);
-            let exprs = vec![to_pod, mapped, masquerade()];
+        let own = Ipv4Addr::LOCALHOST;
+        let sources = [Some(pod.ip), pod.ip.is_ipv4().then_some(own.into())];
+        for source in sources.into_iter().flatten() {
+            let from = Expr::from(Subnet::host(source));
+            let exprs = vec![from, to_pod.clone(), Expr::masquerade(false)];
             out.push((MASQUERADING, rule_of(owner, exprs)));
-        } else {
-            let own = Ipv4Addr::LOCALHOST;
-            let sources =
-                [Some(pod.ip), pod.ip.is_ipv4().then_some(own.into())];
-            for source in sources.into_iter().flatten() {
-                let from = Expr::from(Subnet::host(source));
-                let exprs = vec![from, to_pod.clone(), masquerade()];
-                out.push((MASQUERADING, rule_of(owner, exprs)));
-            }
         }
     }
     Ok(out)
@@ -188,38 +182,40 @@ fn conditions(conf: &Conf, family: Family) -> Result<Vec<Expr>, CniError> {
     Ok(all.unwrap_or_default())
 }
 
-/// Marks what the pod's neighbours send to its mapped ports, and masquerades
-/// what is marked. The port alone would not do: a service of the same number
-/// may lead to the pod as well.
-fn neighbours(
+/// Marks what the pod's neighbours send to its mapped ports, with `masqAll`
+/// what anybody sends there, and masquerades what is marked. The port alone
+/// would not do: a service of the same number may lead to the pod as well.
+fn marked(
     owner: Owner<'_>,
     conf: &Conf,
     pod: &Cidr,
 ) -> Result<Vec<(&'static str, Rule)>, CniError> {
-    let family = pod.family();
-    // with `masqAll` all are masqueraded anyway
-    let wanted = conf.snat && !conf.masquerade_all;
-    let Some(network) = pod.network().filter(|_| wanted) else {
+    if !conf.snat {
         return Ok(Vec::new());
+    }
+    let family = pod.family();
+    let from = match (conf.masquerade_all, pod.network()) {
+        (true, _) => None,
+        (false, Some(network)) => Some(Expr::from(network)),
+        (false, None) => return Ok(Vec::new()),
     };
     let conditions = conditions(conf, family)?;
     let mut out = Vec::new();
     for mapping in conf.of(family) {
         let mut exprs = conditions.clone();
-        exprs.push(Expr::from(network));
+        exprs.extend(from.clone());
         exprs.extend(at_port(mapping));
         exprs.push(Expr::AddMark(conf.mark));
         out.push((PORTS, rule_of(owner, exprs)));
     }
     if !out.is_empty() {
-        let exprs = vec![
-            Expr::from(network),
+        let exprs = from.into_iter().chain([
             Expr::to(Subnet::host(pod.ip)),
             Expr::CtStatus(CT_STATUS_DNAT),
             Expr::mark(conf.mark, conf.mark),
             Expr::masquerade(false),
-        ];
-        out.push((MASQUERADING, rule_of(owner, exprs)));
+        ]);
+        out.push((MASQUERADING, rule_of(owner, exprs.collect())));
     }
     Ok(out)
 }

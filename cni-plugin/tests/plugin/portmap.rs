@@ -338,10 +338,20 @@ fn the_rules_of_upstream_in_nftables() {
         assert!(both.contains(
             "ip saddr != 1.2.3.4 tcp dport 9000 dnat to 10.9.0.2:90 comment \"cB\""
         ));
-        assert!(
-            both.contains("ct status dnat masquerade comment \"cB\""),
-            "{both}"
-        );
+        let mark = "0x00002000";
+        for rule in [
+            format!(
+                "\t\tip saddr != 1.2.3.4 tcp dport 9000 meta mark set meta mark \
+                 | {mark} comment \"cB\"\n"
+            ),
+            format!(
+                "\t\tip daddr 10.9.0.2 ct status dnat meta mark & {mark} == \
+                 {mark} masquerade comment \"cB\"\n"
+            ),
+        ] {
+            assert_eq!(both.matches(&rule).count(), 1, "{rule}{both}");
+        }
+        assert_eq!(both.matches("comment \"cB\"").count(), 3, "{both}");
         assert!(both.contains("\t\tfib daddr type local jump"), "{both}");
         assert!(limited.call("CHECK").ok);
         limited.del();

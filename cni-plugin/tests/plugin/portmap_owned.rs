@@ -10,12 +10,14 @@ use crate::portmap::{
 
 /// A service, as kube-proxy leads it to a pod, whose ports are those of the
 /// mapping: who asks it from the same node keeps its address. By the mapped
-/// port the same neighbour has the node's.
+/// port the same neighbour has the node's. Both also with `masqAll`, which is
+/// about mapped ports.
 #[test]
 fn a_service_sees_who_asks() {
     on_a_node(|node| {
         node.flanneld(Stack::V4);
-        for backend in BACKENDS {
+        let each = |backend| [(backend, false), (backend, true)];
+        for (backend, all) in BACKENDS.into_iter().flat_map(each) {
             let (a, b) = (node.pod("a"), node.pod("b"));
             let (to, source) = (a.add(), b.add());
             let ip = |result: &serde_json::Value| {
@@ -27,7 +29,9 @@ fn a_service_sees_who_asks() {
                 port(8080, 80, "tcp", ""),
                 port(8081, 80, "tcp", "10.244.1.1"),
             ]);
-            let call = portmap(&a, &to, ports).with("backend", backend.into());
+            let call = portmap(&a, &to, ports)
+                .with("backend", backend.into())
+                .with("masqAll", all.into());
             call.add();
             let service = format!(
                 "table ip services {{
@@ -47,10 +51,10 @@ fn a_service_sees_who_asks() {
                 seen
             };
             for at in ["10.96.0.1:8080", "10.96.0.1:9090"] {
-                assert_eq!(seen_by(at), source, "{backend} {at}");
+                assert_eq!(seen_by(at), source, "{backend} {all} {at}");
             }
             for at in ["10.244.1.1:8080", "10.244.1.1:8081"] {
-                assert_eq!(seen_by(at), "10.244.1.1", "{backend} {at}");
+                assert_eq!(seen_by(at), "10.244.1.1", "{backend} {all} {at}");
             }
             run("nft", &["delete", "table", "ip", "services"]);
             call.del();
