@@ -114,7 +114,7 @@ fn create(socket: &mut Socket, conf: &Conf) -> Result<bool, CniError> {
         Ok(()) => Ok(true),
         Err(e) if e.is_exists() => Ok(false),
         Err(e) if spec.vlan_filtering && e.is_unsupported() => {
-            Err(vlan::unsupported(name, &e))
+            Err(vlan::unsupported(name, Some(&e)))
         }
         Err(e) => Err(CniError::from(e)
             .context(format_args!("failed to create bridge {name:?}"))),

@@ -122,8 +122,9 @@ pub(crate) fn gc(
 /// Code 50, or what the IPAM plugin says.
 pub(crate) fn status(call: &Call, text: &str) -> Result<(), CniError> {
     let conf = Object::parse(text)?;
-    let read = Conf::read(&conf, &Args::default())
-        .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })?;
+    let unavailable = |e| CniError { code: code::NOT_AVAILABLE, ..e };
+    let read = Conf::read(&conf, &Args::default()).map_err(unavailable)?;
+    vlan::available(&read.vlans, &read.bridge).map_err(unavailable)?;
     Ipam::of(call, &conf, text, &read.ipam).status(call)
 }
 

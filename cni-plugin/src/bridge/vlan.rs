@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ipam::gojson::{Object, Value};
 use netlink::link::LinkInfo;
-use netlink::link::bridge::filter_vlans;
+use netlink::link::bridge::{can_filter_vlans, filter_vlans};
 use netlink::vlan::{self, Mode, PortVlans};
 use netlink::{Dump, Socket};
 
@@ -123,7 +123,11 @@ fn single(item: &Value<'_>) -> Result<Option<u16>, CniError> {
 }
 
 /// The bridge cannot be made to keep VLANs apart.
-pub(super) fn unsupported(bridge: &str, e: &netlink::Error) -> CniError {
+pub(super) fn unsupported(
+    bridge: &str,
+    e: Option<&netlink::Error>,
+) -> CniError {
+    let said = e.map(|e| format!("{e}; ")).unwrap_or_default();
     CniError::new(
         code::UNSUPPORTED,
         format!(
@@ -131,7 +135,23 @@ pub(super) fn unsupported(bridge: &str, e: &netlink::Error) -> CniError {
              kernel has no VLAN filtering (CONFIG_BRIDGE_VLAN_FILTERING)"
         ),
     )
-    .details(format!("{e}; leave both options out, or use another kernel"))
+    .details(format!("{said}leave both options out, or use another kernel"))
+}
+
+/// Whether bridges can be made to keep VLANs apart, where that is asked for:
+/// for STATUS, which makes none.
+///
+/// # Errors
+/// As ADD has it.
+pub(super) fn available(conf: &Conf, bridge: &str) -> Result<(), CniError> {
+    if !conf.filter {
+        return Ok(());
+    }
+    match Socket::open().and_then(|mut s| can_filter_vlans(&mut s)) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(unsupported(bridge, None)),
+        Err(e) => Err(unsupported(bridge, Some(&e))),
+    }
 }
 
 /// Switches filtering on where a bridge that is there lacks it: upstream
@@ -147,7 +167,7 @@ pub(super) fn filter(
     }
     socket.request(&filter_vlans(bridge.index)).map_err(|e| {
         match e.is_unsupported() {
-            true => unsupported(&bridge.name, &e),
+            true => unsupported(&bridge.name, Some(&e)),
             false => e.into(),
         }
     })?;

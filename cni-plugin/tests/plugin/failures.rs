@@ -213,7 +213,9 @@ fn vlans_where_the_kernel_has_none() {
         if probed.unwrap().status.success() {
             run("ip", &["link", "del", "p"]);
             node.flanneld(Stack::V4);
-            node.pod("a").delegate("vlan", json!(100)).add();
+            let pod = node.pod("a").delegate("vlan", json!(100));
+            assert!(pod.clone().version("1.1.0").call("STATUS").ok);
+            pod.add();
             return;
         }
         node.flanneld(Stack::V4);
@@ -224,6 +226,9 @@ fn vlans_where_the_kernel_has_none() {
                         (CONFIG_BRIDGE_VLAN_FILTERING)";
             let pod = node.pod(&format!("p{key}")).delegate(key, value.clone());
             fails(node, &pod, 2, text);
+            let (code, msg) = pod.version("1.1.0").call("STATUS").error();
+            assert!(code == 50 && msg.contains(text), "{code} {msg}");
+            assert!(msg.contains("leave both options out"), "{msg}");
             let cni0 = netlink::link::by_name(&mut node.socket(), "cni0");
             assert!(cni0.is_err(), "not even the bridge: {key}");
             // nor on a bridge that is there

@@ -28,6 +28,8 @@ const TESTS: &[(&str, fn())] = &[
     ("vlan::differences", vlan::ports::differences),
     ("vlan::apart", vlan::traffic::apart),
     ("vlan::tagged", vlan::traffic::tagged),
+    ("vlan::isolated", vlan::restricted::isolated),
+    ("vlan::by_tag", vlan::restricted::by_tag),
     ("vlan::unfiltered_bridge", vlan::traffic::unfiltered_bridge),
     ("vlan::last_pod", vlan::gateways::last_pod),
     ("vlan::forgets", vlan::gateways::forgets),

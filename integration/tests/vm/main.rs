@@ -10,7 +10,7 @@ use integration::vm::Vm;
 /// CT-10, CT-11, CT-24, CT-25, and what the bridge does beyond.
 #[test]
 fn bridge_vlan() -> Result<()> {
-    let mut vm = Vm::new(&["bridge", "veth", "8021q"])?;
+    let mut vm = Vm::new(&["bridge", "veth", "8021q", "nft_meta_bridge"])?;
     let plugins = "/opt/cni/bin";
     vm.program(&binary("flannel")?, &format!("{plugins}/bridge"))?;
     let mut tests = vec![
@@ -20,6 +20,8 @@ fn bridge_vlan() -> Result<()> {
         "vlan::differences",
         "vlan::apart",
         "vlan::tagged",
+        "vlan::isolated",
+        "vlan::by_tag",
         "vlan::unfiltered_bridge",
         "vlan::last_pod",
         "vlan::forgets",

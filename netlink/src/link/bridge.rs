@@ -1,12 +1,16 @@
 //! Bridges and their ports.
 
+use nix::errno::Errno;
+
 use super::{Mac, ifinfo};
+use crate::error::Error;
 use crate::request::Request;
+use crate::socket::Socket;
 use crate::wire::uapi::{
     IFF_UP, IFLA_ADDRESS, IFLA_BR_VLAN_DEFAULT_PVID, IFLA_BR_VLAN_FILTERING,
-    IFLA_BRPORT_ISOLATED, IFLA_BRPORT_MODE, IFLA_BRPORT_STATE, IFLA_IFNAME,
-    IFLA_INFO_DATA, IFLA_INFO_KIND, IFLA_LINKINFO, IFLA_MTU, NLM_F_CREATE,
-    NLM_F_EXCL, RTM_NEWLINK,
+    IFLA_BR_VLAN_PROTOCOL, IFLA_BRPORT_ISOLATED, IFLA_BRPORT_MODE,
+    IFLA_BRPORT_STATE, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND,
+    IFLA_LINKINFO, IFLA_MTU, NLM_F_CREATE, NLM_F_EXCL, RTM_NEWLINK,
 };
 use crate::wire::{Attrs, Malformed, Message, u8_at, u16_at};
 
@@ -85,6 +89,31 @@ pub fn filter_vlans(index: u32) -> Request {
     });
     let object = format!("VLAN filtering of the bridge with index {index}");
     Request::new(object, message)
+}
+
+/// Whether bridges of this kernel can keep VLANs apart
+/// (`CONFIG_BRIDGE_VLAN_FILTERING`), without making one: asked for is a bridge
+/// with a VLAN protocol that there is not, which such a kernel refuses before
+/// it looks at the name, and a name that no link can have, which every kernel
+/// refuses.
+///
+/// # Errors
+/// What the kernel refuses for another reason; `EOPNOTSUPP` when it has no
+/// bridges at all.
+pub fn can_filter_vlans(socket: &mut Socket) -> Result<bool, Error> {
+    let flags = NLM_F_CREATE | NLM_F_EXCL;
+    let mut message = Message::new(RTM_NEWLINK, flags, &ifinfo(0, 0, 0));
+    message.str(IFLA_IFNAME, "/");
+    message.nest(IFLA_LINKINFO, |m| {
+        m.str(IFLA_INFO_KIND, "bridge");
+        m.nest(IFLA_INFO_DATA, |m| m.bytes(IFLA_BR_VLAN_PROTOCOL, &[0, 0]));
+    });
+    let object = "look for VLAN filtering of bridges";
+    match socket.request(&Request::new(object, message)) {
+        Err(e) if e.errno() == Some(Errno::EPROTONOSUPPORT) => Ok(true),
+        Err(e) if e.errno() == Some(Errno::EINVAL) => Ok(false),
+        other => other.map(|()| false),
+    }
 }
 
 // === impl BridgeInfo ===

@@ -106,6 +106,7 @@ pub(crate) const RTEXT_FILTER_SKIP_STATS: u32 = 8;
 pub(crate) const VETH_INFO_PEER: u16 = 1;
 
 pub(crate) const IFLA_BR_VLAN_FILTERING: u16 = 7;
+pub(crate) const IFLA_BR_VLAN_PROTOCOL: u16 = 8;
 pub(crate) const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
 
 /// In `IFLA_AF_SPEC` of the bridge family.

@@ -142,6 +142,25 @@ fn vxlan_learning_and_underlay_change_on_a_live_device() {
     });
 }
 
+/// The answer is what making one would show; nothing is made.
+#[test]
+fn whether_bridges_keep_vlans_apart() {
+    fresh(|socket| {
+        let can = bridge::can_filter_vlans(socket).expect("an answer");
+        let links = link::list(socket, Filter::default()).expect("links");
+        assert_eq!(names(&links.complete().expect("complete")), ["lo"]);
+        let spec = BridgeSpec {
+            name: "br7".into(),
+            mtu: None,
+            mac: None,
+            vlan_filtering: true,
+            up: false,
+        };
+        let made = socket.request(&bridge::add(&spec));
+        assert_eq!(made.is_ok(), can, "{made:?}");
+    });
+}
+
 #[test]
 fn bridge_and_port_flags() {
     fresh(|socket| {

@@ -6,6 +6,7 @@ pub(crate) mod beside_go;
 pub(crate) mod gateways;
 pub(crate) mod killed;
 pub(crate) mod ports;
+pub(crate) mod restricted;
 pub(crate) mod traffic;
 
 use std::collections::BTreeMap;

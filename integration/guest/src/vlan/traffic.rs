@@ -93,7 +93,7 @@ pub(crate) fn unfiltered_bridge() {
 
 /// A pod that has no address yet, by the address `10.1.2.<host>` of its
 /// interface, or of one for the frames with that tag.
-fn speaks(pod: &Call, tag: Option<u16>, host: u8) -> Place {
+pub(super) fn speaks(pod: &Call, tag: Option<u16>, host: u8) -> Place {
     let netns = pod.netns();
     let mut socket = Socket::open_in(&netns).unwrap();
     let eth0 = link::by_name(&mut socket, "eth0").unwrap().index;
