@@ -1,6 +1,6 @@
 //! Upstream's own programs, to run beside ours. `integration/setup peers`
-//! compiles them where there is a Go for it; elsewhere what needs them says
-//! that it is skipped.
+//! compiles them, by a Go that it fetches where there is none; where it cannot
+//! what needs them says that it is skipped.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ impl Peers {
             let _ = writeln!(
                 std::io::stderr(),
                 "SKIPPED {name}: no upstream flanneld in FLANNEL_TEST_PEERS \
-                 (`integration/setup peers` compiles it, with a recent Go)"
+                 (`integration/setup peers` compiles it; where there is no Go it fetches one)"
             );
         }
         found
