@@ -11,7 +11,7 @@ use netlink::link::{Filter, LinkInfo, Mac};
 use netlink::{Dump, Error, NetNs, Socket, link, nsid};
 use sha2::{Digest, Sha512};
 
-use crate::protocol::{Call, ValidAttachments};
+use crate::protocol::{Call, CniError, ValidAttachments};
 
 /// What every alias begins with.
 const MARK: &str = "flannel";
@@ -128,6 +128,23 @@ pub(crate) fn is_anothers(
     Ok(marked
         && outside.peer == Some(inside.index)
         && outside.peer_netns == nsid::number_of(host, netns)?)
+}
+
+/// The same for the interface `inside` that a chained plugin's call is about:
+/// whether it is not the one that ADD changed.
+///
+/// # Errors
+/// Code 999 or 11.
+pub(crate) fn is_for_another(
+    call: &Call,
+    netns: &NetNs,
+    inside: &LinkInfo,
+) -> Result<bool, CniError> {
+    Socket::open()
+        .and_then(|mut host| {
+            is_anothers(&mut host, netns, inside, Owner::of(call))
+        })
+        .map_err(CniError::from)
 }
 
 /// All links of `network` on the host, of every attachment, with their

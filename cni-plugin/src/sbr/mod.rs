@@ -6,16 +6,20 @@
 
 mod tables;
 
+use std::fs::File;
 use std::net::IpAddr;
+use std::path::Path;
 
 use ipam::gojson::Object;
-use ipam::{Family, PerFamily, Subnet};
+use ipam::{Family, PerFamily, Subnet, pool};
 use netlink::link::LinkInfo;
 use netlink::route::{self, RouteInfo, RouteMatch, RouteSpec, TABLE_MAIN};
 use netlink::{Dump, Request, Socket, addr, link, rule};
 
 use crate::bridge::util::{all, gone};
 use crate::cidr::parse_ip;
+use crate::files::failed;
+use crate::owner;
 use crate::protocol::{Call, CniError, Differences, Plugin, Version, log};
 use crate::result::{CniResult, IpConfig};
 
@@ -52,6 +56,7 @@ impl Plugin for Sbr {
         let ips = own(call, &previous)?;
         call.deadline.enter("setting up the pod's routing by source")?;
         let (mut socket, link) = open(call)?;
+        let _turn = turn(call)?;
         let mut made = Vec::new();
         set(&conf, &mut socket, &link, &ips, &mut made).inspect_err(|_| {
             // what was moved is still in the main table as well
@@ -73,6 +78,13 @@ impl Plugin for Sbr {
             Err(e) if e.is_not_found() => return Ok(()),
             other => other.map_err(CniError::from)?,
         };
+        if owner::is_for_another(call, &netns, &link)? {
+            log(format_args!(
+                "sbr: {} in {} is another attachment's, and so are its rules",
+                link.name, call.env.netns
+            ));
+            return Ok(());
+        }
         let addresses = addr::list(&mut socket, None, Some(link.index))
             .and_then(Dump::complete)
             .map_err(CniError::from)?;
@@ -177,7 +189,9 @@ fn set(
                     ..RouteSpec::to(subnet_of_all(family))
                 });
             }
-            made.extend(specs.iter().map(|spec| {
+            // what an ADD before this one has made its rule still leads to
+            let new = specs.iter().filter(|_| there.is_none());
+            made.extend(new.map(|spec| {
                 route::delete(&RouteMatch {
                     table,
                     oif: Some(link.index),
@@ -252,6 +266,19 @@ fn own<'a>(
         true => Err(CniError::config(format!(
             "prevResult has no address for interface {ifname}"
         ))),
+    }
+}
+
+/// One ADD at a time in a namespace, as each looks for a table that nobody
+/// uses: the lock of upstream's plugin, which is the namespace itself.
+fn turn(call: &Call) -> Result<File, CniError> {
+    let path = Path::new(&call.env.netns);
+    let taken = File::open(path)
+        .and_then(|file| pool::hold_lock(file, call.deadline.at()));
+    match taken {
+        Ok(Some(turn)) => Ok(turn),
+        Ok(None) => Err(call.deadline.error()),
+        Err(e) => Err(failed("lock", path, &e)),
     }
 }
 

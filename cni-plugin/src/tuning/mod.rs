@@ -12,7 +12,7 @@ use netlink::link::{LinkInfo, Set};
 use netlink::{Errno, NetNs, Socket, link, sysctl};
 
 use crate::mac;
-use crate::owner::{self, Owner};
+use crate::owner;
 use crate::protocol::{
     Args, Call, CniError, Differences, Plugin, Version, code, gather, log,
 };
@@ -155,20 +155,6 @@ fn tell(call: &Call, attributes: &conf::Attributes, result: &mut CniResult) {
     }
 }
 
-/// Whether the interface is not the one that ADD changed, as
-/// [`owner::is_anothers`].
-fn is_anothers(
-    call: &Call,
-    netns: &NetNs,
-    link: &LinkInfo,
-) -> Result<bool, CniError> {
-    Socket::open()
-        .and_then(|mut host| {
-            owner::is_anothers(&mut host, netns, link, Owner::of(call))
-        })
-        .map_err(CniError::from)
-}
-
 /// Whether trying again may help. A link is busy (`EBUSY`) as long as it is
 /// what it is.
 fn may_pass(e: &netlink::Error) -> bool {
@@ -188,7 +174,7 @@ fn restore(
     if let Some(netns) = netns {
         let mut socket = Socket::open_in(netns).map_err(CniError::from)?;
         match link::by_name(&mut socket, &call.env.ifname) {
-            Ok(link) if is_anothers(call, netns, &link)? => {
+            Ok(link) if owner::is_for_another(call, netns, &link)? => {
                 log(format_args!(
                     "tuning: {} in {} is another attachment's and is left as \
                      it is",

@@ -215,3 +215,74 @@ fn del_without_the_pod() {
         assert_eq!(none.call("ADD").error().0, 7);
     });
 }
+
+/// A runtime may attach several networks at the same time: each interface has
+/// a table of its own.
+#[test]
+fn two_interfaces_at_once() {
+    on_a_node(|node| {
+        let one = pod(node, "1.1.0", json!({}));
+        for line in [
+            "link add v1 type veth peer name net2 netns p",
+            "link set v1 up",
+            "-n p address add 192.168.2.9/24 dev net2",
+            "-n p link set net2 up",
+        ] {
+            run("ip", &line.split(' ').collect::<Vec<_>>());
+        }
+        let mut other = Call { ifname: "net2".into(), ..one.clone() };
+        other.conf["prevResult"]["interfaces"][1]["name"] = "net2".into();
+        other.conf["prevResult"]["ips"] = json!([{ "address": "192.168.2.9/24",
+            "gateway": "192.168.2.1", "interface": 1 }]);
+        for round in 0..10 {
+            std::thread::scope(|scope| {
+                let first = scope.spawn(|| one.add());
+                other.add();
+                first.join().unwrap();
+            });
+            let table = |source: &str| {
+                let all = [rules("-4"), rules("-6")].concat();
+                let of =
+                    |r: &&String| r.starts_with(&format!("from {source} "));
+                let rule = all.iter().find(of).expect(source);
+                rule.rsplit(' ').next().unwrap().to_owned()
+            };
+            let tables = ["192.168.1.209", "fd00:1::209", "192.168.2.9"];
+            let mut tables: Vec<_> = tables.map(table).into();
+            tables.sort();
+            tables.dedup();
+            assert_eq!(tables.len(), 3, "round {round}: {tables:?}");
+            assert!(one.call("CHECK").ok && other.call("CHECK").ok);
+            for call in [&one, &other] {
+                call.del();
+            }
+            for table in tables {
+                let flush = ["-n", "p", "route", "flush", "table", &table];
+                let _ = std::process::Command::new("ip").args(flush).output();
+            }
+        }
+    });
+}
+
+/// A repeated DEL whose path leads to another pod's namespace by now.
+#[test]
+fn del_with_another_pods_namespace_at_the_path() {
+    on_a_node(|node| {
+        node.flanneld(crate::node::Stack::V4);
+        let pods = ["a", "b"].map(|id| node.pod(id).version("1.1.0"));
+        let calls = pods.clone().map(|pod| {
+            let call = pod.chained("sbr", &pod.add());
+            call.add();
+            call
+        });
+        let [mut a, b] = calls;
+        a.del();
+        pods[0].del();
+        a.netns = b.netns.clone();
+        a.del();
+        let answer = b.call("CHECK");
+        assert!(answer.ok, "{answer:?}");
+        b.del();
+        assert_eq!(b.call("CHECK").error().0, 100);
+    });
+}

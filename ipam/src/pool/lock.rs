@@ -23,17 +23,25 @@ pub fn take(path: &Path, deadline: Instant) -> io::Result<Option<File>> {
             .custom_flags(nix::libc::O_CREAT)
             .mode(0o750)
             .open(path)?;
-        let file = match file.try_lock() {
-            Ok(()) => Some(file),
-            Err(TryLockError::WouldBlock) => wait(file, deadline)?,
-            Err(TryLockError::Error(e)) => return Err(e),
-        };
-        let Some(file) = file else { return Ok(None) };
+        let Some(file) = hold(file, deadline)? else { return Ok(None) };
         // Whoever removed the file while we waited has left us with a lock
         // that the next process does not see.
         if file.metadata()?.nlink() > 0 {
             return Ok(Some(file));
         }
+    }
+}
+
+/// Takes the lock on an open file and returns it, or `None` when `deadline`
+/// came first.
+///
+/// # Errors
+/// When it cannot be locked at all.
+pub fn hold(file: File, deadline: Instant) -> io::Result<Option<File>> {
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => wait(file, deadline),
+        Err(TryLockError::Error(e)) => Err(e),
     }
 }
 

@@ -38,7 +38,7 @@ mod store;
 mod tests;
 
 pub use disk::DiskError;
-pub use lock::take as lock_file;
+pub use lock::{hold as hold_lock, take as lock_file};
 pub use range::{
     Range, RangeConf, RangeError, RangeSet, SetProblem, parse_cidr,
     parse_requested,
