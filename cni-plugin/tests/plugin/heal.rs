@@ -342,7 +342,8 @@ fn no_verb_waits_for_ever() {
             (&a.clone().valid(&[]), "GC", "looking for addresses"),
             (&a, "STATUS", "counting free addresses"),
         ] {
-            gives_up(call, verb, phase);
+            let said = gives_up(call, verb, phase);
+            assert!(said.contains("gave up after"), "{verb}: {said}");
         }
         drop(lock);
         a.del();
