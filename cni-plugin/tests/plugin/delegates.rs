@@ -5,6 +5,7 @@ use std::fs;
 
 use serde_json::json;
 
+use crate::deadlines::gives_up;
 use crate::node::{
     Call, Node, SUBNET_ENV, Stack, addresses, exists, on_a_node, plain, run,
     wait_until,
@@ -281,11 +282,14 @@ fn many_at_once() {
 #[test]
 fn a_delegate_that_hangs() {
     on_a_node(|node| {
-        let pod = foreign(node, "a").with("timeoutSeconds", 1.into());
+        let pod = foreign(node, "a");
         script("ADD", "sleep 1000 & echo $! > /run/pid; wait");
-        let (code, msg) = pod.call("ADD").error();
-        assert_eq!(code, 11);
-        assert!(msg.contains("waiting for the plugin"), "{msg}");
+        // a machine under load may not come to the script's second step
+        let began = (0..5).any(|_| {
+            gives_up(&pod, "ADD", "waiting for the plugin");
+            exists("/run/pid")
+        });
+        assert!(began, "the delegate was started");
         // its children too; one that nobody has waited for yet is a zombie
         let pid = fs::read_to_string("/run/pid").unwrap();
         let ended = || {
