@@ -41,6 +41,11 @@ const RECOVERY: Duration = Duration::from_secs(75);
 const MENDED: Duration = Duration::from_secs(20);
 /// What a daemon of a small cluster may hold in KiB (issue 3), for ever.
 const RESIDENT: u32 = 8 << 10;
+/// How much more it may hold at the end than after half of the faults, in KiB.
+/// By then all that it keeps has been in use; what ten seeds have shown is 100
+/// at most. An allocator may keep some pages of a moment when much was going
+/// on, and none keeps what would hide 18 KiB lost with each fault.
+const GROWTH: u32 = 1 << 10;
 /// Lines at WARN and lines in all that a fault may lead to, on one node, on
 /// average.
 const WARNINGS: usize = 2;
@@ -279,7 +284,7 @@ impl Chaos {
     }
 
     /// What the daemons hold beside what they held. The first, which has seen
-    /// every fault, holds no more than any may.
+    /// every fault, holds no more than any may, and has stopped growing.
     fn memory(&mut self) -> Result<Vec<Memory>> {
         let mut out = Vec::new();
         for (n, last) in self.residents()?.into_iter().enumerate() {
@@ -292,8 +297,9 @@ impl Chaos {
             out.push(Memory { begin, half, end });
         }
         let first = out.first().context("no nodes")?;
+        let half = first.half.context("the first daemon was restarted")?;
         ensure!(
-            first.begin.is_some() && first.end <= RESIDENT,
+            first.end <= RESIDENT && first.end <= half + GROWTH,
             "the first daemon holds {first:?} KiB"
         );
         Ok(out)
