@@ -1,5 +1,6 @@
 //! A `flanneld` on a node.
 
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -130,7 +131,19 @@ impl Daemon {
     /// When it does not answer.
     pub fn get(&self, host: &Host, path: &str) -> Result<(u16, String)> {
         let path = path.to_owned();
-        host.run(move || http_get(HEALTH_PORT, &path))
+        let addr = (Ipv4Addr::LOCALHOST, HEALTH_PORT).into();
+        host.run(move || http_get(addr, &path))
+    }
+
+    /// The value of a series in its metrics, labels included in the name; 0
+    /// for one that is not shown.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn metric(&self, host: &Host, series: &str) -> Result<f64> {
+        let (status, body) = self.get(host, "/metrics")?;
+        ensure!(status == 200, "{status}: {body}");
+        value(&body, series)
     }
 
     /// Waits until it says that it is ready.
@@ -276,9 +289,25 @@ impl Drop for Daemon {
     }
 }
 
-fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
+/// The value of a series in what Prometheus reads; 0 when it is not there.
+///
+/// # Errors
+/// When it is no number.
+pub fn value(metrics: &str, series: &str) -> Result<f64> {
+    let found = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    found.map_or(Ok(0.0), |text| text.parse().with_context(|| text.to_owned()))
+}
+
+/// The body of a path of the HTTP server at `addr`, as the calling thread's
+/// namespace sees it, with the status code.
+///
+/// # Errors
+/// When it does not answer.
+pub fn http_get(addr: SocketAddr, path: &str) -> Result<(u16, String)> {
     use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
+    let mut stream = TcpStream::connect(addr)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     write!(
         stream,

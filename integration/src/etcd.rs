@@ -1,5 +1,6 @@
 //! A real etcd server, also with TLS and users.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use rcgen::{
 use tempfile::TempDir;
 
 use crate::child::Child;
+use crate::daemon::{http_get, value};
 use crate::host::Host;
 use crate::poll::poll_until;
 use crate::underlay::{STORE_V4, STORE_V6};
@@ -207,6 +209,22 @@ impl Etcd {
         }
         all.extend(words.iter().map(|w| (*w).to_owned()));
         host.cmd(&all)
+    }
+
+    /// How many calls of that name in etcd's service `KV` it has answered,
+    /// whoever asked, as a server without TLS on `host` tells.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub fn answered(&self, host: &Host, method: &str) -> Result<f64> {
+        let series = format!(
+            "grpc_server_handled_total{{grpc_code=\"OK\",\
+             grpc_method=\"{method}\",\
+             grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}}"
+        );
+        let addr = (Ipv4Addr::LOCALHOST, 2379).into();
+        let (_, body) = host.run(move || http_get(addr, "/metrics"))?;
+        value(&body, &series)
     }
 
     /// The folder of its data and certificates.

@@ -31,6 +31,14 @@ const DAMAGE: &[(&str, &str)] = &[
     ),
     ("ip nexthop flush", "route {peer}/24 was missing"),
     (
+        "ip route add 10.244.222.0/24 via 10.244.222.0 dev flannel.1 onlink",
+        "route 10.244.222.0/24 is not flannel's",
+    ),
+    (
+        "ip neigh add 10.99.9.9 lladdr 02:00:00:00:99:98 dev flannel.1 nud permanent",
+        "neighbour 10.99.9.9 on flannel.1 is not flannel's",
+    ),
+    (
         "ip neigh del {peer} dev flannel.1",
         "neighbour {peer} on flannel.1 was missing",
     ),
@@ -169,12 +177,45 @@ impl Rig {
         Ok(())
     }
 
+    fn count(&self, series: &str) -> Result<f64> {
+        let daemon = self.node().daemon.as_ref().context("daemon")?;
+        daemon.metric(&self.node().host, series)
+    }
+
     fn events(&self) -> Result<String> {
         let daemon = self.node().daemon.as_ref().context("daemon")?;
         let (status, body) = daemon.get(&self.node().host, "/events")?;
         ensure!(status == 200, "{status}: {body}");
         Ok(body)
     }
+}
+
+/// The counter of a repair of that kind and cause.
+fn repairs(kind: &str, cause: &str) -> String {
+    format!("flannel_repairs_total{{kind=\"{kind}\",cause=\"{cause}\"}}")
+}
+
+/// The counter of what the log says.
+fn series(said: &str) -> Result<String> {
+    let kinds = [
+        ("route ", "route"),
+        ("neighbour ", "neighbour"),
+        ("forwarding entry ", "fdb"),
+        ("address ", "address"),
+        ("link ", "link"),
+        ("disable_ipv6 ", "sysctl"),
+    ];
+    let causes = [
+        ("missing", "missing"),
+        ("altered", "altered"),
+        ("is not flannel's", "surplus"),
+        // what a setting was
+        (" was 1", "altered"),
+    ];
+    let kind = kinds.iter().find(|(word, _)| said.starts_with(word));
+    let cause = causes.iter().find(|(word, _)| said.ends_with(word));
+    let ((_, kind), (_, cause)) = kind.zip(cause).context(said.to_owned())?;
+    Ok(repairs(kind, cause))
 }
 
 #[test]
@@ -185,6 +226,8 @@ fn whatever_others_do_is_put_right_and_said_once() -> Result<()> {
         // Nothing of the last one is under way.
         rig.cluster.assert_settled().with_context(|| (*damage).to_owned())?;
         let from = rig.node().log().len();
+        let series = series(said)?;
+        let count = rig.count(&series)?;
         rig.damage(damage)?;
         rig.mended(damage, &before)?;
         let said = rig.fill(said)?;
@@ -202,7 +245,11 @@ fn whatever_others_do_is_put_right_and_said_once() -> Result<()> {
             .collect();
         ensure!(lines.len() == 1, "{damage}: {lines:#?}\n{}", &log[from..]);
         ensure!(rig.events()?.contains(&said), "{damage}: {}", rig.events()?);
+        let now = rig.count(&series)?;
+        ensure!(now > count, "{damage}: {series} is {now} as before");
     }
+    // with the routes
+    ensure!(rig.count(&repairs("nexthop", "missing"))? > 0.0);
     rig.pods_reach_each_other()
 }
 
@@ -311,10 +358,15 @@ fn lost_notifications_lose_no_repair() -> Result<()> {
 fn a_foreign_device_of_our_name_is_replaced() -> Result<()> {
     let rig = Rig::new(&[])?;
     let before = rig.overlay()?;
-    for made in [
-        "ip link add flannel.1 type bridge",
-        "ip link add flannel.1 type vxlan id 77 dstport 8472 dev eth0",
+    for (made, cause) in [
+        ("ip link add flannel.1 type bridge", "foreign"),
+        (
+            "ip link add flannel.1 type vxlan id 77 dstport 8472 dev eth0",
+            "altered",
+        ),
     ] {
+        let series = repairs("link", cause);
+        let count = rig.count(&series)?;
         let from = rig.node().log().len();
         // In one breath: ours may be back already when the other comes.
         let line = format!("ip link del flannel.1; {made}");
@@ -324,6 +376,9 @@ fn a_foreign_device_of_our_name_is_replaced() -> Result<()> {
         daemon.signal(Signal::SIGCONT)?;
         rig.mended(made, &before)?;
         daemon.wait_log("flannel's by name but was", from, SOON)?;
+        rig.cluster.assert_settled()?;
+        let now = rig.count(&series)?;
+        ensure!(now > count, "{made}: {series} is {now} as before");
     }
     rig.cluster.assert_settled()?;
     rig.pods_reach_each_other()
@@ -368,6 +423,8 @@ fn the_subnet_file_is_kept() -> Result<()> {
         ("rm /run/flannel/subnet.env", "missing"),
     ] {
         let from = rig.node().log().len();
+        let series = repairs("subnet_file", said);
+        let count = rig.count(&series)?;
         host.cmd(&["sh", "-c", damage])?;
         daemon
             .wait_log(&format!("the subnet file was {said}"), from, SOON)
@@ -375,7 +432,10 @@ fn the_subnet_file_is_kept() -> Result<()> {
         poll_until(&format!("{damage} to be mended"), SOON, || {
             let now = host.read(SUBNET_ENV)?;
             ensure!(now == before, "{now}");
-            host.read("/run/flannel/state.json").map(drop)
+            host.read("/run/flannel/state.json")?;
+            let now = rig.count(&series)?;
+            ensure!(now > count, "{series} is {now} as before");
+            Ok(())
         })?;
         // The new directory is watched by now.
         std::thread::sleep(Duration::from_millis(500));

@@ -10,6 +10,7 @@ mod chaos;
 mod demo;
 mod direct;
 mod drift;
+mod flags;
 mod harness;
 mod libcni;
 mod membership;

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 mod leftovers;
+mod ports;
 mod rivals;
 
 /// Where the rules are to be.
@@ -229,19 +230,26 @@ fn pods_reach_the_outside_masqueraded_and_each_other_as_they_are() -> Result<()>
             a.host.ping(&address, 2)?;
         }
         // kube-proxy's mark, among others' bits (T-21)
-        let pod = from.v4()?;
-        for (mark, answers) in
-            [("0x4000", false), ("0x14000", false), ("0x18000", true)]
-        {
-            let table = format!(
-                "table ip marks {{}}; delete table ip marks; table ip marks \
-                 {{ chain pre {{ type filter hook prerouting priority -150; \
-                 ip saddr {pod} meta mark set {mark}; }}; }}"
-            );
-            a.host.write("/run/marks.nft", &table)?;
-            a.host.cmd(&["nft", "-f", "/run/marks.nft"])?;
-            let got = answered(&from, &a.host, STORE_V4);
-            assert_eq!(got, answers, "{kind:?}: mark {mark}");
+        let outside = [("ip", from.v4()?), ("ip6", from.v6()?)];
+        for ((family, pod), to) in outside.into_iter().zip(OUTSIDE) {
+            for (mark, answers) in
+                [("0x4000", false), ("0x14000", false), ("0x18000", true)]
+            {
+                let name = format!("{family} marks");
+                let table = format!(
+                    "table {name} {{}}; delete table {name}; table {name} \
+                     {{ chain pre {{ type filter hook prerouting priority \
+                     -150; {family} saddr {pod} meta mark set {mark}; }}; }}"
+                );
+                a.host.write("/run/marks.nft", &table)?;
+                a.host.cmd(&["nft", "-f", "/run/marks.nft"])?;
+                let what = format!("{kind:?}: {family} mark {mark}");
+                if answers {
+                    from.ping(&a.host, to).context(what)?;
+                } else {
+                    assert!(!answered(&from, &a.host, to), "{what}");
+                }
+            }
         }
         assert_eq!(elsewhere(&a.host, kind)?, "", "{kind:?}");
         cluster.assert_settled()?;
