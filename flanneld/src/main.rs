@@ -18,6 +18,14 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::oneshot;
 
+/// musl's allocator gives each small group of pages back to the kernel as soon
+/// as it is free, and gets it anew for the next: a third of what a start among
+/// thousands of peers takes beside the kernel's own work. This one keeps them,
+/// so what is needed at most stays resident: the pass that looks at everything
+/// is what to keep small.
+#[global_allocator]
+static MEMORY: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
 fn main() -> ExitCode {
     let options =
         match cli::parse(std::env::args_os().skip(1), &Env::of_process()) {

@@ -1,9 +1,13 @@
 //! One pass over a world: observe, compare, change what differs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 
 use overlay::{Change, Desired, Key, Observed, Scope, World, diff};
+
+/// So many changes are made at a time: each has an outcome, and hardly one of
+/// thousands is an error.
+const PART: usize = 2048;
 
 /// What a pass did.
 #[derive(Debug)]
@@ -60,21 +64,29 @@ where
             .collect();
         changes.retain(|change| !kept.contains(&change.key()));
     }
-    let outcomes = world.apply(&changes);
+    let mut errors = BTreeMap::new();
+    for (part, some) in changes.chunks(PART).enumerate() {
+        let outcomes = world.apply(some).into_iter().enumerate();
+        errors.extend(
+            outcomes.filter_map(|(i, o)| Some((part * PART + i, o.err()?))),
+        );
+    }
     let mut failed = Vec::new();
-    let mut outcomes = outcomes.into_iter();
+    let mut places = 0..;
     // Mostly everything stays where it is.
-    changes.retain(|change| match outcomes.next() {
-        Some(Err(error)) => {
-            tracing::debug!("{change}: {error}");
-            failed.push((change.clone(), error));
-            false
+    changes.retain(|change| {
+        let error = places.next().and_then(|place| errors.remove(&place));
+        match error {
+            Some(error) => {
+                tracing::debug!("{change}: {error}");
+                failed.push((change.clone(), error));
+                false
+            }
+            None => {
+                tracing::debug!("{change}");
+                true
+            }
         }
-        Some(Ok(())) => {
-            tracing::debug!("{change}");
-            true
-        }
-        None => false,
     });
     Ok(Report { changed: changes, failed })
 }

@@ -13,6 +13,9 @@ use crate::{
 /// afterwards, whoever made it so. Creating an address that exists and
 /// deleting what is not there are successes; `Set…` is create-or-replace,
 /// but for routes.
+///
+/// A node that starts among thousands of peers makes thousands at once, where
+/// nothing was there: so that is kept apart where it is large.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
     /// Creates a device, including its Ethernet address and, last, up. On it
@@ -29,7 +32,7 @@ pub enum Change {
         /// Its name.
         name: IfName,
         /// What was there.
-        before: Link,
+        before: Box<Link>,
         /// What to create.
         after: Link,
     },
@@ -39,7 +42,7 @@ pub enum Change {
         /// Its name.
         name: IfName,
         /// What was there; the same but for those.
-        before: Link,
+        before: Box<Link>,
         /// What it becomes.
         after: Link,
     },
@@ -101,7 +104,7 @@ pub enum Change {
         /// Its id.
         id: u32,
         /// What was there.
-        before: Option<Nexthop>,
+        before: Option<Box<Nexthop>>,
         /// What it becomes.
         after: Nexthop,
     },
@@ -119,7 +122,7 @@ pub enum Change {
         /// Which one.
         key: RouteKey,
         /// What was there.
-        before: Option<Route>,
+        before: Option<Box<Route>>,
         /// What it becomes.
         after: Route,
     },
@@ -259,10 +262,10 @@ impl fmt::Display for Change {
                 set(f, key, before.as_ref(), after)
             }
             Self::SetNexthop { before, after, .. } => {
-                set(f, key, before.as_ref(), after)
+                set(f, key, before.as_deref(), after)
             }
             Self::SetRoute { before, after, .. } => {
-                set(f, key, before.as_ref(), after)
+                set(f, key, before.as_deref(), after)
             }
             Self::DeleteFdb { before, .. } => {
                 write!(f, "delete {key} (was {before})")

@@ -59,16 +59,20 @@ pub fn diff(
     // Bottom up, most of it written in its place: of a node that starts among
     // thousands of peers these are megabytes.
     let mut out = links.set;
-    out.reserve(differ.missing());
+    out.reserve_exact(addrs.set.len() + differ.missing());
     out.extend(addrs.set);
     let fdb = differ.fdb(out);
     let neighs = differ.neighs(fdb.set);
-    let mut out = neighs.set;
-    let (routes, uses) = differ.routes();
-    out.extend(routes.before);
-    let nexthops = differ.nexthops(&uses, out);
+    let below = neighs.set.len();
+    let (routes, uses) = differ.routes(neighs.set);
+    let written = routes.set.len() - below;
+    let nexthops = differ.nexthops(&uses, routes.set);
     let mut out = nexthops.set;
-    out.extend(routes.set);
+    // Only the routes tell which of them are needed, and they go first.
+    if let Some(new) = out.get_mut(below..) {
+        new.rotate_left(written);
+    }
+    out.splice(below..below, routes.before);
     // Top down.
     out.extend(routes.delete);
     out.extend(nexthops.delete);
@@ -184,10 +188,12 @@ impl Differ<'_> {
                     if before.mac != after.mac {
                         links.readdressed.insert(name);
                     }
+                    let before = Box::new(before);
                     out.set.push(Change::ModifyLink { name, before, after });
                 }
                 (Some(after), Some(before)) => {
                     links.fresh.insert(name);
+                    let before = Box::new(before);
                     out.set.push(Change::ReplaceLink { name, before, after });
                 }
                 // the name alone is not enough to take something for ours
@@ -352,9 +358,10 @@ impl Differ<'_> {
         out
     }
 
-    fn routes(&self) -> (Changes, Uses) {
+    /// `set` and the changes of routes.
+    fn routes(&self, set: Vec<Change>) -> (Changes, Uses) {
         let Self { desired, observed, keys, links } = self;
-        let mut out = Changes::default();
+        let mut out = Changes { set, ..Changes::default() };
         let mut uses = Uses::default();
         let scope = keys.as_ref().map(|keys| &keys.routes);
         let on = |route: &Route, set: &BTreeSet<IfName>| {
@@ -379,6 +386,7 @@ impl Differ<'_> {
                     {
                         self.help(&want, &mut out);
                     }
+                    let before = before.map(Box::new);
                     out.set.push(Change::SetRoute { key, before, after });
                 }
                 (None, Some(before)) if self.is_leftover(key, &before) => {
@@ -456,6 +464,7 @@ impl Differ<'_> {
             let revived =
                 after.link.is_some_and(|link| links.revived.contains(&link));
             if revived || !before.is_some_and(|b| same_nexthop(&after, &b)) {
+                let before = before.map(Box::new);
                 out.set.push(Change::SetNexthop { id, before, after });
             }
         }

@@ -114,6 +114,7 @@ pub fn plan(
     }
     planner.warn_of_shared_addresses();
     planner.plan.skipped.sort();
+    planner.plan.desired.pack();
     Ok(planner.plan)
 }
 
@@ -147,6 +148,8 @@ impl<'a> Planner<'a> {
             out.plan.desired.networks.extend(conf.networks.get(family));
             out.add_tunnel(family, outer_mtu)?;
         }
+        let families = conf.enabled.families().count();
+        out.peers.reserve_exact(leases.len() * families);
         Ok(out)
     }
 

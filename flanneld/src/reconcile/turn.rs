@@ -378,6 +378,11 @@ impl Task {
             keys.extend(self.dirty.failed);
             desired.closure(&keys)
         };
+        // Mostly it is the same again, and megabytes among thousands of peers.
+        let desired = match *self.planned == desired {
+            true => Arc::clone(&self.planned),
+            false => Arc::new(desired),
+        };
         // All the time it was away anything may have become of the rest.
         let back = self.missed.is_some() && whole;
         let scope = if self.dirty.everything || back || !self.same_lease {
@@ -418,7 +423,7 @@ impl Task {
         };
         let renamed = kernel.take_renamed();
         Ok(Carried {
-            desired: Arc::new(desired),
+            desired,
             mtu,
             news,
             looked,

@@ -57,14 +57,16 @@ fn what_stands_on_a_repaired_device_goes_with_it() {
     assert_eq!(causes(&done, &none), [(Kind::Link, Cause::Missing)]);
 
     let before = link(LinkKind::Other("dummy".to_owned()));
-    let replaced = Change::ReplaceLink { name: name(), before, after };
+    let replaced =
+        Change::ReplaceLink { name: name(), before: Box::new(before), after };
     assert_eq!(
         causes(&[replaced, fdb(1, None)], &none),
         [(Kind::Link, Cause::Foreign)]
     );
     // the other device may be another tunnel: all of them say what is deleted
     let (before, after) = (link(vxlan()), link(vxlan()));
-    let replaced = Change::ReplaceLink { name: name(), before, after };
+    let replaced =
+        Change::ReplaceLink { name: name(), before: Box::new(before), after };
     assert_eq!(Some(Repair::of(&replaced).text), replaced.warning());
 }
 
@@ -85,7 +87,7 @@ fn what_only_helps_is_no_repair() {
     let (one, whole) = (key("fd00:5:0:2::/128"), key("fd00:5:0:2::/64"));
     let done = [
         Change::SetRoute { key: one, before: None, after: helper },
-        Change::SetRoute { key: whole, before, after },
+        Change::SetRoute { key: whole, before: before.map(Box::new), after },
         Change::DeleteRoute { key: one, before: helper },
     ];
     assert_eq!(

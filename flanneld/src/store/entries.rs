@@ -161,12 +161,16 @@ impl Entries {
         }
 
         let old = std::mem::take(&mut self.leases);
+        let mut new = Vec::with_capacity(list.len());
         for kv in list {
             let key = parse(&kv.key);
             let before = key.as_ref().ok().and_then(|key| old.get(key));
             let before = before.and_then(|entry| entry.attrs.as_ref());
-            self.take(key, kv, before);
+            new.extend(self.read(key, kv, before));
         }
+        // All at once: a map that is filled in the order of its keys keeps
+        // nearly half of its room free.
+        self.leases = new.into_iter().collect();
         for (key, mut entry) in old {
             if self.leases.contains_key(&key) {
                 continue;
@@ -195,9 +199,10 @@ impl Entries {
             return Vec::new();
         }
         let before = known.and_then(|entry| entry.attrs.clone());
-        let Some(key) = self.take(key, kv, before.as_ref()) else {
+        let Some((key, entry)) = self.read(key, kv, before.as_ref()) else {
             return Vec::new();
         };
+        self.leases.insert(key, entry);
         let mut changed =
             self.drop_missing(|k, _| *k != key && k.overlaps(&key));
         changed.push(key);
@@ -289,14 +294,14 @@ impl Entries {
         gone
     }
 
-    /// Stores the entry of `key`, with the attributes it had `before` if it
-    /// cannot be read any more; the key if it is a lease's.
-    fn take(
+    /// The entry of `key` if that is a lease's, with the attributes it had
+    /// `before` if it cannot be read any more.
+    fn read(
         &mut self,
         key: Result<SubnetKey, KeyError>,
         kv: Kv,
         before: Option<&LeaseAttrs>,
-    ) -> Option<SubnetKey> {
+    ) -> Option<(SubnetKey, Entry)> {
         let (key, attrs) = match decode(key, &kv) {
             Ok(lease) => {
                 self.unreadable.forget(&kv.key);
@@ -326,18 +331,15 @@ impl Entries {
             }
         };
         let readable = attrs.is_some();
-        self.leases.insert(
-            key,
-            Entry {
-                attrs: attrs.or_else(|| before.cloned()),
-                readable,
-                create_revision: kv.create_revision,
-                mod_revision: kv.mod_revision,
-                lease_id: kv.lease_id,
-                missing_until: None,
-            },
-        );
-        Some(key)
+        let entry = Entry {
+            attrs: attrs.or_else(|| before.cloned()),
+            readable,
+            create_revision: kv.create_revision,
+            mod_revision: kv.mod_revision,
+            lease_id: kv.lease_id,
+            missing_until: None,
+        };
+        Some((key, entry))
     }
 }
 

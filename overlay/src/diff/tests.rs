@@ -1,5 +1,3 @@
-use std::time::{Duration, Instant};
-
 use ipam::Subnet;
 use ipam::lease::SubnetKey;
 
@@ -584,7 +582,7 @@ fn outside_the_scope_nothing_happens() {
 }
 
 #[test]
-fn five_thousand_peers_in_both_families_take_no_time() {
+fn the_changes_of_a_start_among_thousands_take_no_room_twice() {
     let mut cluster = Cluster::new(DUAL);
     cluster.conf =
         Cluster::new(&DUAL.replace("10.5.0.0/16", "10.0.0.0/8")).conf;
@@ -610,20 +608,13 @@ fn five_thousand_peers_in_both_families_take_no_time() {
     let uplink = sim.kernel.index(name("eth0")).unwrap();
     cluster.facts.uplink.index = uplink;
 
-    let started = Instant::now();
     let desired = cluster.plan().desired;
-    let planned = started.elapsed();
     assert_eq!(desired.routes.len(), 10_000);
     let changes = full_diff(&desired, &Observed::default());
-    let created = started.elapsed() - planned;
+    // of megabytes, which stay resident
+    assert!(changes.len() > 40_000);
+    assert_eq!(changes.capacity(), changes.len());
     assert!(sim.apply(&changes).iter().all(Result::is_ok));
     let observed = sim.observe(&full(&desired)).unwrap();
-    let started = Instant::now();
     assert_eq!(full_diff(&desired, &observed), []);
-    let compared = started.elapsed();
-    println!("plan {planned:?}, all new {created:?}, nothing {compared:?}");
-    // a few milliseconds each when optimised; quadratic would be minutes
-    for time in [planned, created, compared] {
-        assert!(time < Duration::from_secs(5), "{time:?}");
-    }
 }
