@@ -72,6 +72,7 @@ pub(crate) fn parse_ip(text: &str) -> Option<IpAddr> {
 mod tests {
     use super::*;
 
+    /// CT-45
     #[test]
     fn texts() {
         for (text, out) in [

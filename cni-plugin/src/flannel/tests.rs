@@ -33,7 +33,8 @@ fn text(conf: &str, env: &str) -> String {
     derive(conf, env).unwrap().text
 }
 
-/// P-25
+/// CT-43, P-25; life cycles of both families and of two networks are in
+/// `tests/plugin/attach.rs`.
 #[test]
 fn defaults() {
     assert_eq!(

@@ -30,6 +30,7 @@ pub(super) fn parse(text: &str) -> Dns {
 mod tests {
     use super::*;
 
+    /// CT-27
     #[test]
     fn all_members() {
         let dns = parse(

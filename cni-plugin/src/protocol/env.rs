@@ -141,6 +141,38 @@ mod tests {
         error.msg
     }
 
+    /// CT-44: each variable of each verb. Without CNI_PATH alone a verb goes
+    /// on until something is to be executed (S-6).
+    #[test]
+    fn what_each_verb_needs() {
+        let all = [
+            ("CNI_CONTAINERID", "c"),
+            ("CNI_NETNS", "/n"),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_ARGS", "K=V"),
+            ("CNI_PATH", "/p"),
+        ];
+        let needed = |verb: &str| match verb {
+            "ADD" | "CHECK" => &["CONTAINERID", "NETNS", "IFNAME"][..],
+            "DEL" => &["CONTAINERID", "IFNAME"],
+            _ => &[],
+        };
+        for verb in ["ADD", "CHECK", "DEL", "GC", "STATUS", "VERSION"] {
+            for (without, _) in all {
+                let given = all.iter().filter(|(key, _)| *key != without);
+                let mut vars = vec![("CNI_COMMAND", verb)];
+                vars.extend(given);
+                let short = without.trim_start_matches("CNI_");
+                let refused_for =
+                    format!("required env variables [{without}] missing");
+                match needed(verb).contains(&short) {
+                    true => assert_eq!(refused(&vars), refused_for, "{verb}"),
+                    false => assert_eq!(env(&vars).check(), Ok(()), "{verb}"),
+                }
+            }
+        }
+    }
+
     #[test]
     fn all_missing_variables_at_once() {
         assert_eq!(

@@ -1,3 +1,5 @@
+//! What every plugin answers, whatever it does (CT-44).
+
 use std::cell::Cell;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Every version's form, and the ways between them (CT-45).
+
 use ipam::gojson::Object;
 use proptest::prelude::*;
 

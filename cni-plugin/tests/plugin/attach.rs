@@ -1,4 +1,4 @@
-//! ADD and DEL: what is there after each, and that traffic passes.
+//! ADD and DEL: what is there after each, and that traffic passes (CT-43).
 
 use netlink::{NetNs, link};
 use serde_json::{Value, json};
