@@ -105,8 +105,12 @@ impl Plugin for Tuning {
         Backups::of(&data_dir).collect(&call.name, &valid)
     }
 
+    /// Also whether the node allows the settings.
     fn status(&self, call: &Call) -> Result<(), CniError> {
-        Conf::read(&call.conf()?, &Args::default()).map(drop)
+        Conf::read(&call.conf()?, &Args::default())?
+            .settings("eth0")
+            .map(drop)
+            .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })
     }
 }
 

@@ -228,3 +228,22 @@ fn what_cannot_be_put_back() {
         long.del();
     });
 }
+
+/// S-63: a setting that ADD could never make is told before.
+#[test]
+fn status_judges_the_settings() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pod = node.pod("a").version("1.1.0");
+        let result = pod.add();
+        let of = |key: &str| {
+            tuning(&pod, &result, json!({ "sysctl": { key: "1" } }))
+        };
+        assert!(of("net.ipv4.conf.IFNAME.arp_filter").call("STATUS").ok);
+        for (verb, want) in [("STATUS", 50), ("ADD", 7)] {
+            let (code, msg) = of("kernel.shmmax").call(verb).error();
+            assert_eq!(code, want, "{verb}: {msg}");
+            assert!(msg.contains("kernel/shmmax"), "{verb}: {msg}");
+        }
+    });
+}
