@@ -195,3 +195,44 @@ fn what_ipam_gives() {
         assert_eq!(addresses(&result).len(), 1);
     });
 }
+
+/// Pods come and go at the same time, with and without rules: each has its
+/// own addresses, and nothing of any is left.
+#[test]
+fn many_at_once() {
+    on_a_node(|node| {
+        let pods: Vec<Call> = (0..8)
+            .map(|n| {
+                let masquerade = n % 2 == 0;
+                let members = json!({ "ipMasq": masquerade,
+                    "ipMasqBackend": "nftables" });
+                ptp(node, &format!("p{n}"), members)
+            })
+            .collect();
+        for round in 0..3 {
+            let results: Vec<Value> = std::thread::scope(|scope| {
+                let begun: Vec<_> =
+                    pods.iter().map(|pod| scope.spawn(|| pod.add())).collect();
+                begun.into_iter().map(|one| one.join().unwrap()).collect()
+            });
+            let mut ips: Vec<String> = results.iter().flat_map(plain).collect();
+            ips.sort();
+            ips.dedup();
+            assert_eq!(ips.len(), 2 * pods.len(), "round {round}: {ips:?}");
+            assert_eq!((node.veths().len(), reserved()), (8, 16));
+            for (pod, result) in pods.iter().zip(&results) {
+                let answer = pod.after(result).call("CHECK");
+                assert!(answer.ok, "round {round} {}: {answer:?}", pod.id);
+                assert!(pod.pings("10.9.0.1") && pod.pings("fd00:9::1"));
+            }
+            std::thread::scope(|scope| {
+                for pod in &pods {
+                    scope.spawn(|| pod.del());
+                }
+            });
+            assert_eq!((node.veths().len(), reserved()), (0, 0));
+            let rules = run("nft", &["list", "ruleset"]);
+            assert!(!rules.contains("id: p"), "round {round}: {rules}");
+        }
+    });
+}
