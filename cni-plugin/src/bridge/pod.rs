@@ -20,7 +20,7 @@ const ADDRESS_WAIT: Duration = Duration::from_secs(10);
 /// The pod's interface.
 #[derive(Debug)]
 pub(crate) struct Pod {
-    /// As it was when it came up.
+    /// As it was before it came up.
     pub(crate) link: LinkInfo,
     /// Where it is.
     socket: Socket,
@@ -40,12 +40,14 @@ impl Pod {
             detection(ifname, conf.detect_duplicates);
             Socket::open().map_err(CniError::from)
         })??;
-        // what changes of a link that is up, many are told
-        let set = || link::set_named(ifname);
-        all(socket.batch(&[set().arp_notify().build(), set().up().build()]))
-            .map_err(CniError::from)?;
+        // asked for now: about a link that came up the kernel answers when it
+        // has told everybody
         let link =
             link::by_name(&mut socket, ifname).map_err(CniError::from)?;
+        // what changes of a link that is up, many are told
+        let set = || link::set(link.index);
+        all(socket.batch(&[set().arp_notify().build(), set().up().build()]))
+            .map_err(CniError::from)?;
         Ok(Self { link, socket })
     }
 
