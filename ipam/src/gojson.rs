@@ -34,7 +34,7 @@ mod write;
 
 pub use nearest::nearest;
 pub use value::{Integer, Object, UnknownKey, Value, parse};
-pub use write::{GoFormatter, compact, indent, to_string};
+pub use write::{compact, to_lines, to_string};
 
 /// Why a text could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -14,6 +14,10 @@ use super::util::{ignore, random};
 use super::vlan;
 use crate::protocol::{CniError, Deadline};
 
+/// The alias of a bridge whose address is known to be fixed: an address that
+/// somebody chose stays chosen for as long as the device is there, and to ask
+/// sysfs takes longer than all else that is asked about it.
+const FIXED: &str = "flannel bridge";
 /// `NET_ADDR_SET`: somebody chose the address, the kernel will not change it.
 const ADDR_SET: &str = "3";
 /// Promiscuous (`IFF_PROMISC`).
@@ -81,15 +85,20 @@ pub(super) fn ensure(
         (changes, changed) = (changes.mtu(mtu), true);
         bridge.mtu = mtu;
     }
-    if !is_new
-        && conf.gateway
+    if conf.gateway
+        && bridge.alias.as_deref() != Some(FIXED)
         && let Some(mac) = bridge.mac
-        && !is_fixed(&bridge)
     {
-        // a link cannot keep an address that is none
-        let mac = if mac == Mac::default() { random_mac() } else { mac };
-        (changes, changed) = (changes.mac(mac), true);
-        bridge.mac = Some(mac);
+        if !is_new && !is_fixed(&bridge) {
+            // a link cannot keep an address that is none
+            let mac = if mac == Mac::default() { random_mac() } else { mac };
+            (changes, changed) = (changes.mac(mac), true);
+            bridge.mac = Some(mac);
+        }
+        // the kernel sets the address first; the administrator's alias stays
+        if bridge.alias.is_none() {
+            (changes, changed) = (changes.alias(FIXED), true);
+        }
     }
     if changed {
         socket.request(&changes.build()).map_err(|e| {

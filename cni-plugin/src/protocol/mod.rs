@@ -234,8 +234,7 @@ fn write_at_once(text: &str) -> io::Result<()> {
 /// JSON as Go's `MarshalIndent` with four spaces writes it (S-44).
 pub(crate) fn pretty<T: Serialize>(value: &T) -> String {
     // the values printed here have string keys and no failing parts
-    let compact = gojson::to_string(value).unwrap_or_default();
-    gojson::indent(&compact, "    ")
+    gojson::to_lines(value, "    ").unwrap_or_default()
 }
 
 /// Writes a line for a person who reads the runtime's log.

@@ -40,7 +40,9 @@ pub(super) fn read(
         }
     }
     bytes.truncate(len);
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok(String::from_utf8(bytes).unwrap_or_else(|broken| {
+        String::from_utf8_lossy(broken.as_bytes()).into_owned()
+    }))
 }
 
 /// Waits until there is something to read, or the end. Returns whether the

@@ -35,6 +35,7 @@ fn a_new_bridge_keeps_its_address_whatever_its_ports() {
         pods[0].add();
         let mut socket = node.socket();
         let before = cni0(&mut socket);
+        assert_eq!(before.alias.as_deref(), Some("flannel bridge"));
         assert_eq!(assign_type(), "3");
         for pod in &pods[1..] {
             pod.add();
@@ -64,6 +65,30 @@ fn a_bridge_that_is_found_gets_its_address_fixed() {
             assert!(now.up);
         }
         assert_eq!(assign_type(), "3");
+    });
+}
+
+/// An administrator's alias stays, and the address gets fixed as well; so it
+/// does where somebody has removed the alias.
+#[test]
+fn an_alias_is_only_given_where_there_is_none() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let mut socket = node.socket();
+        let before = make_bridge(&mut socket, None);
+        let alias = |text: &str| {
+            run("ip", &["link", "set", "cni0", "alias", text]);
+        };
+        alias("pods");
+        node.pod("a").add();
+        let now = cni0(&mut socket);
+        assert_eq!(now.alias.as_deref(), Some("pods"));
+        assert_eq!((now.mac, assign_type().as_str()), (before.mac, "3"));
+        alias("");
+        node.pod("b").add();
+        let now = cni0(&mut socket);
+        assert_eq!(now.alias.as_deref(), Some("flannel bridge"));
+        assert_eq!(now.mac, before.mac);
     });
 }
 

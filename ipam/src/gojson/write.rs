@@ -5,10 +5,16 @@ use std::io;
 use serde::Serialize;
 use serde_json::ser::Formatter;
 
-/// Compact JSON with Go's escapes. A
+/// JSON with Go's escapes, compact or laid out over several lines. A
 /// [`RawValue`](serde_json::value::RawValue) is written as [`compact`] does.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct GoFormatter;
+struct GoFormatter {
+    /// One step; `None` keeps all in one line.
+    indent: Option<&'static str>,
+    depth: usize,
+    /// Whether the innermost list or object holds something.
+    filled: bool,
+}
 
 /// Writes `value` as Go's `json.Marshal` would: no spaces, no newline at the
 /// end, struct fields in their order.
@@ -19,8 +25,29 @@ pub struct GoFormatter;
 pub fn to_string<T: Serialize + ?Sized>(
     value: &T,
 ) -> Result<String, serde_json::Error> {
-    let mut out = Vec::with_capacity(512);
-    let mut to = serde_json::Serializer::with_formatter(&mut out, GoFormatter);
+    written(value, None)
+}
+
+/// The same over several lines, as Go's `json.MarshalIndent` lays it out: one
+/// step of `indent` per level, `{}` and `[]` left together. Raw values stay
+/// in one line.
+///
+/// # Errors
+/// As [`to_string`].
+pub fn to_lines<T: Serialize + ?Sized>(
+    value: &T,
+    indent: &'static str,
+) -> Result<String, serde_json::Error> {
+    written(value, Some(indent))
+}
+
+fn written<T: Serialize + ?Sized>(
+    value: &T,
+    indent: Option<&'static str>,
+) -> Result<String, serde_json::Error> {
+    let mut out = Vec::with_capacity(1024);
+    let form = GoFormatter { indent, ..GoFormatter::default() };
+    let mut to = serde_json::Serializer::with_formatter(&mut out, form);
     value.serialize(&mut to)?;
     String::from_utf8(out).map_err(serde::ser::Error::custom)
 }
@@ -40,48 +67,6 @@ pub fn compact(json: &str) -> String {
             push_escaped(&mut out, part);
         } else {
             out.extend(part.chars().filter(|c| !is_space(*c)));
-        }
-    }
-    out
-}
-
-/// Compact JSON text laid out over several lines, as Go's `json.Indent`
-/// does: one step of `indent` per level, `{}` and `[]` left together.
-#[must_use]
-pub fn indent(json: &str, indent: &str) -> String {
-    let mut out = String::with_capacity(json.len() * 2);
-    let mut depth = 0usize;
-    let line = |out: &mut String, depth: usize| {
-        out.push('\n');
-        (0..depth).for_each(|_| out.push_str(indent));
-    };
-    for (part, in_string) in Parts::new(json) {
-        if in_string {
-            if out.ends_with(['{', '[']) {
-                line(&mut out, depth);
-            }
-            out.push_str(part);
-            continue;
-        }
-        for c in part.chars().filter(|c| !is_space(*c)) {
-            let opened = out.ends_with(['{', '[']);
-            match c {
-                '}' | ']' => {
-                    depth = depth.saturating_sub(1);
-                    if !opened {
-                        line(&mut out, depth);
-                    }
-                }
-                _ if opened => line(&mut out, depth),
-                _ => {}
-            }
-            out.push(c);
-            match c {
-                '{' | '[' => depth += 1,
-                ',' => line(&mut out, depth),
-                ':' => out.push(' '),
-                _ => {}
-            }
         }
     }
     out
@@ -152,7 +137,104 @@ impl<'a> Iterator for Parts<'a> {
 
 // === impl GoFormatter ===
 
+impl GoFormatter {
+    /// Where something of the innermost list or object begins, or its end.
+    fn line<W: ?Sized + io::Write>(&self, writer: &mut W) -> io::Result<()> {
+        let Some(indent) = self.indent else { return Ok(()) };
+        writer.write_all(b"\n")?;
+        (0..self.depth).try_for_each(|_| writer.write_all(indent.as_bytes()))
+    }
+
+    fn open<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        bracket: &[u8],
+    ) -> io::Result<()> {
+        self.depth += 1;
+        self.filled = false;
+        writer.write_all(bracket)
+    }
+
+    fn close<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        bracket: &[u8],
+    ) -> io::Result<()> {
+        self.depth = self.depth.saturating_sub(1);
+        if self.filled {
+            self.line(writer)?;
+        }
+        // it is something of what is around it
+        self.filled = true;
+        writer.write_all(bracket)
+    }
+
+    fn next<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        if !first {
+            writer.write_all(b",")?;
+        }
+        self.filled = true;
+        self.line(writer)
+    }
+}
+
 impl Formatter for GoFormatter {
+    fn begin_array<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+    ) -> io::Result<()> {
+        self.open(writer, b"[")
+    }
+
+    fn end_array<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+    ) -> io::Result<()> {
+        self.close(writer, b"]")
+    }
+
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        self.next(writer, first)
+    }
+
+    fn begin_object<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+    ) -> io::Result<()> {
+        self.open(writer, b"{")
+    }
+
+    fn end_object<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+    ) -> io::Result<()> {
+        self.close(writer, b"}")
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
+        self.next(writer, first)
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+    ) -> io::Result<()> {
+        let colon: &[u8] = if self.indent.is_some() { b": " } else { b":" };
+        writer.write_all(colon)
+    }
+
     fn write_string_fragment<W: ?Sized + io::Write>(
         &mut self,
         writer: &mut W,
