@@ -15,11 +15,23 @@ const ATTEMPTS: u32 = 5;
 pub(crate) fn change(
     fill: impl Fn(&mut NftSocket, &mut Batch) -> Result<(), CniError>,
 ) -> Result<(), CniError> {
-    let mut socket = NftSocket::open()?;
+    change_by(&mut NftSocket::open()?, fill)
+}
+
+/// The same over a socket that is open already. After a removal, closing it
+/// waits until no packet can be in what is gone, some milliseconds: what else
+/// there is to do is best done before.
+///
+/// # Errors
+/// As [`change`].
+pub(crate) fn change_by(
+    socket: &mut NftSocket,
+    fill: impl Fn(&mut NftSocket, &mut Batch) -> Result<(), CniError>,
+) -> Result<(), CniError> {
     let mut attempt = 1;
     loop {
         let mut batch = Batch::new();
-        fill(&mut socket, &mut batch)?;
+        fill(socket, &mut batch)?;
         match socket.commit(&batch) {
             Ok(()) => return Ok(()),
             Err(e)

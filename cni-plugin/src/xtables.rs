@@ -91,16 +91,25 @@ impl<'a> Xtables<'a> {
     /// no program. A chain made by iptables over nf_tables can be asked for;
     /// of the older iptables only whether its table is in use.
     pub(crate) fn may_hold(&self, table: &str, chain: &str) -> bool {
+        self.may_hold_by(NftSocket::open().ok().as_mut(), table, chain)
+    }
+
+    /// The same over a socket that is open already; without one there are no
+    /// nf_tables.
+    pub(crate) fn may_hold_by(
+        &self,
+        nft: Option<&mut NftSocket>,
+        table: &str,
+        chain: &str,
+    ) -> bool {
         // a verb that was killed may have left a program running
         if Path::new(LOCK).exists() {
             drop(turn(Instant::now() + self.share()));
         }
-        let over_nft = NftSocket::open().and_then(|mut socket| {
-            let id = TableId::new(self.family, table).chain(chain);
-            socket.chain(&id)
-        });
+        let id = TableId::new(self.family, table).chain(chain);
         // a kernel without nf_tables refuses the question
-        matches!(over_nft, Ok(Some(_))) || self.legacy_in_use(table)
+        nft.is_some_and(|nft| matches!(nft.chain(&id), Ok(Some(_))))
+            || self.legacy_in_use(table)
     }
 
     fn legacy_in_use(&self, table: &str) -> bool {

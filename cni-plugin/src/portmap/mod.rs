@@ -16,6 +16,7 @@ mod tests;
 use std::net::IpAddr;
 
 use ipam::{Family, PerFamily};
+use netlink::nft::NftSocket;
 use netlink::{Dump, Socket, addr, link, nft, nsid, route, sysctl};
 
 use crate::bridge::UNDO;
@@ -158,19 +159,35 @@ fn set(
 }
 
 /// Removes what either backend has of this owner (the setting may have been
-/// another at ADD), and gathers what fails.
+/// another at ADD), and gathers what fails. The socket is closed last: iptables
+/// is looked at while the kernel waits for packets in the rules that are gone.
 fn remove(call: &Call, conf: &Conf) -> Result<(), CniError> {
     let owner = Owner::of(call);
     let chain = iptables::chain(owner);
-    let over_iptables = Xtables::all(&call.deadline)
-        .filter(|tool| tool.may_hold(iptables::TABLE, &chain))
-        .map(|tool| iptables::remove(&tool, owner, &others(call)?));
-    let over_nftables = match nftables::remove(owner) {
+    let (mut socket, refused) = match NftSocket::open() {
+        Ok(socket) => (Some(socket), Ok(())),
+        Err(e) => (None, Err(e.into())),
+    };
+    let over_nftables = match &mut socket {
+        Some(socket) => nftables::remove(socket, owner),
+        None => refused,
+    };
+    let over_nftables = match over_nftables {
         // without nf_tables nothing is in it
         Err(_) if conf.backend != Some(Backend::Nftables) && no_nft() => Ok(()),
         other => other,
     };
-    gather(over_iptables.chain([over_nftables]))
+    let mut over_iptables = Vec::new();
+    for tool in Xtables::all(&call.deadline) {
+        if tool.may_hold_by(socket.as_mut(), iptables::TABLE, &chain) {
+            let others = others(call);
+            over_iptables
+                .push(others.and_then(|others| {
+                    iptables::remove(&tool, owner, &others)
+                }));
+        }
+    }
+    gather(over_iptables.into_iter().chain([over_nftables]))
 }
 
 /// The addresses of the container's other interfaces in this network; none

@@ -81,8 +81,11 @@ pub(super) fn set(
 ///
 /// # Errors
 /// Code 999.
-pub(super) fn remove(owner: Owner<'_>) -> Result<(), CniError> {
-    delete(|rule| owns(owner, rule))
+pub(super) fn remove(
+    socket: &mut NftSocket,
+    owner: Owner<'_>,
+) -> Result<(), CniError> {
+    delete(socket, |rule| owns(owner, rule))
 }
 
 /// Removes the rules of this network's attachments that are not valid. A rule
@@ -97,7 +100,7 @@ pub(super) fn gc(
     if super::no_nft() {
         return Ok(());
     }
-    delete(|info| {
+    delete(&mut open()?, |info| {
         let Rule { comment, note, .. } = &info.rule;
         let place = note.as_deref().and_then(|note| note.split_once(' '));
         let Some(((of, ifname), id)) = place.zip(comment.as_deref()) else {
@@ -290,8 +293,11 @@ fn foundation(batch: &mut Batch, family: Family, there: &[RuleInfo]) -> bool {
 
 /// Deletes rules in both families. One that is gone meanwhile is looked for
 /// no more.
-fn delete(which: impl Fn(&RuleInfo) -> bool) -> Result<(), CniError> {
-    nftables::change(|socket, batch| {
+fn delete(
+    socket: &mut NftSocket,
+    which: impl Fn(&RuleInfo) -> bool,
+) -> Result<(), CniError> {
+    nftables::change_by(socket, |socket, batch| {
         for family in Family::ALL {
             for rule in rules(socket, family)?.iter().filter(|r| which(r)) {
                 batch.delete_rule(&rule.chain, rule.handle);
