@@ -52,15 +52,23 @@ pub async fn run(
     hangup: Signal,
     reporter: &mut Reporter,
 ) -> Result<()> {
+    let mut before = Before { lost: None, reporter };
     let mut disk = StateDir::new(&options.state_dir, &options.subnet_file)?;
-    let mut saved = disk.load();
-    let peers = disk.peers();
+    let load = move || {
+        let (saved, peers) = (disk.load(), disk.peers());
+        (disk, saved, peers)
+    };
+    let (disk, mut saved, peers) =
+        read("the disk of --state-dir", load, &mut before).await?;
     let disk = Worker::spawn("disk", disk)?;
-    let (mut etcd, mut status) = Etcd::new(options.etcd.clone())?;
+    let store = options.etcd.clone();
+    let open = move || Etcd::new(store);
+    let (mut etcd, mut status) =
+        read("the disk of the files for TLS", open, &mut before).await??;
     metrics.show_store(status.clone());
 
     let lost = remember::lapse(&saved);
-    let mut before = Before { lost: lost.as_deref(), reporter };
+    before.lost = lost.as_deref();
     before.say(
         Phase::WaitingForStore,
         &format!(
@@ -83,7 +91,7 @@ pub async fn run(
     let kernel =
         wait_for("waiting for the kernel: ", open, false, &mut before).await?;
     let own_port = kernel.port();
-    let kernel = Worker::spawn("kernel", kernel)?;
+    let kernel = Worker::spawn_followed("kernel", kernel)?;
     let choose = async || {
         let (interface, conf) = (options.interface.clone(), conf.clone());
         let job =
@@ -121,7 +129,9 @@ pub async fn run(
         overruns: Arc::clone(metrics.overruns()),
     };
     let former = former(&saved, &conf, &vxlan);
-    let previous = SubnetFile::new(&options.subnet_file).previous();
+    let file = SubnetFile::new(&options.subnet_file);
+    let look = move || file.previous();
+    let previous = read("the disk of --subnet-file", look, &mut before).await?;
     let setup = rules::Setup {
         wishes: options.rules,
         nftables: conf.nftables,
@@ -293,22 +303,7 @@ async fn wait_for<T>(
             () = watchdog.feed() => continue,
             _ = next.tick() => {}
         }
-        let mut asked = pin!(ask());
-        let mut patience = pin!(sleep(STUCK));
-        let mut patient = true;
-        let answer = loop {
-            tokio::select! {
-                answer = &mut asked => break answer,
-                () = watchdog.feed() => {}
-                () = &mut patience, if patient => {
-                    patient = false;
-                    let reason = stuck();
-                    tracing::warn!("{reason}");
-                    before.say(Phase::Starting, &reason);
-                }
-            }
-        };
-        match answer {
+        match patiently(ask(), stuck, before).await {
             Err(error) if again || is_transient(&error) => {
                 let reason = format!("{waiting}{error:#}");
                 if reason != said {
@@ -318,6 +313,44 @@ async fn wait_for<T>(
                 }
             }
             result => return result,
+        }
+    }
+}
+
+/// What `work` with files on `disk` gives. Nothing runs yet that it could hold
+/// up, but a start that waits for a disk has to say so, and to end when it is
+/// told to.
+async fn read<T: Send + 'static>(
+    disk: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+    before: &mut Before<'_>,
+) -> Result<T> {
+    let slow = || {
+        format!("{disk} has not answered for {} s: it hangs", STUCK.as_secs())
+    };
+    Ok(patiently(spawn_blocking(work), slow, before).await?)
+}
+
+/// Waits for `asked` however long that takes, and says `slow` after a while.
+async fn patiently<T>(
+    asked: impl Future<Output = T>,
+    slow: impl Fn() -> String,
+    before: &mut Before<'_>,
+) -> T {
+    let mut asked = pin!(asked);
+    let mut patience = pin!(sleep(STUCK));
+    let mut patient = true;
+    let mut watchdog = Watchdog::new();
+    loop {
+        tokio::select! {
+            answer = &mut asked => return answer,
+            () = watchdog.feed() => {}
+            () = &mut patience, if patient => {
+                patient = false;
+                let reason = slow();
+                tracing::warn!("{reason}");
+                before.say(Phase::Starting, &reason);
+            }
         }
     }
 }

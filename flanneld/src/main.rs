@@ -1,6 +1,8 @@
 //! `flanneld`, the node daemon: takes the node's pod subnet from the store,
 //! learns the other nodes' and makes the kernel carry pod traffic to them.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -10,6 +12,7 @@ use flanneld::files::{Files, InstanceLock};
 use flanneld::health::{Readiness, Server};
 use flanneld::metrics::Metrics;
 use flanneld::recent::Recent;
+use flanneld::reconcile::STUCK;
 use flanneld::repairs::Repairs;
 use flanneld::report::Reporter;
 use flanneld::{daemon, logging, stop};
@@ -17,6 +20,7 @@ use ipam::daemon_state::Phase;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{self, SignalKind};
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 
 /// musl's allocator gives each small group of pages back to the kernel as soon
 /// as it is free, and gets it anew for the next: a third of what a start among
@@ -102,20 +106,28 @@ async fn take_lock(
 ) -> Option<Result<InstanceLock>> {
     let subnet_file = options.subnet_file.clone();
     let wait = options.wait_for_lock;
-    if !wait {
-        return Some(
-            InstanceLock::take(&subnet_file, wait).map_err(Into::into),
-        );
-    }
     let take = move || InstanceLock::take(&subnet_file, wait);
+    let slow = async {
+        // For another daemon's end any time is all right.
+        if !wait {
+            sleep(STUCK).await;
+            tracing::warn!(
+                "the disk of --subnet-file has not answered for {} s: it \
+                 hangs, and the lock cannot be taken",
+                STUCK.as_secs()
+            );
+        }
+        pending::<Infallible>().await
+    };
     tokio::select! {
         taken = tokio::task::spawn_blocking(take) => {
             Some(taken.context("waiting for the lock").and_then(|lock| Ok(lock?)))
         }
         Ok(_) = stopped => {
-            tracing::info!("stopping; another flanneld had the lock");
+            tracing::info!("stopping; the lock was not taken yet");
             None
         }
+        never = slow => match never {},
     }
 }
 

@@ -47,17 +47,38 @@ pub struct Gone(&'static str);
 // === impl Worker ===
 
 impl<T: Send + 'static> Worker<T> {
-    /// Starts the thread `name`, which owns `state`.
+    /// Starts the thread `name`, which owns `state`. [`THREADS`] tells when it
+    /// stands still.
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub fn spawn(name: &'static str, mut state: T) -> io::Result<Self> {
+    pub fn spawn(name: &'static str, state: T) -> io::Result<Self> {
+        Self::start(name, state, true)
+    }
+
+    /// The same where who asks for a job tells when it takes too long.
+    ///
+    /// # Errors
+    /// As [`Self::spawn`].
+    pub fn spawn_followed(name: &'static str, state: T) -> io::Result<Self> {
+        Self::start(name, state, false)
+    }
+
+    fn start(
+        name: &'static str,
+        mut state: T,
+        watched: bool,
+    ) -> io::Result<Self> {
         let (jobs, inbox) = channel::<Job<T>>();
         let (living, alive) = channel();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
             let _living = living;
             while let Ok(job) = inbox.recv() {
-                THREADS.during(|| job(&mut state));
+                if watched {
+                    THREADS.during(|| job(&mut state));
+                } else {
+                    job(&mut state);
+                }
             }
         })?;
         Ok(Self { name, jobs: Some(jobs), alive })
@@ -157,6 +178,7 @@ impl<T> Drop for Worker<T> {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
 
     use super::*;
 
@@ -191,6 +213,30 @@ mod tests {
         post(7);
         let list = worker.run(|list| list.clone()).await.unwrap();
         assert_eq!(list, [999, 7]);
+    }
+
+    /// Of one whose jobs are followed by who asks for them, nothing is told
+    /// twice.
+    #[test]
+    fn a_job_that_stands_still_is_told_of_where_nobody_follows_it() {
+        let hold = |worker: &Worker<()>| {
+            let (go, held) = channel::<()>();
+            let (at_work, begun) = channel();
+            worker.post(move |()| {
+                let _ = at_work.send(());
+                let _ = held.recv();
+            });
+            begun.recv().unwrap();
+            go
+        };
+        let watched = Worker::spawn("watched", ()).unwrap();
+        let followed = Worker::spawn_followed("followed", ()).unwrap();
+        let held = [hold(&watched), hold(&followed)];
+        let later = Instant::now() + Duration::from_secs(3600);
+        let still = THREADS.still(later).unwrap();
+        assert!(still.contains("watched"), "{still}");
+        assert!(!still.contains("followed"), "{still}");
+        drop(held);
     }
 
     #[tokio::test]

@@ -32,6 +32,7 @@ const PASSED_ON: &[(&str, &[&str])] = &[
         "flanneld/src/daemon.rs",
         &[
             "the kernel has not answered for",
+            "has not answered for",
             "waiting for the interface: ",
             "waiting for the kernel: ",
         ],

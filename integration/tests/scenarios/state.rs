@@ -426,6 +426,32 @@ fn a_node_without_its_subnet_says_so() -> Result<()> {
     cluster.assert_settled()
 }
 
+/// A start that waits for a disk says so, ends when it is told to, and goes on
+/// when the disk answers.
+#[test]
+fn a_start_that_waits_for_a_disk_says_so() -> Result<()> {
+    let mut cluster =
+        Cluster::new(Wiring::OneSegment, 1, &Stack::V4.net_conf())?;
+    let host = &cluster.node(0).host;
+    host.cmd(&["mkdir", "/run/flannel"])?;
+    host.cmd(&["mkfifo", SUBNET_ENV])?;
+    cluster.start_one(0, &["--iface=eth0"])?;
+    let said = "the disk of --subnet-file has not answered for";
+    let node = cluster.node_mut(0);
+    let daemon = node.daemon.as_mut().context("daemon")?;
+    daemon.wait_log(said, 0, 3 * SOON)?;
+    daemon.wait_not_ready(&node.host, &[said])?;
+    daemon.stop(Signal::SIGTERM)?;
+
+    daemon.start_again(&node.host)?;
+    // opening it waits for the daemon to do so
+    let answer = format!("exec 3>{SUBNET_ENV}; rm {SUBNET_ENV}; exec 3>&-");
+    node.host.cmd(&["timeout", "60", "sh", "-c", &answer])?;
+    node.wait_ready()?;
+    assert_eq!(node.subnets()?.len(), 1);
+    cluster.assert_settled()
+}
+
 /// A pipe in place of the subnet file stands for one whose disk hangs: who
 /// opens it waits for ever. Nobody else does.
 #[test]
