@@ -170,7 +170,6 @@ impl Repair {
             done.iter().filter_map(own_link).collect();
         done.iter()
             .filter(|change| !planned.contains(&change.key()))
-            .filter(|change| !change.is_help())
             .filter(|change| {
                 own_link(change).is_some()
                     || !stands_on(change).is_some_and(|l| links.contains(&l))

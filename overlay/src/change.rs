@@ -12,7 +12,8 @@ use crate::{
 /// Every change is idempotent: it has succeeded when the object is as wanted
 /// afterwards, whoever made it so. Creating an address that exists and
 /// deleting what is not there are successes; `Set…` is create-or-replace,
-/// but for routes.
+/// but for routes. An IPv6 gateway to which a route of another device leads
+/// is no obstacle.
 ///
 /// A node that starts among thousands of peers makes thousands at once, where
 /// nothing was there: so that is kept apart where it is large.
@@ -205,21 +206,6 @@ impl Change {
             | Self::DeleteNexthop { .. }
             | Self::DeleteRoute { .. } => false,
         }
-    }
-
-    /// Whether it is about a route that is there only while another is
-    /// replaced, see [`diff`](crate::diff()): no plan has it, and it repairs
-    /// nothing.
-    #[must_use]
-    pub const fn is_help(&self) -> bool {
-        let route = if let Self::SetRoute { after, .. } = self {
-            after
-        } else if let Self::DeleteRoute { before, .. } = self {
-            before
-        } else {
-            return false;
-        };
-        route.ours && route.gateway.is_none()
     }
 
     /// What a person should know of it, if anything: a device of ours by name,

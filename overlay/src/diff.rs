@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use ipam::{Family, Subnet};
+use ipam::Family;
 
 use crate::{
     Addr, Change, Desired, FdbKey, IfName, Key, Link, LinkKind, NeighKey,
@@ -22,9 +22,7 @@ mod tests;
 /// routes. Then what is left over, in reverse. So at every moment in between
 /// a peer that is in both is reached either as before or as it will be. Only
 /// what the kernel does not have beside something new goes before that: a
-/// device with the same tunnel, an address that is to be a gateway. Where it
-/// refuses an IPv6 gateway because of the route that is to be replaced, a
-/// route to the gateway alone is there while that is done.
+/// device with the same tunnel, an address that is to be a gateway.
 ///
 /// **One pass is enough.** What stands on a device that is created anew, or
 /// comes up, is written again even outside `scope`: the kernel drops it
@@ -72,7 +70,6 @@ pub fn diff(
     if let Some(new) = out.get_mut(below..) {
         new.rotate_left(written);
     }
-    out.splice(below..below, routes.before);
     // Top down.
     out.extend(routes.delete);
     out.extend(nexthops.delete);
@@ -122,8 +119,6 @@ struct Links {
 /// Changes to the objects of one kind.
 #[derive(Default)]
 struct Changes {
-    /// Goes before `set` of this kind and the one below.
-    before: Vec<Change>,
     set: Vec<Change>,
     delete: Vec<Change>,
 }
@@ -381,11 +376,6 @@ impl Differ<'_> {
                     let nexthop = want.nexthop.filter(|id| self.may_use(*id));
                     uses.new.extend(nexthop);
                     let after = Route { nexthop, ..want };
-                    if let Some(before) = &before
-                        && leads_gateway_elsewhere(key, &want, before)
-                    {
-                        self.help(&want, &mut out);
-                    }
                     let before = before.map(Box::new);
                     out.set.push(Change::SetRoute { key, before, after });
                 }
@@ -397,24 +387,6 @@ impl Differ<'_> {
             }
         }
         (out, uses)
-    }
-
-    /// A way to the gateway of `want` for as long as it takes to replace the
-    /// route that leads it elsewhere. One that was left by a pass that broke
-    /// off does as well.
-    fn help(&self, want: &Route, out: &mut Changes) {
-        let Some(gateway) = want.gateway else { return };
-        let Ok(dst) = Subnet::new(gateway, Family::of(gateway).bits()) else {
-            return;
-        };
-        let key = RouteKey::new(dst);
-        if !self.observed.routes.contains_key(&key) {
-            let route =
-                Route { gateway: None, onlink: false, nexthop: None, ..*want };
-            let set = Change::SetRoute { key, before: None, after: route };
-            out.before.push(set);
-            out.delete.push(Change::DeleteRoute { key, before: route });
-        }
     }
 
     /// Whether packets take the same way by both.
@@ -489,16 +461,6 @@ impl Differ<'_> {
     fn is_ours(&self, link: IfName) -> bool {
         self.desired.links.contains_key(&link)
     }
-}
-
-/// Whether the kernel refuses the gateway of `want`, on the link or not, while
-/// `have` is there: IPv6 gateways must not have a way by another device. The
-/// first address of a peer's subnet is the gateway to it.
-fn leads_gateway_elsewhere(key: RouteKey, want: &Route, have: &Route) -> bool {
-    key.dst.family() == Family::V6
-        && want.link.is_some()
-        && have.link != want.link
-        && want.gateway.is_some_and(|gateway| key.dst.contains(gateway))
 }
 
 /// Whether a live device can be changed from one into the other.

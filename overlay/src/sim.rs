@@ -13,7 +13,11 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::{Change, IfName, Key, LinkKind, Observed, Scope, World};
+use ipam::Subnet;
+
+use crate::{
+    Change, IfName, Key, LinkKind, Observed, Route, RouteKey, Scope, World,
+};
 
 mod kernel;
 mod path;
@@ -87,7 +91,10 @@ impl Sim {
         }
         // a daemon does not listen to its own echo
         let notified = std::mem::take(&mut self.kernel.notified);
-        let outcome = apply(&mut self.kernel, change);
+        let mut outcome = apply(&mut self.kernel, change);
+        if outcome == Err(Errno::Invalid) {
+            outcome = with_help(&mut self.kernel, change);
+        }
         self.kernel.notified = notified;
         if fault == Fault::LostAck {
             return Err(SimError::Unknown);
@@ -138,6 +145,26 @@ impl World for Sim {
     fn apply(&mut self, changes: &[Change]) -> Vec<Result<(), SimError>> {
         changes.iter().map(|change| self.apply_one(change)).collect()
     }
+}
+
+/// The change again, with a way to its gateway while it is carried out.
+fn with_help(kernel: &mut Kernel, change: &Change) -> Result<(), Errno> {
+    let (gateway, link) = if let Change::SetNexthop { after, .. } = change {
+        (after.gateway, after.link)
+    } else if let Change::SetRoute { after, .. } = change {
+        (after.gateway, after.link)
+    } else {
+        (None, None)
+    };
+    let gateway = gateway.filter(|ip| ip.is_ipv6()).ok_or(Errno::Invalid)?;
+    let dst = Subnet::new(gateway, 128).map_err(|_| Errno::Invalid)?;
+    let key = RouteKey::new(dst);
+    let gateway = None;
+    let way = Route { gateway, link, onlink: false, nexthop: None, ours: true };
+    kernel.set_route(key, way)?;
+    let outcome = apply(kernel, change);
+    kernel.delete_route(key)?;
+    outcome
 }
 
 /// Turns one change into requests, as the world over the real kernel does.

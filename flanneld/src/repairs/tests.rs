@@ -1,4 +1,4 @@
-use overlay::{Fdb, FdbKey, Link, Mac, Route, RouteKey, Vxlan};
+use overlay::{Fdb, FdbKey, Link, Mac, Vxlan};
 
 use super::*;
 
@@ -68,32 +68,6 @@ fn what_stands_on_a_repaired_device_goes_with_it() {
     let replaced =
         Change::ReplaceLink { name: name(), before: Box::new(before), after };
     assert_eq!(Some(Repair::of(&replaced).text), replaced.warning());
-}
-
-/// A route that somebody led elsewhere is one repair, whatever it takes.
-#[test]
-fn what_only_helps_is_no_repair() {
-    let route = |link: &str, gateway: Option<&str>| Route {
-        gateway: gateway.map(|ip| ip.parse().unwrap()),
-        link: IfName::new(link),
-        onlink: false,
-        nexthop: None,
-        ours: true,
-    };
-    let key = |dst: &str| RouteKey::new(dst.parse().unwrap());
-    let helper = route("flannel-v6.1", None);
-    let before = Some(route("eth0", Some("fd01::2")));
-    let after = route("flannel-v6.1", Some("fd00:5:0:2::"));
-    let (one, whole) = (key("fd00:5:0:2::/128"), key("fd00:5:0:2::/64"));
-    let done = [
-        Change::SetRoute { key: one, before: None, after: helper },
-        Change::SetRoute { key: whole, before: before.map(Box::new), after },
-        Change::DeleteRoute { key: one, before: helper },
-    ];
-    assert_eq!(
-        causes(&done, &BTreeSet::new()),
-        [(Kind::Route, Cause::Altered)]
-    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipam::Family;
+use ipam::{Family, Subnet};
 use netlink::addr::AddrSpec;
 use netlink::fdb::FdbSpec;
 use netlink::link::vxlan::{self, VxlanSpec};
@@ -10,6 +10,7 @@ use netlink::neigh::NeighSpec;
 use netlink::nexthop::NexthopSpec;
 use netlink::route::{RouteMatch, RouteSpec};
 use netlink::{Request, WINDOW, addr, fdb, link, neigh, nexthop, route};
+use nix::errno::Errno;
 use overlay::{Change, IfName, Key, Link, LinkKind, Route, RouteKey};
 
 use super::{Kernel, KernelError, PROTOCOL, upkeep};
@@ -64,11 +65,17 @@ impl Batch {
         outcomes: &mut [Outcome],
     ) {
         let answers = kernel.socket.batch(&self.requests);
+        let mut elsewhere = Vec::new();
         for (place, answer) in self.places.drain(..).zip(answers) {
             if let Err(error) = answer
                 && let Some(outcome) = outcomes.get_mut(place)
                 && let Some(change) = changes.get(place)
             {
+                if error.errno() == Some(Errno::EINVAL)
+                    && let Some(way) = way_to_gateway(kernel, change)
+                {
+                    elsewhere.push((place, way));
+                }
                 *outcome = refused(change, error);
                 if let Err(KernelError::RouteTaken(dst)) = outcome {
                     kernel.taken.insert(*dst);
@@ -76,7 +83,52 @@ impl Batch {
             }
         }
         self.requests.clear();
+        for (place, way) in elsewhere {
+            let change = changes.get(place);
+            let answer = change.and_then(|c| with_help(kernel, c, &way));
+            if let (Some(answer), Some(outcome)) =
+                (answer, outcomes.get_mut(place))
+            {
+                *outcome = answer;
+            }
+        }
     }
+}
+
+/// A route to the gateway alone of what `change` sets, by its own device.
+///
+/// The kernel refuses an IPv6 gateway, on the link or not, to which a route of
+/// another device leads, the default route aside: that which is to be replaced
+/// (a peer leaves the way without the tunnel), or a wide one that a router has
+/// told of (`fd00::/8`). Only while it looks.
+fn way_to_gateway(kernel: &mut Kernel, change: &Change) -> Option<RouteSpec> {
+    let (gateway, link) = if let Change::SetNexthop { after, .. } = change {
+        (after.gateway?, after.link?)
+    } else if let Change::SetRoute { after, .. } = change {
+        (after.gateway?, after.link?)
+    } else {
+        return None;
+    };
+    let family = Some(Family::of(gateway)).filter(|f| *f == Family::V6)?;
+    let mut way = RouteSpec::to(Subnet::new(gateway, family.bits()).ok()?);
+    way.oif = Some(index_of(kernel, link).ok()?);
+    way.protocol = PROTOCOL;
+    Some(way)
+}
+
+/// Carries out a change while `way` is there. What is left of that when the
+/// daemon ends in between is a route too many on a device of ours.
+fn with_help(
+    kernel: &mut Kernel,
+    change: &Change,
+    way: &RouteSpec,
+) -> Option<Outcome> {
+    let request = request(kernel, change).ok()?;
+    let mut back = RouteMatch::to(way.dst);
+    back.oif = way.oif;
+    let steps = [route::add(way), request, route::delete(&back)];
+    let answer = kernel.socket.batch(&steps).into_iter().nth(1)?;
+    Some(answer.or_else(|error| refused(change, error)))
 }
 
 /// What the kernel's refusal of a change means: sometimes that the object is

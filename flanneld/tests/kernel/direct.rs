@@ -75,6 +75,26 @@ fn no_route_is_missing_while_peers_change_their_way() {
     });
 }
 
+/// A router may tell of a wide route, into which the IPv6 network falls: the
+/// kernel refuses gateways there by any other device, unless it is helped.
+#[test]
+fn a_wide_route_by_another_device_is_no_obstacle() {
+    in_namespace(|| {
+        let mut rig = Rig::new(CONF, PEERS);
+        let all = usize::try_from(PEERS).expect("few");
+        sh("ip -6 route add fd00::/8 dev under0");
+        let report = rig.full();
+        assert!(report.failed.is_empty(), "{:?}", report.failed);
+        assert_eq!(
+            by(PerFamily { v4: Some("flannel.1"), v6: Some("flannel-v6.1") }),
+            PerFamily { v4: Some(all), v6: Some(all) }
+        );
+        rig.assert_settled();
+        let left = sh("ip -6 route show root fd00:64::/48 proto 241");
+        assert!(left.lines().all(|line| line.contains(" via ")), "{left}");
+    });
+}
+
 /// What a pass leaves that ends between its changes, the next one removes.
 #[test]
 fn a_route_that_only_helped_does_not_stay() {

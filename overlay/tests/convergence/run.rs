@@ -306,9 +306,6 @@ pub(crate) fn assert_order(changes: &[Change]) {
     let in_the_way = |change: &&Change| {
         matches!(change, Change::DeleteLink { .. })
             || matches!(change, Change::DeleteAddr { addr, .. } if addr.len == 24)
-            // a way to a gateway until the route by it is there
-            || matches!(change, Change::SetRoute { key, .. }
-                if key.dst.len() == key.dst.family().bits())
     };
     let ranks: Vec<_> =
         changes.iter().filter(|c| !in_the_way(c)).map(rank).collect();
