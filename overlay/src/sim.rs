@@ -161,9 +161,11 @@ fn with_help(kernel: &mut Kernel, change: &Change) -> Result<(), Errno> {
     let key = RouteKey::new(dst);
     let gateway = None;
     let way = Route { gateway, link, onlink: false, nexthop: None, ours: true };
-    kernel.set_route(key, way)?;
+    let added = !kernel.has_route(key) && kernel.set_route(key, way).is_ok();
     let outcome = apply(kernel, change);
-    kernel.delete_route(key)?;
+    if added {
+        kernel.delete_route(key)?;
+    }
     outcome
 }
 

@@ -65,31 +65,26 @@ impl Batch {
         outcomes: &mut [Outcome],
     ) {
         let answers = kernel.socket.batch(&self.requests);
-        let mut elsewhere = Vec::new();
+        self.requests.clear();
+        let mut refusals = Vec::new();
         for (place, answer) in self.places.drain(..).zip(answers) {
-            if let Err(error) = answer
-                && let Some(outcome) = outcomes.get_mut(place)
-                && let Some(change) = changes.get(place)
-            {
-                if error.errno() == Some(Errno::EINVAL)
-                    && let Some(way) = way_to_gateway(kernel, change)
-                {
-                    elsewhere.push((place, way));
-                }
-                *outcome = refused(change, error);
-                if let Err(KernelError::RouteTaken(dst)) = outcome {
-                    kernel.taken.insert(*dst);
-                }
+            if let (Err(error), Some(change)) = (answer, changes.get(place)) {
+                refusals.push((place, change, error));
             }
         }
-        self.requests.clear();
-        for (place, way) in elsewhere {
-            let change = changes.get(place);
-            let answer = change.and_then(|c| with_help(kernel, c, &way));
-            if let (Some(answer), Some(outcome)) =
-                (answer, outcomes.get_mut(place))
-            {
-                *outcome = answer;
+        for (place, change, error) in refusals {
+            let way = match error.errno() {
+                Some(Errno::EINVAL) => way_to_gateway(kernel, change),
+                _ => None,
+            };
+            let answer = way.and_then(|way| with_help(kernel, change, &way));
+            let answer = answer.unwrap_or(Err(error));
+            let done = answer.or_else(|error| refused(change, error));
+            if let Err(KernelError::RouteTaken(dst)) = done {
+                kernel.taken.insert(dst);
+            }
+            if let Some(outcome) = outcomes.get_mut(place) {
+                *outcome = done;
             }
         }
     }
@@ -116,19 +111,20 @@ fn way_to_gateway(kernel: &mut Kernel, change: &Change) -> Option<RouteSpec> {
     Some(way)
 }
 
-/// Carries out a change while `way` is there. What is left of that when the
-/// daemon ends in between is a route too many on a device of ours.
+/// The answer to a change that is asked for while `way` is there. What is left
+/// of that when the daemon ends in between is a route too many on a device of
+/// ours.
 fn with_help(
     kernel: &mut Kernel,
     change: &Change,
     way: &RouteSpec,
-) -> Option<Outcome> {
+) -> Option<Result<(), netlink::Error>> {
     let request = request(kernel, change).ok()?;
     let mut back = RouteMatch::to(way.dst);
     back.oif = way.oif;
+    back.protocol = Some(way.protocol);
     let steps = [route::add(way), request, route::delete(&back)];
-    let answer = kernel.socket.batch(&steps).into_iter().nth(1)?;
-    Some(answer.or_else(|error| refused(change, error)))
+    kernel.socket.batch(&steps).into_iter().nth(1)
 }
 
 /// What the kernel's refusal of a change means: sometimes that the object is

@@ -21,6 +21,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
+/// The last of the real-time signals (signal(7)), for any of them.
+const REAL_TIME: i32 = 64;
+
 /// A program that was started.
 #[derive(Debug)]
 pub(super) struct Child {
@@ -105,6 +108,8 @@ impl Child {
                     Some(ExitStatus::from_raw(signal as i32))
                 }
                 Ok(_) | Err(Errno::EINTR) => None,
+                // a real-time signal, for which nix has no name, has ended it
+                Err(Errno::EINVAL) => Some(ExitStatus::from_raw(REAL_TIME)),
                 Err(error) => return Err(error.into()),
             };
         }
