@@ -5,6 +5,7 @@ use netlink::link::LinkInfo;
 use netlink::{Dump, Socket, link, tc};
 
 use super::unsupported;
+use crate::bridge::util::random;
 use crate::hashed;
 use crate::owner::{self, Owner};
 use crate::protocol::{Call, CniError, ValidAttachments, code};
@@ -74,8 +75,8 @@ pub(super) fn host_end(
 ///
 /// It is made and marked in one call: no process can be killed in between, so
 /// that whatever has no mark is not ours. The mark is for an index that only
-/// this process uses: when another has been faster with the name, it gets no
-/// link of another's.
+/// this process uses (see [`free_index`]): when another has been faster with
+/// the name, it gets no link of another's.
 ///
 /// # Errors
 /// Code 999; code 11 when others were faster each time.
@@ -124,12 +125,15 @@ pub(super) fn add_ifb(
     .details(names(call).join(" ")))
 }
 
-/// An index that no link has, and no other process makes one with: it holds
-/// this process's number, and begins where the kernel's own choice does not
-/// come to.
+/// An index that no link has, and no other process of this pid namespace makes
+/// one with: it holds this process's number, and begins where the kernel's own
+/// choice does not come to. What is above the number is random, against a
+/// process of the same number in another pid namespace.
 fn free_index(socket: &mut Socket) -> Result<u32, CniError> {
     let own = INDEXES | (std::process::id() & (PIDS - 1));
-    for index in (own..INDEXES * 2).step_by(PIDS as usize) {
+    let [first, ..] = random().to_ne_bytes();
+    for step in 0..=u8::MAX {
+        let index = own + u32::from(first.wrapping_add(step)) * PIDS;
         match link::by_index(socket, index) {
             Err(e) if e.is_not_found() => return Ok(index),
             other => drop(other.map_err(CniError::from)?),

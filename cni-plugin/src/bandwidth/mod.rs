@@ -119,7 +119,8 @@ impl Plugin for Bandwidth {
 }
 
 /// Sets the limits; returns the device that one of them needs. `made` is what
-/// takes back whatever this call has made so far.
+/// takes back whatever this call has made so far, and nothing that an ADD
+/// before this one has made: the pod may be running.
 fn set(
     call: &Call,
     socket: &mut Socket,
@@ -127,28 +128,50 @@ fn set(
     port: &LinkInfo,
     made: &mut Vec<Request>,
 ) -> Result<Option<Interface>, CniError> {
+    let ifb = match &limits.from_pod {
+        Some(bucket) => Some(lead_over(call, socket, bucket, port, made)?),
+        None => None,
+    };
+    // at the end, in one step, as it may replace a limit that must stay when
+    // another step fails
     if let Some(bucket) = &limits.to_pod {
         socket.request(&tc::limit(port.index, bucket)).map_err(unsupported)?;
-        made.push(tc::unlimit(port.index));
     }
-    let Some(bucket) = &limits.from_pod else { return Ok(None) };
+    Ok(ifb)
+}
+
+/// Leads what the pod sends over a device, and limits it there.
+fn lead_over(
+    call: &Call,
+    socket: &mut Socket,
+    bucket: &Bucket,
+    port: &LinkInfo,
+    made: &mut Vec<Request>,
+) -> Result<Interface, CniError> {
     let Device { link: ifb, is_new } = links::add_ifb(call, socket, port)?;
     if is_new {
         made.push(link::delete(ifb.index));
     }
     socket.request(&tc::limit(ifb.index, bucket)).map_err(unsupported)?;
-    // in place of what an ADD before this one may have left
-    let _ = socket.request(&tc::delete_ingress(port.index));
-    socket.request(&tc::add_ingress(port.index)).map_err(unsupported)?;
-    made.push(tc::delete_ingress(port.index));
-    socket
-        .request(&tc::redirect(port.index, ifb.index))
-        .map_err(unsupported)?;
-    Ok(Some(Interface {
+    // nothing can lead to a new one
+    let is_led = !is_new
+        && tc::led_to(socket, ifb.index)
+            .map_err(CniError::from)?
+            .contains(&port.index);
+    if !is_led {
+        // in place of one that leads to a device that is gone, or nowhere
+        let _ = socket.request(&tc::delete_ingress(port.index));
+        socket.request(&tc::add_ingress(port.index)).map_err(unsupported)?;
+        made.push(tc::delete_ingress(port.index));
+        socket
+            .request(&tc::redirect(port.index, ifb.index))
+            .map_err(unsupported)?;
+    }
+    Ok(Interface {
         name: ifb.name,
         mac: mac::text(ifb.mac),
         ..Interface::default()
-    }))
+    })
 }
 
 /// The kernel's refusal, with what it lacks where that is the reason.

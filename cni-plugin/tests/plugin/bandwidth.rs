@@ -397,10 +397,13 @@ fn devices_of_others() {
         assert_eq!(ifbs(node), [&*first]);
         run("ip", &["link", "add", second, "type", "ifb"]);
         run("ip", &["link", "set", second, "alias", OTHER]);
+        let veth = node.veths().remove(0);
+        // stays at DEL, as it goes with the cable
+        run("tc", &["qdisc", "del", "dev", &veth, "root"]);
         let (_, msg) = call.call("ADD").error();
         assert!(msg.contains(&first) && msg.contains(&**second), "{msg}");
         assert_eq!(ifbs(node).len(), 2, "both are others'");
-        assert!(!tc_show("qdisc", &node.veths()[0]).contains("tbf"), "undone");
+        assert!(!tc_show("qdisc", &veth).contains("tbf"), "undone");
         run("ip", &["link", "del", second]);
         remove();
         // comes and goes meanwhile
@@ -433,5 +436,49 @@ fn devices_of_others() {
         });
         assert!(times > 0);
         assert_eq!(ifbs(node), [""; 0]);
+    });
+}
+
+/// A repeated ADD leaves what works as it is, and when it fails, it takes back
+/// nothing of the one before: the pod may be running.
+#[test]
+fn a_repeated_add_takes_nothing_back() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let pod = node.pod("a");
+        let call = bandwidth(&pod, &pod.add(), both_ways());
+        let veth = node.veths().remove(0);
+        let tc = |args: &str| run("tc", &words(args));
+        let filters = || tc(&format!("filter show dev {veth} parent ffff:"));
+        call.add();
+        let [first] = <[String; 1]>::try_from(ifbs(node)).unwrap();
+        // goes with the ingress that it is on
+        let other = "u32 match u32 0 0 flowid 1:1";
+        tc(&format!("filter add dev {veth} parent ffff: pref 7 {other}"));
+        call.add();
+        assert!(filters().contains("pref 7"), "{}", filters());
+        assert_eq!(filters().matches("mirred").count(), 1, "{}", filters());
+        // as one leaves it that is killed
+        tc(&format!("filter del dev {veth} parent ffff: pref 1"));
+        call.add();
+        assert_eq!(filters().matches("mirred").count(), 1, "{}", filters());
+        // others get the names
+        let ip = |args: &str| run("ip", &words(args));
+        let others = |name: &str| {
+            ip(&format!("link del {name}"));
+            ip(&format!("link add {name} type ifb"));
+            ip(&format!("link set {name} alias {OTHER}"));
+        };
+        others(&first);
+        call.add();
+        let names = ifbs(node);
+        let second = names.iter().find(|name| **name != first).unwrap();
+        others(second);
+        let (_, msg) = call.call("ADD").error();
+        assert!(msg.contains("others' links"), "{msg}");
+        let shown = tc_show("qdisc", &veth);
+        for kind in ["tbf 1: root", "ingress ffff:"] {
+            assert!(shown.contains(kind), "{shown}");
+        }
     });
 }

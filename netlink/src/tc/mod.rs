@@ -71,13 +71,6 @@ pub fn limit(index: u32, bucket: &Bucket) -> Request {
     Request::new(format!("limit the rate of link {index}"), message)
 }
 
-/// Takes the limit away; `ENOENT` or `EINVAL` when there is none.
-#[must_use]
-pub fn unlimit(index: u32) -> Request {
-    let message = Message::new(RTM_DELQDISC, 0, &tcmsg(index, FIRST, ROOT, 0));
-    Request::new(format!("unlimit the rate of link {index}"), message)
-}
-
 /// Makes the place where what comes in by the device can be redirected;
 /// refused (`EEXIST`) when it is there.
 #[must_use]
