@@ -119,10 +119,13 @@ pub(crate) fn gc(
 /// Whether ADD could be served with the configuration `text`.
 ///
 /// # Errors
-/// Code 50, or what the IPAM plugin says.
+/// Code 50; code 11 for what passes by itself; or what the IPAM plugin says.
 pub(crate) fn status(call: &Call, text: &str) -> Result<(), CniError> {
     let conf = Object::parse(text)?;
-    let unavailable = |e| CniError { code: code::NOT_AVAILABLE, ..e };
+    let unavailable = |e: CniError| match e.code {
+        code::TRY_AGAIN => e,
+        _ => CniError { code: code::NOT_AVAILABLE, ..e },
+    };
     let read = Conf::read(&conf, &Args::default()).map_err(unavailable)?;
     vlan::available(&read.vlans, &read.bridge).map_err(unavailable)?;
     Ipam::of(call, &conf, text, &read.ipam).status(call)

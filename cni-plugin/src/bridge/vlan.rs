@@ -147,10 +147,19 @@ pub(super) fn available(conf: &Conf, bridge: &str) -> Result<(), CniError> {
     if !conf.filter {
         return Ok(());
     }
-    match Socket::open().and_then(|mut s| can_filter_vlans(&mut s)) {
+    told(bridge, Socket::open().and_then(|mut s| can_filter_vlans(&mut s)))
+}
+
+/// What the kernel's answer means.
+fn told(
+    bridge: &str,
+    can: Result<bool, netlink::Error>,
+) -> Result<(), CniError> {
+    match can {
         Ok(true) => Ok(()),
         Ok(false) => Err(unsupported(bridge, None)),
-        Err(e) => Err(unsupported(bridge, Some(&e))),
+        Err(e) if e.is_unsupported() => Err(unsupported(bridge, Some(&e))),
+        Err(e) => Err(e.into()),
     }
 }
 
@@ -310,6 +319,26 @@ mod tests {
         ] {
             let said = switched_on("br0", default);
             assert!(said.starts_with(text), "{said}");
+        }
+    }
+
+    /// What passes by itself says nothing about the kernel.
+    #[test]
+    fn what_status_makes_of_an_answer() {
+        use netlink::Errno;
+        let refused = |errno| {
+            let object = "look".into();
+            Err(netlink::Error::Refused { object, errno, kernel: None })
+        };
+        assert!(told("br0", Ok(true)).is_ok());
+        for (can, want) in [
+            (Ok(false), code::UNSUPPORTED),
+            (refused(Errno::EOPNOTSUPP), code::UNSUPPORTED),
+            (refused(Errno::ENOBUFS), code::TRY_AGAIN),
+            (refused(Errno::EPERM), code::INTERNAL),
+        ] {
+            let error = told("br0", can).unwrap_err();
+            assert_eq!(error.code, want, "{error}");
         }
     }
 

@@ -59,7 +59,7 @@ impl Plugin for Sbr {
         let _turn = turn(call)?;
         let mut made = Vec::new();
         set(&conf, &mut socket, &link, &ips, &mut made).inspect_err(|_| {
-            // what was moved is still in the main table as well
+            // in this order: what left the main table comes back first
             for result in socket.batch(&made) {
                 if let Err(e) = gone(result) {
                     log(format_args!("sbr: undoing a failed ADD: {e}"));
@@ -152,7 +152,7 @@ impl Plugin for Sbr {
 }
 
 /// Makes tables and rules, and takes the interface's routes out of the main
-/// table at the very end. What undoes the rest is in `made`.
+/// table at the very end. What undoes all of it is in `made`, in order.
 fn set(
     conf: &Conf,
     socket: &mut Socket,
@@ -217,8 +217,31 @@ fn set(
     }
     let requests: Vec<_> =
         moved.iter().map(|r| route::delete(&RouteMatch::of(r))).collect();
-    let results = socket.batch(&requests).into_iter().map(gone);
+    let results = socket.batch(&requests);
+    // before the tables lose them
+    let back = taken_out(&moved, &results);
+    made.splice(0..0, back.iter().map(route::add));
+    let results = results.into_iter().map(gone);
     all(results.collect()).map_err(CniError::from)
+}
+
+/// Routes that are in the main table no longer, or may not be: those of a link
+/// first, by which gateways of the others are reached.
+fn taken_out(
+    moved: &[RouteInfo],
+    results: &[Result<(), netlink::Error>],
+) -> Vec<RouteSpec> {
+    let mut out: Vec<_> = moved
+        .iter()
+        .zip(results)
+        .filter(|(_, result)| match result {
+            Ok(()) => true,
+            Err(e) => e.is_outcome_unknown(),
+        })
+        .map(|(route, _)| spec_of(route, TABLE_MAIN))
+        .collect();
+    out.sort_by_key(|spec| spec.gateway.is_some());
+    out
 }
 
 /// Gives routes to the addresses' own networks their address as source.
@@ -357,6 +380,49 @@ mod tests {
 
     fn read(members: &str) -> Result<Conf, CniError> {
         Conf::read(&Object::parse(&format!("{{{members}}}"))?)
+    }
+
+    /// A partial failure: back comes what this call took, and no more.
+    #[test]
+    fn what_comes_back() {
+        use netlink::Errno;
+        let route = |dst: &str, gateway: Option<&str>| RouteInfo {
+            gateway: gateway.map(|ip| ip.parse().unwrap()),
+            dst: dst.parse().unwrap(),
+            oif: Some(2),
+            onlink: false,
+            nexthop: None,
+            protocol: route::PROTOCOL_BOOT,
+            metric: 0,
+            kind: route::RouteKind::Unicast,
+            src: None,
+            scope: route::Scope::Universe,
+            table: TABLE_MAIN,
+            mtu: None,
+            advmss: None,
+            multipath: Vec::new(),
+            flags: 0,
+            tos: 0,
+            src_len: 0,
+        };
+        let refused = |errno| {
+            let object = "delete".into();
+            Err(netlink::Error::Refused { object, errno, kernel: None })
+        };
+        let lost =
+            netlink::Error::Unknown { object: "delete".into(), reason: "lost" };
+        let (moved, results): (Vec<_>, Vec<_>) = [
+            (route("0.0.0.0/0", Some("10.0.0.1")), Ok(())),
+            (route("10.1.0.0/16", None), refused(Errno::ENOBUFS)),
+            (route("10.2.0.0/16", None), refused(Errno::ESRCH)),
+            (route("10.3.0.0/16", None), Err(lost)),
+            (route("10.0.0.0/24", None), Ok(())),
+        ]
+        .into_iter()
+        .unzip();
+        let back = taken_out(&moved, &results);
+        let back: Vec<_> = back.iter().map(|r| r.dst.to_string()).collect();
+        assert_eq!(back, ["10.3.0.0/16", "10.0.0.0/24", "0.0.0.0/0"]);
     }
 
     #[test]

@@ -105,10 +105,12 @@ impl Plugin for Tuning {
         Backups::of(&data_dir).collect(&call.name, &valid)
     }
 
-    /// Also whether the node allows the settings.
+    /// Also whether the node allows the settings. Which interface they will be
+    /// for is not said: with a name of our choice, two keys could be the same
+    /// that are not for another.
     fn status(&self, call: &Call) -> Result<(), CniError> {
         Conf::read(&call.conf()?, &Args::default())?
-            .settings("eth0")
+            .settings(sysctls::IFNAME)
             .map(drop)
             .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })
     }

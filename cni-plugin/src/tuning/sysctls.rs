@@ -8,7 +8,7 @@ use regex::Regex;
 use crate::protocol::{CniError, code};
 
 /// What stands for the interface's name in a key.
-const IFNAME: &str = "IFNAME";
+pub(super) const IFNAME: &str = "IFNAME";
 /// Regular expressions, one a line, of the keys that may be written; all
 /// where there is no such file.
 const ALLOWED: &str = "/etc/cni/tuning/allowlist.conf";

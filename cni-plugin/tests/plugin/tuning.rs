@@ -240,6 +240,14 @@ fn status_judges_the_settings() {
             tuning(&pod, &result, json!({ "sysctl": { key: "1" } }))
         };
         assert!(of("net.ipv4.conf.IFNAME.arp_filter").call("STATUS").ok);
+        // the same for eth0 alone, and which one it will be is not known yet
+        let both = json!({ "sysctl": {
+            "net.ipv4.conf.eth0.arp_filter": "1",
+            "net.ipv4.conf.IFNAME.arp_filter": "1",
+        } });
+        let both = tuning(&pod, &result, both);
+        assert!(both.call("STATUS").ok);
+        assert_eq!(both.call("ADD").error().0, 7);
         for (verb, want) in [("STATUS", 50), ("ADD", 7)] {
             let (code, msg) = of("kernel.shmmax").call(verb).error();
             assert_eq!(code, want, "{verb}: {msg}");
