@@ -143,10 +143,14 @@ impl Nodes {
                 {
                     let pod = round * KINDS + kind;
                     let mut turn = self.all();
-                    // Each goes first as often as the others: a removal
-                    // leaves work behind that the next one may wait for.
-                    let first = round % turn.len();
-                    turn.rotate_left(first);
+                    // In every order: a removal leaves work behind that the
+                    // next one may wait for, and whoever is before takes the
+                    // caches for itself or leaves its kernel code there.
+                    let ways = turn.len();
+                    turn.rotate_left(round % ways);
+                    if round / ways % 2 == 1 {
+                        turn.reverse();
+                    }
                     for node in turn {
                         let took = node.time(Call { verb, pod, ports })?;
                         if round > 0 {
