@@ -11,6 +11,8 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
+use crate::error::is_passing;
+
 /// The calling thread's own namespace. `/proc/self` would be the main
 /// thread's.
 const OWN: &str = "/proc/thread-self/ns/net";
@@ -32,10 +34,7 @@ pub enum NetNsError {
     Missing(PathBuf),
     /// Something else is at the path, such as the empty file that a reboot
     /// leaves of a bind mount (BR-45).
-    #[error(
-        "{path} is not a network namespace but {what}; after a reboot the \
-         file is a leftover and can be removed"
-    )]
+    #[error("{path} is not a network namespace but {what}")]
     NotANamespace {
         /// The path that was opened.
         path: PathBuf,
@@ -89,7 +88,10 @@ impl NetNs {
             let kind = file.metadata().ok().map(|m| m.file_type());
             let what = match kind {
                 Some(k) if k.is_dir() => "a directory",
-                Some(k) if k.is_file() => "a regular file",
+                Some(k) if k.is_file() => {
+                    "a regular file; a reboot leaves such a file, which can \
+                     be removed"
+                }
                 _ => "something else",
             };
             return Err(NetNsError::NotANamespace {
@@ -234,6 +236,15 @@ impl NetNsError {
         } else {
             Self::Io { path, operation, source }
         }
+    }
+
+    /// Whether it may work when tried again: as
+    /// [`Error::is_transient`](crate::Error::is_transient).
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        let errno = source.raw_os_error().map(nix::errno::Errno::from_raw);
+        errno.is_some_and(is_passing)
     }
 
     /// Nothing is at the path.
