@@ -104,7 +104,10 @@ impl<D: Disk> Store<D> {
             else {
                 continue;
             };
-            let content = index::content_of(&self.disk, &entry.name)?;
+            // one unreadable file hides only itself; its address stays taken
+            let Ok(content) = index::content_of(&self.disk, &entry.name) else {
+                continue;
+            };
             let Some(written) = self.disk.written(&entry.name)? else {
                 continue;
             };

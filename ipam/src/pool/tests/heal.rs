@@ -46,6 +46,20 @@ fn everything_that_is_taken_and_by_whom() {
     );
 }
 
+/// One that cannot be read hides only itself: nobody gets its address.
+#[test]
+fn a_reservation_that_cannot_be_read() {
+    let mem = Mem::new(Clock::Fine);
+    let [_, second] = ["a", "b"].map(|who| next(&mem, who).unwrap());
+    let store = Store::open(mem.clone());
+    // the folder is listed first
+    mem.fail(1..2);
+    let found = store.reservations().unwrap();
+    let found: Vec<_> = found.into_iter().map(|r| r.ip.to_string()).collect();
+    assert_eq!(found, [second]);
+    assert_eq!(next(&mem, "c").unwrap(), "10.1.0.4");
+}
+
 #[test]
 fn what_is_taken_back_is_free_and_the_rest_is_not() {
     for clock in [Clock::Fine, Clock::Seconds, Clock::Untold] {
