@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::files::{failed, remove};
+use crate::owner::short;
 use crate::protocol::{Call, CniError, ValidAttachments};
 
 /// A folder for each network.
@@ -15,6 +16,10 @@ const ROOT: &str = "/run/flannel/firewall";
 
 /// What the name of a file begins with that is not whole.
 const BEING_WRITTEN: char = '.';
+
+/// The longest part of a file's name that a container's id can be, in bytes:
+/// with the mark above, the `@` and an interface's name (15) they are 255.
+const CONTAINER_MAX: usize = 238;
 
 /// The files of one network.
 #[derive(Debug)]
@@ -78,13 +83,13 @@ impl Records {
     /// Those of this network whose attachment is not valid.
     pub(super) fn stale(&self, valid: &ValidAttachments) -> Vec<Stale> {
         let (mut stale, mut kept) = (Vec::new(), BTreeSet::new());
+        let names: BTreeSet<String> =
+            valid.iter().map(|(id, ifname)| file_name(id, ifname)).collect();
         for path in files() {
             let name = path.file_name().map(|n| n.to_string_lossy());
             let name = name.unwrap_or_default().into_owned();
-            let is_valid = name
-                .trim_start_matches(BEING_WRITTEN)
-                .split_once('@')
-                .is_none_or(|(id, ifname)| valid.contains(id, ifname));
+            let is_valid = !name.contains('@')
+                || names.contains(name.trim_start_matches(BEING_WRITTEN));
             let ips = match name.starts_with(BEING_WRITTEN) {
                 // may be cut; no rule is made before it is whole
                 true => BTreeSet::new(),
@@ -101,10 +106,9 @@ impl Records {
         stale
     }
 
-    /// A container id has no `@` (S-9), an interface name no slash.
     fn path(&self, call: &Call) -> PathBuf {
         let env = &call.env;
-        self.folder.join(format!("{}@{}", env.container_id, env.ifname))
+        self.folder.join(file_name(&env.container_id, &env.ifname))
     }
 }
 
@@ -116,6 +120,11 @@ impl Stale {
     pub(super) fn remove(&self) -> Result<(), CniError> {
         remove(&self.path)
     }
+}
+
+/// A container id has no `@` (S-9), an interface name no slash.
+fn file_name(container_id: &str, ifname: &str) -> String {
+    format!("{}@{ifname}", short(container_id, CONTAINER_MAX))
 }
 
 /// Where `path` is written until it is whole. No container id begins with a

@@ -15,6 +15,10 @@ use crate::mac;
 use crate::owner::{self, Owner};
 use crate::protocol::{Call, CniError, ValidAttachments, gather};
 
+/// The longest part of a file's name that a container's id can be, in bytes:
+/// with an interface's name (15) and what is around it they are 255.
+const CONTAINER_MAX: usize = 234;
+
 /// The files.
 #[derive(Clone, Debug)]
 pub(super) struct Backups {
@@ -107,7 +111,8 @@ impl Backups {
 
     fn path(&self, call: &Call) -> PathBuf {
         let env = &call.env;
-        self.folder.join(format!("{}_{}.json", env.container_id, env.ifname))
+        let container = owner::short(&env.container_id, CONTAINER_MAX);
+        self.folder.join(format!("{container}_{}.json", env.ifname))
     }
 
     /// Where it is written until it is whole: under a name that says whose it
