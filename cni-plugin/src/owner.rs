@@ -103,6 +103,25 @@ pub(crate) fn link_of(
     }
 }
 
+/// The error of an ADD whose pair cannot be made, as one of the two names is
+/// taken.
+pub(crate) fn already_there(socket: &mut Socket, call: &Call) -> CniError {
+    let owner = Owner::of(call);
+    let ifname = owner.ifname;
+    let details = match link_of(socket, owner) {
+        Ok(None) => format!(
+            "{} has an interface {ifname:?} that this attachment did not make",
+            call.env.netns
+        ),
+        _ => "an earlier ADD of this attachment made it; run DEL".to_owned(),
+    };
+    CniError::internal(format_args!(
+        "container veth name ({ifname:?}) peer provided ({:?}) already exists",
+        owner.link_name()
+    ))
+    .details(details)
+}
+
 /// Whether `inside`, a link in `netns`, is the pod's end of a pair that this
 /// program made for another attachment than `owner`: then it is not `owner`'s
 /// to remove or change. A runtime may call DEL after an ADD that failed since

@@ -13,7 +13,7 @@ use netlink::{Dump, Request, Socket, link};
 
 use crate::mac;
 use crate::protocol::{
-    Call, CniError, Differences, Plugin, Version, code, gather, log,
+    Call, CniError, Differences, Plugin, Version, gather, log,
 };
 use crate::result::{CniResult, Interface};
 
@@ -112,9 +112,7 @@ impl Plugin for Bandwidth {
     /// What limits may be missing in a kernel is seen only by making one.
     fn status(&self, call: &Call) -> Result<(), CniError> {
         Limits::read(&call.conf()?)?;
-        Socket::open()
-            .map(drop)
-            .map_err(|e| CniError::new(code::NOT_AVAILABLE, e.to_string()))
+        Socket::open().map(drop).map_err(|e| CniError::from(e).unavailable())
     }
 }
 

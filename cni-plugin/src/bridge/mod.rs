@@ -29,6 +29,7 @@ use netlink::{NetNs, Request, Socket, link, neigh};
 use self::conf::{Conf, bridge_name, ipam_kind};
 use self::ipam::Ipam;
 use self::util::gone;
+use crate::hostlocal;
 use crate::masquerade;
 use crate::owner::{self, Owner};
 use crate::protocol::{
@@ -83,7 +84,11 @@ fn detach(
         Some(_) => remove_gateways(call, &mut socket),
         None => Ok(()),
     };
-    let kind = ipam_kind(&conf)?;
+    // one that cannot be read has given nothing; an earlier one may have
+    let kind = ipam_kind(&conf).unwrap_or_else(|e| {
+        log(format_args!("{e}; taken as {}", hostlocal::TYPE));
+        hostlocal::TYPE.to_owned()
+    });
     let released = Ipam::of(call, &conf, text, &kind).del(call);
     if let Ok(released) = &released {
         let of_vlan = of_vlan.as_deref();
@@ -110,9 +115,9 @@ pub(crate) fn gc(
     // also what the configuration of another day has made
     call.deadline.enter("removing rules nobody uses")?;
     let rules = [masquerade::gc(call, valid), macspoof::gc(&call.name, valid)];
-    let kind = ipam_kind(&conf)?;
     // addresses last: those of a link that is still there are kept
-    let addresses = Ipam::of(call, &conf, text, &kind).gc(call, valid);
+    let addresses = ipam_kind(&conf)
+        .and_then(|kind| Ipam::of(call, &conf, text, &kind).gc(call, valid));
     gather([links, gateways].into_iter().chain(rules).chain([addresses]))
 }
 
@@ -122,12 +127,10 @@ pub(crate) fn gc(
 /// Code 50; code 11 for what passes by itself; or what the IPAM plugin says.
 pub(crate) fn status(call: &Call, text: &str) -> Result<(), CniError> {
     let conf = Object::parse(text)?;
-    let unavailable = |e: CniError| match e.code {
-        code::TRY_AGAIN => e,
-        _ => CniError { code: code::NOT_AVAILABLE, ..e },
-    };
-    let read = Conf::read(&conf, &Args::default()).map_err(unavailable)?;
-    vlan::available(&read.vlans, &read.bridge).map_err(unavailable)?;
+    let read =
+        Conf::read(&conf, &Args::default()).map_err(CniError::unavailable)?;
+    vlan::available(&read.vlans, &read.bridge)
+        .map_err(CniError::unavailable)?;
     Ipam::of(call, &conf, text, &read.ipam).status(call)
 }
 
@@ -146,18 +149,19 @@ fn remove_link(
     call: &Call,
     socket: &mut Socket,
 ) -> Result<Option<u32>, CniError> {
-    let netns = call.living_netns()?;
     let own = owner::link_of(socket, Owner::of(call)).map_err(not_removed)?;
     if let Some(link) = own {
         return gone(socket.request(&link::delete(link.index)))
             .map(|()| link.master)
             .map_err(not_removed);
     }
-    let Some(netns) = netns else { return Ok(None) };
+    let Some(netns) = call.living_netns()? else { return Ok(None) };
     remove_inside(call, socket, &netns).map(|()| None).map_err(not_removed)
 }
 
-/// Removes the pod's end, unless it is another attachment's.
+/// Removes the pod's end, unless it is another attachment's, or of a kind
+/// that neither this plugin nor the Go one makes: after an ADD that failed
+/// since the name was taken, a runtime calls DEL.
 fn remove_inside(
     call: &Call,
     host: &mut Socket,
@@ -168,6 +172,13 @@ fn remove_inside(
         Err(e) if e.is_not_found() => return Ok(()),
         other => other?,
     };
+    if inside.kind.as_deref() != Some("veth") {
+        log(format_args!(
+            "{} in {} is no veth, hence not made by this plugin, and stays",
+            inside.name, call.env.netns
+        ));
+        return Ok(());
+    }
     if owner::is_anothers(host, netns, &inside, Owner::of(call))? {
         log(format_args!(
             "{} in {} is another attachment's and stays",

@@ -10,7 +10,7 @@ use netlink::{NetNs, Socket, link};
 use super::conf::Conf;
 use super::util::{all, no_pattern};
 use super::vlan;
-use crate::owner::Owner;
+use crate::owner::{self, Owner};
 use crate::protocol::{Call, CniError, Deadline, code, log};
 
 /// The port states of the spanning tree's forward delay, and the one in which
@@ -74,11 +74,7 @@ pub(super) fn add(
         .into_iter();
     match results.next().unwrap_or(Ok(())) {
         Err(e) if e.is_exists() => {
-            return Err(CniError::internal(format_args!(
-                "container veth name ({ifname:?}) peer provided ({name:?}) \
-                 already exists"
-            ))
-            .details("an earlier ADD of this attachment made it; run DEL"));
+            return Err(owner::already_there(socket, call));
         }
         Err(e) => {
             *made = e.is_outcome_unknown().then_some(name);

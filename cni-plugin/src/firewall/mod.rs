@@ -16,7 +16,7 @@ use ipam::gojson::Object;
 
 use crate::bridge::UNDO;
 use crate::protocol::{
-    Call, CniError, Deadline, Differences, Plugin, Version, code, gather,
+    Call, CniError, Deadline, Differences, Plugin, Version, gather,
     interface_name_problem, log,
 };
 use crate::result::CniResult;
@@ -149,7 +149,7 @@ impl Plugin for Firewall {
         Xtables::required(Family::V4, &call.deadline)?
             .save(iptables::TABLE)
             .map(drop)
-            .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })
+            .map_err(CniError::unavailable)
     }
 }
 

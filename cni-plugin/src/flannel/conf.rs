@@ -5,10 +5,14 @@ use std::path::PathBuf;
 use ipam::gojson::Object;
 
 use super::gomap::GoMap;
-use crate::protocol::{Call, CniError};
+use crate::protocol::{Call, CniError, log};
 
 const SUBNET_FILE: &str = "/run/flannel/subnet.env";
 const DATA_DIR: &str = "/var/lib/cni/flannel";
+const DATA_DIR_KEY: &str = "dataDir";
+
+/// What becomes of a member of the wrong type.
+type Wrong = fn(CniError) -> Result<(), CniError>;
 
 /// What the configuration says.
 #[derive(Debug)]
@@ -36,27 +40,46 @@ impl Conf {
     /// Code 7 for a member of the wrong type, and for a delegate that names
     /// what flannel itself sets.
     pub(super) fn read(call: &Call) -> Result<Self, CniError> {
+        Self::read_or(call, Err)
+    }
+
+    /// The same for DEL, which has to come to its end: a member of the wrong
+    /// type counts as absent, which is logged.
+    ///
+    /// # Errors
+    /// None in fact.
+    pub(super) fn read_for_del(call: &Call) -> Result<Self, CniError> {
+        Self::read_or(call, ignored)
+    }
+
+    fn read_or(call: &Call, wrong: Wrong) -> Result<Self, CniError> {
         let conf = call.conf()?;
         let map = |key| -> Result<Option<GoMap>, CniError> {
-            conf.object(key)?.map(|object| read_map(&object)).transpose()
+            let read = || {
+                conf.object(key)?.map(|object| read_map(&object)).transpose()
+            };
+            read().or_else(|e| wrong(e).map(|()| None))
         };
+        let version = conf.string("cniVersion")?;
         Ok(Self {
-            subnet_file: path(&conf, "subnetFile", SUBNET_FILE)?,
-            data_dir: Self::data_dir(&conf)?,
+            subnet_file: path(&conf, "subnetFile", SUBNET_FILE, wrong)?,
+            data_dir: path(&conf, DATA_DIR_KEY, DATA_DIR, wrong)?,
             delegate: map("delegate")?.unwrap_or_default(),
             ipam: map("ipam")?.unwrap_or_default(),
             runtime_config: map("runtimeConfig")?,
-            version: conf.string("cniVersion")?.filter(|v| !v.is_empty()),
+            version: version.filter(|v| !v.is_empty()),
         })
     }
 
-    /// Where delegates' configurations are kept; for DEL, to which the rest
-    /// of `conf` may not matter.
+    /// Where delegates' configurations are kept: all of [`Conf::read_for_del`]
+    /// that most DELs need.
     ///
     /// # Errors
-    /// Code 7 when it is no string.
-    pub(super) fn data_dir(conf: &Object<'_>) -> Result<PathBuf, CniError> {
-        path(conf, "dataDir", DATA_DIR)
+    /// None in fact.
+    pub(super) fn data_dir_for_del(
+        conf: &Object<'_>,
+    ) -> Result<PathBuf, CniError> {
+        path(conf, DATA_DIR_KEY, DATA_DIR, ignored)
     }
 
     /// Refuses a delegate that names what flannel itself sets (P-21).
@@ -93,9 +116,19 @@ fn path(
     conf: &Object<'_>,
     key: &str,
     default: &str,
+    wrong: Wrong,
 ) -> Result<PathBuf, CniError> {
-    let text = conf.string(key)?.filter(|text| !text.is_empty());
+    let text = conf
+        .string(key)
+        .map_err(CniError::from)
+        .or_else(|e| wrong(e).map(|()| None))?
+        .filter(|text| !text.is_empty());
     Ok(text.unwrap_or_else(|| default.to_owned()).into())
+}
+
+fn ignored(e: CniError) -> Result<(), CniError> {
+    log(format_args!("{e}; the default is used"));
+    Ok(())
 }
 
 /// A copy of `object` as Go's maps are.

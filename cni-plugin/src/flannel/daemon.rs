@@ -61,8 +61,14 @@ impl State {
 
     /// Whether it is about this subnet file and this start of the machine.
     fn is_of(&self, file: &Path) -> bool {
-        self.said.boot_id == self.boot_id
-            && Path::new(&self.said.subnet_file) == file
+        self.said.boot_id == self.boot_id && self.writes(file)
+    }
+
+    /// Whether the daemon writes this subnet file. It was found beside it, so
+    /// that the name is enough; the way to the folder may be a link, or
+    /// another one in the daemon's container.
+    fn writes(&self, file: &Path) -> bool {
+        Path::new(&self.said.subnet_file).file_name() == file.file_name()
     }
 
     /// `now` in seconds since the machine started.
@@ -106,7 +112,7 @@ impl State {
             out.push_str(": ");
             out.push_str(&said.reason);
         }
-        if Path::new(&said.subnet_file) != file {
+        if !self.writes(file) {
             out.push_str("; it writes ");
             out.push_str(&said.subnet_file);
         }
@@ -164,6 +170,31 @@ mod tests {
             assert_eq!(error.code, code::TRY_AGAIN);
             assert!(error.to_string().contains("not renewed"), "{error}");
         }
+    }
+
+    /// The folder may be a link, or have another name in the daemon's
+    /// container.
+    #[test]
+    fn another_way_to_the_same_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, link) = (dir.path().join("run"), dir.path().join("link"));
+        fs::create_dir(&folder).unwrap();
+        std::os::unix::fs::symlink(&folder, &link).unwrap();
+        let boot_id = fs::read_to_string(BOOT_ID).unwrap();
+        let written = "/host/run/flannel/subnet.env";
+        let state =
+            |phase| DaemonState::new(phase, "why", 1, boot_id.trim(), written);
+        let put = |phase| {
+            let text = state(phase).render().unwrap();
+            fs::write(folder.join("state.json"), text).unwrap();
+        };
+        let file = link.join("subnet.env");
+        put(Phase::LeaseLost);
+        assert_eq!(check_lease(&file).unwrap_err().code, code::TRY_AGAIN);
+        assert_eq!(check_serving(&file).unwrap_err().code, code::LIMITED);
+        put(Phase::Failed);
+        assert_eq!(check_serving(&file).unwrap_err().code, code::LIMITED);
+        assert_eq!(says(&file), " flanneld says: failed: why");
     }
 
     #[test]

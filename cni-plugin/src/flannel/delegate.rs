@@ -154,7 +154,7 @@ fn given_routes(base: &GoMap) -> Result<Vec<Route>, CniError> {
 ///
 /// # Errors
 /// The text every flannel user knows, with the daemon's own reason; code 11,
-/// since flanneld will write the file, or code 7 for a file that is wrong.
+/// since flanneld will write the file, also one that is wrong.
 pub(super) fn read_env(file: &Path) -> Result<PluginEnv, CniError> {
     let shown = file.display();
     let text = std::fs::read_to_string(file).map_err(|e| {

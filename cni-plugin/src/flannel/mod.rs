@@ -52,6 +52,7 @@ impl Plugin for Flannel {
         if !delegate.is_native() {
             refuse_self(&delegate)?;
             exec::find(call, &delegate.kind)?;
+            call.refuse_own_netns()?;
         }
         let scratch = Scratch::new(&conf.data_dir, call);
         let before = scratch.bytes()?;
@@ -70,13 +71,14 @@ impl Plugin for Flannel {
     }
 
     fn del(&self, call: &Call) -> Result<(), CniError> {
-        let scratch = Scratch::new(&Conf::data_dir(&call.conf()?)?, call);
+        let scratch =
+            Scratch::new(&Conf::data_dir_for_del(&call.conf()?)?, call);
         let kept = scratch.kept(&call.name)?;
         match &kept {
             Kept::Ours(text) => del(call, &Delegate::kept(text.clone())?)?,
             // W-40, W-41: our own configuration says what to undo
             Kept::Nothing | Kept::Others | Kept::Unusable => {
-                del_derived(call, &Conf::read(call)?)?;
+                del_derived(call, &Conf::read_for_del(call)?)?;
             }
         }
         scratch.remove_temporary();
@@ -133,15 +135,18 @@ impl Plugin for Flannel {
     }
 
     fn status(&self, call: &Call) -> Result<(), CniError> {
-        let conf = Conf::read(call)?;
-        conf.check_delegate()?;
+        let unavailable = CniError::unavailable;
+        let conf = Conf::read(call).map_err(unavailable)?;
+        conf.check_delegate().map_err(unavailable)?;
         let env = read_env(&conf.subnet_file)
             .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })?;
         daemon::check_serving(&conf.subnet_file)?;
-        let delegate = Delegate::derive(&conf, &call.name, Some(&env))?;
+        let delegate = Delegate::derive(&conf, &call.name, Some(&env))
+            .map_err(unavailable)?;
         if delegate.is_native() {
             return bridge::status(call, &delegate.text);
         }
+        refuse_self(&delegate).map_err(unavailable)?;
         exec::other(call, "STATUS", &delegate.kind, &delegate.text)
     }
 }

@@ -223,7 +223,13 @@ fn names(path: &Path, network: &str) -> bool {
     name.is_ok_and(|name| name.as_deref() == Some(network))
 }
 
-/// A name that is too long for a file has none.
+/// Nothing is there; nor can anything be whose name is too long, or whose
+/// folder is none.
 fn is_absent(e: &io::Error) -> bool {
-    matches!(e.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename)
+    matches!(
+        e.kind(),
+        ErrorKind::NotFound
+            | ErrorKind::InvalidFilename
+            | ErrorKind::NotADirectory
+    )
 }

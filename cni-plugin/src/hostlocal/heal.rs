@@ -63,10 +63,11 @@ impl HostLocal {
         conf: &Object<'_>,
         call: &Call,
     ) -> Result<(), CniError> {
-        let unable = |e| CniError { code: code::NOT_AVAILABLE, ..e };
+        let unable = CniError::unavailable;
         let conf = Conf::read(conf, call).map_err(unable)?;
         call.deadline.enter("counting free addresses")?;
-        let Some(mut pool) = self.existing(call)? else { return Ok(()) };
+        let pool = self.existing(call).map_err(unable)?;
+        let Some(mut pool) = pool else { return Ok(()) };
         let count = |pool: &Pool| {
             pool.counts(&conf.sets).map_err(|e| unable(failed(&e)))
         };
@@ -143,6 +144,7 @@ impl HostLocal {
         pool: &mut Pool,
         dead: &[IpAddr],
     ) -> Result<(), CniError> {
+        pool.reclaim(dead).map_err(|e| failed(&e))?;
         if let Some(first) = dead.first() {
             log(format_args!(
                 "network {:?}: {} addresses are free again that nobody had \
@@ -151,7 +153,7 @@ impl HostLocal {
                 dead.len()
             ));
         }
-        pool.reclaim(dead).map_err(|e| failed(&e))
+        Ok(())
     }
 
     /// The pool, if anything was ever reserved.

@@ -9,6 +9,7 @@ mod resolvconf;
 #[cfg(test)]
 mod tests;
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -118,11 +119,21 @@ impl HostLocal {
     /// Code 5 or 11; it may be called again.
     pub(crate) fn release(&self, call: &Call) -> Result<Vec<IpAddr>, CniError> {
         call.deadline.enter("releasing the address")?;
-        match self.existing(call)? {
-            Some(mut pool) => {
+        let deadline = call.deadline.at();
+        let opened =
+            Pool::open_existing(&self.data_dir, &self.network, deadline);
+        match opened {
+            Ok(Some(mut pool)) => {
                 pool.release(&self.attachment).map_err(|e| failed(&e))
             }
-            None => Ok(Vec::new()),
+            Ok(None) => Ok(Vec::new()),
+            // where no folder can be, nothing can be reserved
+            Err(PoolError::Disk(e))
+                if e.io().kind() == ErrorKind::NotADirectory =>
+            {
+                Ok(Vec::new())
+            }
+            Err(e) => Err(failed(&e)),
         }
     }
 

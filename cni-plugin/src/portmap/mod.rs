@@ -23,7 +23,7 @@ use crate::bridge::UNDO;
 use crate::cidr::Cidr;
 use crate::owner::{self, Owner};
 use crate::protocol::{
-    Call, CniError, Deadline, Differences, Plugin, Version, code, gather, log,
+    Call, CniError, Deadline, Differences, Plugin, Version, gather, log,
 };
 use crate::result::CniResult;
 use crate::xtables::Xtables;
@@ -128,7 +128,7 @@ impl Plugin for Portmap {
                 Err(e) => Err(e.into()),
             },
         }
-        .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })
+        .map_err(CniError::unavailable)
     }
 }
 

@@ -108,6 +108,15 @@ impl CniError {
         self
     }
 
+    /// What STATUS says of it: code 50, but for what passes by itself, and
+    /// for what says already how bad it is.
+    pub(crate) fn unavailable(self) -> Self {
+        match self.code {
+            code::TRY_AGAIN | code::LIMITED => self,
+            _ => Self { code: code::NOT_AVAILABLE, ..self },
+        }
+    }
+
     /// The JSON printed on stdout: four spaces a level, no newline (S-54).
     pub(crate) fn render(&self, version: &str) -> String {
         let printed = Printed {
@@ -201,7 +210,8 @@ impl From<netlink::program::ProgramError> for CniError {
 
 impl From<netlink::NetNsError> for CniError {
     fn from(e: netlink::NetNsError) -> Self {
-        Self::new(code::NETNS, e.to_string())
+        let code = if e.is_transient() { code::TRY_AGAIN } else { code::NETNS };
+        Self::new(code, e.to_string())
     }
 }
 
@@ -275,6 +285,15 @@ mod tests {
             reason: "lost",
         };
         assert_eq!(CniError::from(lost).code, code::TRY_AGAIN);
+        let netns = |errno: netlink::Errno| netlink::NetNsError::Io {
+            path: "/run/netns/a".into(),
+            operation: "open",
+            source: errno.into(),
+        };
+        let many = CniError::from(netns(netlink::Errno::ENFILE));
+        assert_eq!(many.code, code::TRY_AGAIN);
+        let looped = CniError::from(netns(netlink::Errno::ELOOP));
+        assert_eq!(looped.code, code::NETNS);
         let setting =
             |errno: netlink::Errno| netlink::sysctl::SysctlError::Read {
                 path: "/proc/sys/x".into(),
@@ -284,6 +303,19 @@ mod tests {
         assert_eq!(busy.code, code::TRY_AGAIN);
         let gone = CniError::from(setting(netlink::Errno::ENOENT));
         assert_eq!(gone.code, code::INTERNAL);
+    }
+
+    /// S-63: what passes by itself is told apart from what does not.
+    #[test]
+    fn what_status_says() {
+        for (code, said) in [
+            (code::TRY_AGAIN, code::TRY_AGAIN),
+            (code::LIMITED, code::LIMITED),
+            (code::CONFIG, code::NOT_AVAILABLE),
+            (code::INTERNAL, code::NOT_AVAILABLE),
+        ] {
+            assert_eq!(CniError::new(code, "x").unavailable().code, said);
+        }
     }
 
     #[test]

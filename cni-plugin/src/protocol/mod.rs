@@ -329,6 +329,19 @@ impl Call {
         }
     }
 
+    /// Refuses the plugin's own namespace (S-18) on behalf of a delegate, which
+    /// may find out when it has changed it. What else is at CNI_NETNS, the
+    /// delegate must know.
+    ///
+    /// # Errors
+    /// Code 8.
+    pub(crate) fn refuse_own_netns(&self) -> Result<(), CniError> {
+        match NetNs::open(&self.env.netns) {
+            Ok(netns) => self.refuse_own(&netns),
+            Err(_) => Ok(()),
+        }
+    }
+
     fn refuse_own(&self, netns: &NetNs) -> Result<(), CniError> {
         if self.env.netns_override || !netns.is_current()? {
             return Ok(());

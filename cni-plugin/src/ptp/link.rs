@@ -16,7 +16,7 @@ use crate::bridge::util::{
     address, all, enable_ipv6, gone, ignore, no_pattern,
 };
 use crate::cidr::Cidr;
-use crate::owner::Owner;
+use crate::owner::{self, Owner};
 use crate::protocol::{Call, CniError, Deadline, code};
 use crate::result::{CniResult, IpConfig};
 
@@ -68,13 +68,7 @@ impl Pair {
             .into_iter();
         match results.next().unwrap_or(Ok(())) {
             Err(e) if e.is_exists() => {
-                return Err(CniError::internal(format_args!(
-                    "container veth name ({ifname:?}) peer provided \
-                     ({name:?}) already exists"
-                ))
-                .details(
-                    "an earlier ADD of this attachment made it; run DEL",
-                ));
+                return Err(owner::already_there(socket, call));
             }
             Err(e) => {
                 *made = e.is_outcome_unknown().then_some(name);

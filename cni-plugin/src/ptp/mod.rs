@@ -97,7 +97,7 @@ impl Plugin for Ptp {
 
     fn status(&self, call: &Call) -> Result<(), CniError> {
         let object = call.conf()?;
-        let conf = Conf::read(&object)?;
+        let conf = Conf::read(&object).map_err(CniError::unavailable)?;
         Ipam::of(call, &object, &call.text, &conf.ipam).status(call)
     }
 }

@@ -112,7 +112,7 @@ impl Plugin for Tuning {
         Conf::read(&call.conf()?, &Args::default())?
             .settings(sysctls::IFNAME)
             .map(drop)
-            .map_err(|e| CniError { code: code::NOT_AVAILABLE, ..e })
+            .map_err(CniError::unavailable)
     }
 }
 

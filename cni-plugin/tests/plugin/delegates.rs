@@ -80,6 +80,22 @@ fn add_and_del() {
     });
 }
 
+/// S-18: before the delegate makes anything.
+#[test]
+fn in_the_nodes_own_namespace() {
+    on_a_node(|node| {
+        let mut pod = foreign(node, "a");
+        pod.netns = "/proc/thread-self/ns/net".into();
+        let (code, msg) = pod.call("ADD").error();
+        assert_eq!(code, 8, "{msg}");
+        assert!(!exists("/run/stdin.ADD"));
+        node.assert_clean();
+        // what it is that is no namespace, the delegate knows
+        pod.netns = "/run/vm.sock".into();
+        assert!(pod.call("ADD").ok && exists("/run/stdin.ADD"));
+    });
+}
+
 #[test]
 fn check_and_status_are_passed_on() {
     on_a_node(|node| {
@@ -96,6 +112,11 @@ fn check_and_status_are_passed_on() {
         assert!(pod.call("STATUS").ok);
         script("STATUS", "echo '{\"code\":51,\"msg\":\"limited\"}'; exit 1");
         assert_eq!(pod.call("STATUS").error(), (51, "limited".into()));
+        node.plugins(&[("flannel", "exit 0")]);
+        let itself = pod.delegate("type", "flannel".into());
+        let (code, why) = itself.call("STATUS").error();
+        assert_eq!((7, why), itself.call("ADD").error());
+        assert_eq!(code, 50);
     });
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 
 use netlink::Socket;
+use serde_json::json;
 
 use crate::node::{Call, Node, Stack, on_a_node, run};
 
@@ -46,6 +47,8 @@ fn with_the_namespace_gone() {
 fn with_a_file_where_the_namespace_was() {
     on_a_node(|node| {
         let pod = attached(node, "a");
+        // at once, which the kernel takes its time for
+        run("ip", &["-n", "a", "link", "delete", "eth0"]);
         node.remove_netns("a");
         fs::write(&pod.netns, "").unwrap();
         let answer = pod.call("DEL");
@@ -143,6 +146,64 @@ fn with_a_configuration_that_says_nothing() {
     });
 }
 
+/// The same when nothing is kept: what cannot be read counts as absent, so
+/// that the pod does not wait for somebody who mends it.
+#[test]
+fn with_members_of_the_wrong_type() {
+    for (key, value) in [
+        ("delegate", json!("x")),
+        ("delegate", json!({ "type": "bridge", "ipMasq": [] })),
+        ("ipam", json!(5)),
+        ("ipam", json!({ "type": ["host-local"] })),
+        ("ipam", json!({ "dataDir": {} })),
+        ("runtimeConfig", json!([])),
+        ("subnetFile", json!(false)),
+        ("dataDir", json!(7)),
+        ("dataDir", json!("/proc/version")),
+    ] {
+        on_a_node(|node| {
+            let pod = attached(node, "a");
+            fs::remove_file("/var/lib/cni/flannel/a").unwrap();
+            let wrong = pod.with(key, value.clone());
+            assert!(!wrong.call("ADD").ok, "{key}: {value}");
+            wrong.del();
+            node.assert_clean();
+        });
+    }
+}
+
+/// The same of the plugins that keep nothing.
+#[test]
+fn with_an_ipam_of_the_wrong_type() {
+    for name in ["bridge", "ptp"] {
+        for ipam in [json!("host-local"), json!({ "type": 5 }), json!([])] {
+            on_a_node(|node| {
+                let pod = plain_pod(node, name);
+                pod.add();
+                let wrong = pod.with("ipam", ipam.clone());
+                assert_eq!(wrong.call("ADD").error().0, 7);
+                let answer = wrong.call("DEL");
+                assert!(answer.ok, "{name} {ipam}: {answer:?}");
+                assert!(answer.stderr.contains("ipam"), "{answer:?}");
+                node.assert_clean();
+            });
+        }
+    }
+}
+
+/// A call of `bridge` or `ptp` by its own name.
+fn plain_pod(node: &Node, name: &'static str) -> Call {
+    let ranges = json!([[{ "subnet": "10.9.0.0/24" }]]);
+    let conf = json!({
+        "name": "cbr0",
+        "cniVersion": "1.1.0",
+        "type": name,
+        "isGateway": true,
+        "ipam": { "type": "host-local", "ranges": ranges },
+    });
+    Call { name, conf, ..node.pod("a") }
+}
+
 /// The other container's address, link and file stay.
 #[test]
 fn touches_only_its_own() {
@@ -186,16 +247,60 @@ fn with_the_way_to_the_namespace_lost() {
 #[test]
 fn while_the_link_resists() {
     on_a_node(|node| {
-        let mut pod = attached(node, "a");
-        // no kernel deletes the loopback
-        pod.ifname = "lo".into();
-        let (code, msg) = pod.call("DEL").error();
+        let pod = attached(node, "a");
+        let (code, msg) = pod.call_without("net_admin", "DEL").error();
         assert_eq!(code, 11);
         assert!(msg.contains("its address stays reserved"), "{msg}");
         assert!(!msg.contains("not found"));
         assert_eq!(node.scratch(), ["a"]);
         assert_eq!(node.reserved().len(), 2);
+        pod.del();
+        node.assert_clean();
     });
+}
+
+/// The host's end tells whose it is: the namespace need not be opened.
+#[test]
+fn with_a_path_that_cannot_be_opened() {
+    on_a_node(|node| {
+        let mut pod = attached(node, "a");
+        pod.netns = "/run/loop".into();
+        std::os::unix::fs::symlink("loop", &pod.netns).unwrap();
+        pod.del();
+        node.assert_clean();
+        // what else is there cannot be known
+        assert_eq!(pod.call("DEL").error().0, 8);
+    });
+}
+
+/// An interface of another kind was made by somebody else, whatever its name:
+/// an ADD that fails for it is followed by DEL.
+#[test]
+fn of_an_interface_that_others_made() {
+    for (name, kind) in [("flannel", "flannel"), ("ptp", "ptp")] {
+        on_a_node(|node| {
+            let mut pod = match kind {
+                "ptp" => plain_pod(node, name),
+                _ => node.pod("a"),
+            };
+            node.flanneld(Stack::V4);
+            let link = ["-n", "a", "link"];
+            run(
+                "ip",
+                &[&link[..], &["add", "eth0", "type", "bridge"]].concat(),
+            );
+            for ifname in ["eth0", "lo"] {
+                pod.ifname = ifname.into();
+                let (_, msg) = pod.call("ADD").error();
+                assert!(msg.contains("did not make"), "{name}: {msg}");
+                let answer = pod.call("DEL");
+                assert!(answer.ok, "{name}: {answer:?}");
+                assert!(answer.stderr.contains("no veth"), "{answer:?}");
+            }
+            run("ip", &[&link[..], &["show", "eth0"]].concat());
+            node.assert_clean();
+        });
+    }
 }
 
 /// S-18 on DEL: the node's own interfaces are not the plugin's to remove.
@@ -261,15 +366,14 @@ fn with_another_pods_namespace_at_the_path() {
 fn a_pool_that_cannot_be_read() {
     on_a_node(|node| {
         let pod = attached(node, "a");
-        let pool = "/var/lib/cni/networks/cbr0";
-        fs::rename(pool, "/var/lib/moved").unwrap();
-        fs::write(pool, "a file").unwrap();
+        let lock = "/var/lib/cni/networks/cbr0/lock";
+        fs::remove_file(lock).unwrap();
+        fs::create_dir(lock).unwrap();
         let (_, msg) = pod.call("DEL").error();
         assert!(!msg.contains("not found"), "{msg}");
         assert!(!msg.contains("no such file"), "{msg}");
         assert_eq!(node.scratch(), ["a"], "kept for the retry (FL-8)");
-        fs::remove_file(pool).unwrap();
-        fs::rename("/var/lib/moved", pool).unwrap();
+        fs::remove_dir(lock).unwrap();
         pod.del();
         node.assert_clean();
     });

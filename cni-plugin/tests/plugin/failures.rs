@@ -312,7 +312,9 @@ fn the_pool_is_no_folder() {
         assert_eq!(code, 5);
         assert!(msg.contains("/var/lib/cni/networks/cbr0"), "{msg}");
         assert_eq!((node.veths().len(), node.scratch().len()), (0, 0));
-        fs::remove_file("/var/lib/cni/networks/cbr0").unwrap();
+        let told = pod.clone().version("1.1.0").call("STATUS").error();
+        assert_eq!(told.0, 50, "{told:?}");
+        // the runtime's DEL of that ADD must come to its end
         pod.del();
         node.assert_clean();
     });
@@ -390,6 +392,42 @@ fn long_names() {
         let mut pod = node.pod("b").with("name", "n".repeat(256).into());
         assert_eq!(pod.call("ADD").error().0, 5);
         pod.conf["ipam"] = json!({ "dataDir": "/var/lib/cni/networks" });
+        pod.del();
+        node.assert_clean();
+    });
+}
+
+/// What chained plugins keep has an interface's name beside the container's.
+#[test]
+fn long_ids_in_a_chain() {
+    on_a_node(|node| {
+        node.flanneld(Stack::V4);
+        let mut pod = node.pod("a").version("1.1.0");
+        pod.id = "c".repeat(255);
+        let result = pod.add();
+        let tuning = pod.chained("tuning", &result).with("mtu", 1400.into());
+        let chain = [tuning, pod.chained("firewall", &result)];
+        let kept = || {
+            let folders = ["/run/cni/tuning", "/run/flannel/firewall/cbr0"];
+            folders.map(|folder| crate::node::names(folder).len())
+        };
+        let gc = |valid: &[&Call]| {
+            for call in &chain {
+                let answer = call.clone().valid(valid).call("GC");
+                assert!(answer.ok, "{answer:?}");
+            }
+        };
+        chain.iter().for_each(|call| drop(call.add()));
+        gc(&[&pod]);
+        assert_eq!(kept(), [1, 1]);
+        chain.iter().for_each(|call| assert!(call.call("CHECK").ok));
+        chain.iter().for_each(Call::del);
+        assert_eq!(kept(), [0, 0]);
+        chain.iter().for_each(|call| drop(call.add()));
+        let mut other = pod.clone();
+        other.id.replace_range(254.., "d");
+        gc(&[&other]);
+        assert_eq!(kept(), [0, 0]);
         pod.del();
         node.assert_clean();
     });

@@ -290,6 +290,18 @@ impl Call {
         Answer::of(&feed(&mut command, text.as_bytes()))
     }
 
+    /// The same without one of root's capabilities (capabilities(7), in lower
+    /// case and without `CAP_`).
+    pub(crate) fn call_without(&self, capability: &str, verb: &str) -> Answer {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--bounding-set", &format!("-{capability}"), "bash", "-c"])
+            .arg(format!("exec -a {} \"$0\"", self.name))
+            .arg(env!("CARGO_BIN_EXE_flannel"));
+        self.environment(&mut command, verb);
+        Answer::of(&feed(&mut command, self.conf.to_string().as_bytes()))
+    }
+
     /// The variables of a call.
     pub(crate) fn environment(&self, command: &mut Command, verb: &str) {
         command
