@@ -1,5 +1,6 @@
 //! A long-running child process with its log.
 
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child as Process, Command, ExitStatus, Stdio};
@@ -19,6 +20,24 @@ pub struct Child {
     process: Process,
     log: PathBuf,
     what: String,
+}
+
+/// What a process holds in memory, in KiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resident {
+    /// All of it (`VmRSS`).
+    pub all: u32,
+    /// What is its own (`RssAnon`): the rest is mostly the program's text, of
+    /// which there is more whenever some is run for the first time.
+    pub own: u32,
+}
+
+// === impl Resident ===
+
+impl fmt::Display for Resident {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.own, self.all)
+    }
 }
 
 // === impl Child ===
@@ -66,16 +85,19 @@ impl Child {
         self.process.id()
     }
 
-    /// What it holds in memory now, in KiB (`VmRSS`).
+    /// What it holds in memory now.
     ///
     /// # Errors
     /// When the process is gone.
-    pub fn resident(&self) -> Result<u32> {
+    pub fn resident(&self) -> Result<Resident> {
         let path = format!("/proc/{}/status", self.pid());
         let text = std::fs::read_to_string(path)?;
-        let line = text.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-        let word = line.and_then(|l| l.split_whitespace().next());
-        Ok(word.context("no VmRSS")?.parse()?)
+        let field = |name: &str| -> Result<u32> {
+            let line = text.lines().find_map(|l| l.strip_prefix(name));
+            let word = line.and_then(|l| l.split_whitespace().next());
+            Ok(word.with_context(|| format!("no {name}"))?.parse()?)
+        };
+        Ok(Resident { all: field("VmRSS:")?, own: field("RssAnon:")? })
     }
 
     /// What it printed so far.

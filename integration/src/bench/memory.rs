@@ -92,7 +92,7 @@ impl Memory {
 
 fn resident(cluster: &mut Cluster, n: usize) -> Result<Quantity> {
     let daemon = cluster.node_mut(n).daemon.as_mut().context("daemon")?;
-    Ok(Quantity::Memory(daemon.child().resident()?.into()))
+    Ok(Quantity::Memory(daemon.child().resident()?.all.into()))
 }
 
 /// Has leases go and come back, so many times [`CHURN`] of them, each time
