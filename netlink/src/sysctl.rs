@@ -62,6 +62,13 @@ pub fn write_if_different(key: &str, value: &str) -> Result<bool, SysctlError> {
     write_at(Path::new(ROOT).join(key), value)
 }
 
+/// Whether a setting that reads as `is` has the value `wanted`: the kernel
+/// takes numbers with spaces between them, and shows them with tabs.
+#[must_use]
+pub fn is_same(is: &str, wanted: &str) -> bool {
+    is.split_whitespace().eq(wanted.split_whitespace())
+}
+
 /// What a small file under `/proc` or `/sys` holds, without the line end.
 ///
 /// # Errors
@@ -81,12 +88,12 @@ fn write_at(path: PathBuf, value: &str) -> Result<bool, SysctlError> {
     let opened = OpenOptions::new().read(true).write(true).open(&path);
     let (is, written) = match opened {
         Ok(mut file) => match value_of(&mut file) {
-            Ok(is) if is == value => return Ok(false),
+            Ok(is) if is_same(&is, value) => return Ok(false),
             Ok(is) => (is, file.write_all_at(value.as_bytes(), 0)),
             Err(source) => return Err(SysctlError::Read { path, source }),
         },
         Err(e) => match read_at(&path)? {
-            is if is == value => return Ok(false),
+            is if is_same(&is, value) => return Ok(false),
             is => (is, Err(e)),
         },
     };

@@ -78,7 +78,7 @@ impl Plugin for Tuning {
             let is = netns.enter(|| sysctl::read(&key))?;
             match is {
                 Ok(is) => found.expect(
-                    is == want,
+                    sysctl::is_same(&is, &want),
                     format_args!("{key} is {is:?}, but should be {want:?}"),
                 ),
                 Err(e) => found.add(e),

@@ -35,7 +35,9 @@ fn all_attributes() {
         let all = json!({
             "mac": "02:00:00:00:00:77", "mtu": 1400, "promisc": true,
             "allmulti": true, "txQLen": 555,
-            "sysctl": { "net.ipv4.conf.IFNAME.arp_filter": "1" },
+            // the kernel shows the two with a tab between them
+            "sysctl": { "net.ipv4.conf.IFNAME.arp_filter": "1",
+                "net.ipv4.ip_local_port_range": "1024 65000" },
         });
         for version in ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] {
             let pod = node.pod("a").version(version);

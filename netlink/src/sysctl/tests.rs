@@ -12,6 +12,9 @@ fn written_only_when_different() {
     assert_eq!(fs::read_to_string(&path).expect("read"), "0\n");
     assert!(write_at(path.clone(), "1").expect("written"));
     assert_eq!(read_at(&path).expect("read"), "1");
+    fs::write(&path, "1024\t65000\n").expect("write");
+    assert!(!write_at(path.clone(), "1024 65000").expect("equal"));
+    assert!(write_at(path, "102 465000").expect("written"));
 }
 
 #[test]
