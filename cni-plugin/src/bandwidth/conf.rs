@@ -8,6 +8,10 @@ use crate::protocol::CniError;
 /// How long a packet may wait, in microseconds.
 const LATENCY: u64 = 25_000;
 
+/// Towards the pod, and what it sends.
+const KEYS: [&str; 4] =
+    ["ingressRate", "ingressBurst", "egressRate", "egressBurst"];
+
 /// The two limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Limits {
@@ -20,27 +24,28 @@ pub(super) struct Limits {
 // === impl Limits ===
 
 impl Limits {
-    /// Reads them: the configuration's own, or else what the runtime asks
-    /// for.
+    /// Reads them: what the runtime asks for only where the configuration has
+    /// no key of its own, whatever its value (BW-1).
     ///
     /// # Errors
     /// Code 7.
     pub(super) fn read(conf: &Object<'_>) -> Result<Self, CniError> {
-        let own = Self::of(conf)?;
-        if !own.is_empty() {
-            return Ok(own);
-        }
         let runtime = match conf.object("runtimeConfig")? {
             Some(runtime) => runtime.object("bandwidth")?,
             None => None,
         };
-        runtime.map_or(Ok(own), |runtime| Self::of(&runtime))
+        let own = KEYS.iter().any(|key| conf.value(key).is_some());
+        match runtime {
+            Some(runtime) if !own => Self::of(&runtime),
+            _ => Self::of(conf),
+        }
     }
 
     fn of(from: &Object<'_>) -> Result<Self, CniError> {
+        let [to_rate, to_burst, from_rate, from_burst] = KEYS;
         Ok(Self {
-            to_pod: bucket(from, "ingressRate", "ingressBurst")?,
-            from_pod: bucket(from, "egressRate", "egressBurst")?,
+            to_pod: bucket(from, to_rate, to_burst)?,
+            from_pod: bucket(from, from_rate, from_burst)?,
         })
     }
 

@@ -2,7 +2,7 @@
 //! (BW-3, BW-4).
 
 use netlink::link::LinkInfo;
-use netlink::{Dump, Socket, link, tc};
+use netlink::{Dump, NetNs, Socket, link, tc};
 
 use super::unsupported;
 use crate::bridge::util::random;
@@ -184,8 +184,9 @@ fn candidates(
 
 /// Whether the device is the attachment's. One without an alias is the Go
 /// plugin's, whose name says the container only: it belongs to the interface
-/// from which packets are led to it. With an index of ours it gets its alias
-/// this very moment, from whoever made it.
+/// from which packets are led to it, and goes with the container, whose
+/// interfaces may still be there for a moment when its namespace is gone. With
+/// an index of ours it gets its alias this very moment, from whoever made it.
 fn is_own(
     call: &Call,
     socket: &mut Socket,
@@ -200,22 +201,26 @@ fn is_own(
     if link.index >= INDEXES {
         return Ok(false);
     }
+    let Some(netns) = call.living_netns()? else { return Ok(true) };
     let led = tc::led_to(socket, link.index).map_err(CniError::from)?;
     // nobody uses it any more, or not yet
-    Ok(led.is_empty() || ports(call, socket)?.iter().any(|p| led.contains(p)))
+    Ok(led.is_empty()
+        || ports(call, socket, &netns)?.iter().any(|p| led.contains(p)))
 }
 
 /// The host's ends of the attachment's cable, by all that may tell.
-fn ports(call: &Call, socket: &mut Socket) -> Result<Vec<u32>, CniError> {
+fn ports(
+    call: &Call,
+    socket: &mut Socket,
+    netns: &NetNs,
+) -> Result<Vec<u32>, CniError> {
     let own = owner::link_of(socket, Owner::of(call))?;
     let mut out: Vec<u32> = own.iter().map(|link| link.index).collect();
-    if let Some(netns) = call.living_netns()? {
-        let mut inside = Socket::open_in(&netns)?;
-        match link::by_name(&mut inside, &call.env.ifname) {
-            Ok(pod) => out.extend(pod.peer),
-            Err(e) if e.is_not_found() => {}
-            Err(e) => return Err(e.into()),
-        }
+    let mut inside = Socket::open_in(netns)?;
+    match link::by_name(&mut inside, &call.env.ifname) {
+        Ok(pod) => out.extend(pod.peer),
+        Err(e) if e.is_not_found() => {}
+        Err(e) => return Err(e.into()),
     }
     // one that cannot be read has nothing to say
     let previous = call.previous().ok().flatten().unwrap_or_default();

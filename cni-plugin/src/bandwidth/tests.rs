@@ -28,6 +28,11 @@ fn where_it_is_said() {
     let limits = read(&both).unwrap();
     assert_eq!(limits.from_pod, None);
     assert_eq!(limits.to_pod.unwrap().rate, 100);
+    // also one that says that there is no limit
+    for key in ["ingressRate", "EGRESSBURST"] {
+        let none = read(&format!(r#""{key}":0,{runtime}"#)).unwrap();
+        assert!(none.is_empty(), "{key}");
+    }
 }
 
 #[test]

@@ -284,6 +284,19 @@ fn the_device_of_another_interface() {
         eth0.del();
         other.del();
         assert_eq!(ifbs(node), [""; 0]);
+        // for a moment the cable is there longer than the namespace, and the
+        // Go plugins' says nothing
+        node.netns("b");
+        let pod = node_call("b");
+        let mut gone = bandwidth(&pod, &pod.add(), both_ways());
+        gos(&gone);
+        for veth in node.veths() {
+            run("ip", &["link", "set", &veth, "alias", ""]);
+        }
+        gone.netns = "/run/netns/gone".into();
+        gone.conf.as_object_mut().unwrap().remove("prevResult");
+        gone.del();
+        assert_eq!(ifbs(node), [""; 0]);
     });
 }
 
