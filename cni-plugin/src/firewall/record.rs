@@ -42,6 +42,10 @@ impl Records {
         Self { folder: Path::new(ROOT).join(network) }
     }
 
+    /// Keeps the addresses of the attachment. Who had one of them in this
+    /// network before has lost it: a DEL that never came, or was the Go
+    /// plugin's, must not keep the rules for ever.
+    ///
     /// # Errors
     /// Code 5.
     pub(super) fn write(
@@ -49,13 +53,22 @@ impl Records {
         call: &Call,
         ips: &BTreeSet<IpAddr>,
     ) -> Result<(), CniError> {
-        let path = self.path(call);
-        let temporary = temporary(&path);
-        let text: String = ips.iter().map(|ip| format!("{ip}\n")).collect();
+        let own = self.path(call);
         fs::create_dir_all(&self.folder)
-            .and_then(|()| fs::write(&temporary, text))
-            .and_then(|()| fs::rename(&temporary, &path))
-            .map_err(|e| failed("write", &path, &e))
+            .map_err(|e| failed("write", &own, &e))?;
+        store(&own, ips)?;
+        for path in entries(&self.folder) {
+            let had = read(&path);
+            if path == own || is_being_written(&path) || had.is_disjoint(ips) {
+                continue;
+            }
+            let left: BTreeSet<IpAddr> = had.difference(ips).copied().collect();
+            match left.is_empty() {
+                true => remove(&path)?,
+                false => store(&path, &left)?,
+            }
+        }
+        Ok(())
     }
 
     /// What was written for the attachment; nothing when there is no file.
@@ -90,7 +103,7 @@ impl Records {
             let name = name.unwrap_or_default().into_owned();
             let is_valid = !name.contains('@')
                 || names.contains(name.trim_start_matches(BEING_WRITTEN));
-            let ips = match name.starts_with(BEING_WRITTEN) {
+            let ips = match is_being_written(&path) {
                 // may be cut; no rule is made before it is whole
                 true => BTreeSet::new(),
                 false => read(&path),
@@ -135,13 +148,30 @@ fn temporary(path: &Path) -> PathBuf {
     path.with_file_name(format!("{BEING_WRITTEN}{name}"))
 }
 
+fn is_being_written(path: &Path) -> bool {
+    let name = path.file_name().map(|n| n.to_string_lossy());
+    name.is_some_and(|name| name.starts_with(BEING_WRITTEN))
+}
+
+/// # Errors
+/// Code 5.
+fn store(path: &Path, ips: &BTreeSet<IpAddr>) -> Result<(), CniError> {
+    let temporary = temporary(path);
+    let text: String = ips.iter().map(|ip| format!("{ip}\n")).collect();
+    fs::write(&temporary, text)
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(|e| failed("write", path, &e))
+}
+
 /// All networks' files, also those that are being written.
 fn files() -> Vec<PathBuf> {
-    let entries = |path: &Path| {
-        let entries = fs::read_dir(path).into_iter().flatten().flatten();
-        entries.map(|entry| entry.path()).collect::<Vec<_>>()
-    };
-    entries(Path::new(ROOT)).iter().flat_map(|p| entries(p)).collect()
+    let networks = entries(Path::new(ROOT));
+    networks.iter().flat_map(|folder| entries(folder)).collect()
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }
 
 fn read(path: &Path) -> BTreeSet<IpAddr> {

@@ -200,6 +200,38 @@ fn del_and_gc_without_a_result() {
     });
 }
 
+/// The DEL of a pod never came, and others have its addresses meanwhile: the
+/// rules go with the last of these.
+#[test]
+fn addresses_of_a_pod_that_was_forgotten() {
+    on_a_node(|node| {
+        let call = |id: &str, ips: &[&str]| {
+            let one = |ip: &&str| json!({ "address": format!("{ip}/24") });
+            let ips: Vec<Value> = ips.iter().map(one).collect();
+            let result = json!({ "cniVersion": "1.1.0", "ips": ips });
+            firewall(&node.pod(id), &result)
+        };
+        let forgotten = call("forgotten", &["10.9.0.2", "10.9.1.2"]);
+        forgotten.add();
+        let one = call("one", &["10.9.0.2"]);
+        one.add();
+        let file = "/run/flannel/firewall/tn/forgotten@eth0";
+        let left = std::fs::read_to_string(file).unwrap();
+        assert_eq!(left, "10.9.1.2\n");
+        let other = call("other", &["10.9.1.2"]);
+        other.add();
+        assert!(!exists(file), "has none left");
+        // late, and with all that it had
+        forgotten.del();
+        for call in [&one, &other] {
+            let answer = call.call("CHECK");
+            assert!(answer.ok, "{answer:?}");
+            call.del();
+        }
+        assert_eq!(rules("iptables-save"), [SHARED, ADMIN]);
+    });
+}
+
 /// The matrix of CT-37: two pods on one bridge, one on another.
 fn reaches(node: &Node, policy: &str, [same, other]: [bool; 2]) {
     let attached =
