@@ -116,8 +116,14 @@ impl Conf {
     }
 
     /// What DEL needs of it, whatever became of the rest: a configuration
-    /// that is wrong now must not keep rules for ever.
-    pub(super) fn read_leniently(conf: &Object<'_>) -> Self {
+    /// that is wrong now must not keep rules for ever. `None` where there is
+    /// no port.
+    pub(super) fn read_leniently(conf: &Object<'_>) -> Option<Self> {
+        let runtime = conf.object("runtimeConfig").ok().flatten()?;
+        let list = runtime.array("portMappings").ok().flatten()?;
+        if list.is_empty() {
+            return None;
+        }
         let mut out = Self::read_parts(conf).unwrap_or_else(|_| Self {
             backend: None,
             snat: true,
@@ -127,12 +133,9 @@ impl Conf {
             conditions: PerFamily::default(),
             mappings: Vec::new(),
         });
-        let runtime = conf.object("runtimeConfig").ok().flatten();
-        let list = runtime.and_then(|r| r.array("portMappings").ok().flatten());
         let read = |v: &Value<'_>| mapping(&v.object()?);
-        let list = list.unwrap_or_default();
         out.mappings = list.iter().filter_map(|v| read(v).ok()).collect();
-        out
+        Some(out)
     }
 
     /// The mappings that have rules in `family` (PM-7).

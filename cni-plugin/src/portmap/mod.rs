@@ -71,10 +71,9 @@ impl Plugin for Portmap {
     }
 
     fn del(&self, call: &Call) -> Result<(), CniError> {
-        let conf = Conf::read_leniently(&call.conf()?);
-        if conf.mappings.is_empty() {
+        let Some(conf) = Conf::read_leniently(&call.conf()?) else {
             return Ok(());
-        }
+        };
         call.deadline.enter("removing host ports")?;
         let removed = remove(call, &conf);
         // without their rules the connections must not live on (CW-11)

@@ -107,11 +107,20 @@ fn refusals() {
 fn del_takes_what_it_can_read() {
     let text = r#"{"markMasqBit":99,"runtimeConfig":{"portMappings":[
         {"hostPort":0},{"hostPort":80,"containerPort":81}]}}"#;
-    let conf = Conf::read_leniently(&Object::parse(text).unwrap());
+    let read = |text| Conf::read_leniently(&Object::parse(text).unwrap());
+    let conf = read(text).unwrap();
     assert_eq!(conf.mappings.len(), 1);
     assert_eq!(conf.mappings[0].container_port, 81);
-    let none = Conf::read_leniently(&Object::parse("{}").unwrap());
-    assert!(none.mappings.is_empty());
+    // there may be rules all the same
+    let odd = r#"{"runtimeConfig":{"portMappings":[{"hostPort":"80"}]}}"#;
+    assert!(read(odd).unwrap().mappings.is_empty());
+    for text in [
+        "{}",
+        r#"{"runtimeConfig":{"portMappings":[]}}"#,
+        r#"{"runtimeConfig":{"portMappings":null}}"#,
+    ] {
+        assert_eq!(read(text), None, "{text}");
+    }
 }
 
 #[test]

@@ -741,3 +741,25 @@ fn del_without_anything() {
         assert_eq!(node.veths(), [""; 0]);
     });
 }
+
+/// Rules go by their owner, also with ports that no ADD would take: another
+/// plugin may have.
+#[test]
+fn del_with_ports_that_cannot_be_read() {
+    on_a_node(|node| {
+        bridge();
+        let pod = node.pod("p");
+        for backend in BACKENDS {
+            let result = made_up("1.0.0", &pod.netns);
+            let call = portmap(&pod, &result, mixed());
+            let mut call = call.with("backend", backend.into());
+            call.add();
+            assert!(all_rules().contains("dnat"), "{backend}");
+            let odd = json!([port(8080, 0, "tcp", "")]);
+            call.conf["runtimeConfig"]["portMappings"] = odd;
+            call.del();
+            let left = all_rules();
+            assert!(!left.contains("dnat"), "{backend}: {left}");
+        }
+    });
+}
