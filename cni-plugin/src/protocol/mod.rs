@@ -163,7 +163,7 @@ fn run(
         "DEL" => plugin.del(&call).map(|()| String::new()),
         "CHECK" => plugin.check(&call).map(|()| String::new()),
         "GC" => plugin.gc(&call).map(|()| String::new()),
-        _ => plugin.status(&call).map(|()| String::new()),
+        _ => status(plugin, &call).map(|()| String::new()),
     };
     done.map_err(|error| call.deadline.explain(error))
 }
@@ -175,6 +175,15 @@ fn add(plugin: &dyn Plugin, call: &Call) -> Result<String, CniError> {
         if let Err(e) = plugin.del(call) {
             log(format_args!("undoing a failed ADD: {e}"));
         }
+    })
+}
+
+/// Whether ADD could be served. A plugin that is missing is what STATUS has a
+/// code for (S-63).
+fn status(plugin: &dyn Plugin, call: &Call) -> Result<(), CniError> {
+    plugin.status(call).map_err(|e| match e.code {
+        code::NO_PLUGIN => CniError { code: code::NOT_AVAILABLE, ..e },
+        _ => e,
     })
 }
 

@@ -171,6 +171,12 @@ fn plugins_that_are_not_there() {
         assert!(msg.contains("CNI_PATH"), "{msg}");
         let ipam = node.pod("i").with("ipam", json!({ "type": "dhcp" }));
         assert_eq!(ipam.call("ADD").error().0, 101);
+        for pod in [&missing, &ipam] {
+            let (code, msg) =
+                pod.clone().version("1.1.0").call("STATUS").error();
+            assert_eq!(code, 50, "{msg}");
+            assert!(msg.starts_with("failed to find plugin"), "{msg}");
+        }
         node.assert_clean();
         let cni0 = netlink::link::by_name(&mut node.socket(), "cni0");
         assert!(cni0.is_err(), "not even the bridge");
