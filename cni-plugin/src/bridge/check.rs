@@ -1,10 +1,10 @@
 //! CHECK (BR-59..BR-61): what differs from what ADD made.
 
 use ::ipam::gojson::Object;
-use ::ipam::{Family, PerFamily};
+use ::ipam::{Family, PerFamily, Subnet};
 use netlink::link::LinkInfo;
 use netlink::route::{self, RouteInfo, TABLE_MAIN};
-use netlink::{Dump, Socket, addr, link, sysctl};
+use netlink::{Dump, Socket, addr, link, rule, sysctl};
 
 use super::conf::Conf;
 use super::ipam::Ipam;
@@ -14,7 +14,7 @@ use crate::mac;
 use crate::masquerade;
 use crate::owner::Owner;
 use crate::protocol::{Call, CniError, Differences, code};
-use crate::result::{CniResult, Interface, Route};
+use crate::result::{CniResult, Interface, IpConfig, Route};
 
 /// Compares the attachment with `previous`, the result of its ADD.
 ///
@@ -143,13 +143,14 @@ fn check_routes(
     previous: &CniResult,
     found: &mut Differences,
 ) -> Result<(), CniError> {
-    let mut tables = PerFamily::<Vec<RouteInfo>>::default();
+    let mut known = PerFamily::<Vec<RouteInfo>>::default();
     for want in &previous.routes {
         let family = want.dst.family();
-        if tables.get(family).is_none() {
-            tables.set(family, Some(routes(socket, family)?));
+        if known.get(family).is_none() {
+            let there = routes(socket, family, &previous.ips)?;
+            known.set(family, Some(there));
         }
-        let there = tables.get(family).map(Vec::as_slice);
+        let there = known.get(family).map(Vec::as_slice);
         let gateway = pod::gateway_of(&previous.ips, want);
         let is_there = there.unwrap_or_default().iter().any(|route| {
             // another plugin may lead the default route elsewhere (S-62)
@@ -179,12 +180,27 @@ fn matches(route: &RouteInfo, want: &Route) -> bool {
     want.dst.network() == Some(route.dst) && i64::from(route.table) == table
 }
 
+/// All routes of the namespace. Those of a table for what comes from one of
+/// `ips` count as the main one's: there `sbr` moves them (S-62).
 fn routes(
     socket: &mut Socket,
     family: Family,
+    ips: &[IpConfig],
 ) -> Result<Vec<RouteInfo>, CniError> {
     let all = route::Filter { family, table: None, oif: None, protocol: None };
-    route::list(socket, all).and_then(Dump::complete).map_err(CniError::from)
+    let mut routes = route::list(socket, all).and_then(Dump::complete)?;
+    let rules = rule::list(socket, family).and_then(Dump::complete)?;
+    let own = |src| ips.iter().any(|ip| Subnet::host(ip.address.ip) == src);
+    let of_sources: Vec<u32> = rules
+        .iter()
+        .filter(|rule| rule.src.is_some_and(own))
+        .map(|rule| rule.table)
+        .collect();
+    let moved = routes.iter().filter(|r| of_sources.contains(&r.table));
+    let moved = moved.map(|r| RouteInfo { table: TABLE_MAIN, ..r.clone() });
+    let moved: Vec<RouteInfo> = moved.collect();
+    routes.extend(moved);
+    Ok(routes)
 }
 
 /// The bridge; `None` when there is none.
