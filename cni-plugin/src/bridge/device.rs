@@ -147,7 +147,7 @@ pub(super) fn wait_running(
     while began.elapsed() < RUN_WAIT {
         let now =
             link::by_index(socket, bridge.index).map_err(CniError::from)?;
-        if is_running(&now) {
+        if passes(&now) {
             break;
         }
         deadline.check()?;
@@ -182,6 +182,14 @@ pub(crate) fn wait_link_local(
         std::thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// Whether the bridge passes packets of its own. One that was up before it had
+/// ports never lacked a carrier: it has passed them since, and the kernel does
+/// not work out its state, which stays unknown.
+fn passes(bridge: &LinkInfo) -> bool {
+    let unknown = bridge.operstate == OperState::Unknown;
+    is_running(bridge) || (unknown && bridge.has_carrier())
 }
 
 /// Whether the bridge has a port that passes frames.
