@@ -111,12 +111,25 @@ impl Pair {
             .collect();
         requests.push(link::set(pod.index).up().arp_notify().build());
         all(inside.batch(&requests)).map_err(CniError::from)?;
+        // the way to the gateways, which may be in no network of the pod's
+        let to_gateways = result.ips.iter().filter_map(|ip| {
+            let to = Subnet::host(ip.gateway?);
+            Some(route::replace(&RouteSpec {
+                oif: Some(pod.index),
+                scope: Scope::Link,
+                src: Some(ip.address.ip),
+                ..RouteSpec::to(to)
+            }))
+        });
+        let mut ways: Vec<Request> = to_gateways.collect();
+        // while the pod has its networks on the link: their gateways may be
+        // others of them
+        let routes = routes(&pod, result)?;
+        ways.extend(routes.iter().map(route::prepend));
+        all(inside.batch(&ways)).map_err(CniError::from)?;
         for ip in &result.ips {
             self.lead(socket, &mut inside, &pod, ip)?;
         }
-        let routes = routes(&pod, result)?;
-        let routes: Vec<_> = routes.iter().map(route::prepend).collect();
-        all(inside.batch(&routes)).map_err(CniError::from)?;
         for ip in &result.ips {
             wait_usable(&mut inside, ip.address.ip, deadline)?;
             if let Some(gateway) = ip.gateway {
@@ -158,9 +171,8 @@ impl Pair {
         }
     }
 
-    /// Leads one address of the pod: inside, everything goes to the gateway,
-    /// also what is for the own network; outside, the address goes to the
-    /// pod.
+    /// Leads one address of the pod: inside, also what is for the own network
+    /// goes to the gateway; outside, the address goes to the pod.
     fn lead(
         &self,
         outside: &mut Socket,
@@ -172,7 +184,7 @@ impl Pair {
         let own = ip.address.ip;
         let network = ip.address.network();
         let network = network.unwrap_or_else(|| Subnet::host(own));
-        let (to_gateway, src) = (Subnet::host(gateway), Some(own));
+        let to_gateway = Subnet::host(gateway);
         // the kernel has none for a network of one address
         gone(inside.request(&route::delete(&RouteMatch {
             dst: network,
@@ -185,21 +197,15 @@ impl Pair {
             kind: None,
         })))
         .map_err(CniError::from)?;
-        let mut ways = vec![route::replace(&RouteSpec {
-            oif: Some(pod.index),
-            scope: Scope::Link,
-            src,
-            ..RouteSpec::to(to_gateway)
-        })];
         if network != Subnet::host(own) && network != to_gateway {
-            ways.push(route::replace(&RouteSpec {
+            let by_gateway = route::replace(&RouteSpec {
                 gateway: Some(gateway),
                 oif: Some(pod.index),
-                src,
+                src: Some(own),
                 ..RouteSpec::to(network)
-            }));
+            });
+            inside.request(&by_gateway).map_err(CniError::from)?;
         }
-        all(inside.batch(&ways)).map_err(CniError::from)?;
         if gateway.is_ipv6() {
             enable_ipv6(&self.host.name)?;
         }

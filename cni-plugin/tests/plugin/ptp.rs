@@ -94,6 +94,43 @@ fn every_version() {
     });
 }
 
+/// Routes by others of the pod's network, and a gateway that is in none, which
+/// upstream has not.
+#[test]
+fn other_gateways() {
+    on_a_node(|node| {
+        let ranges = json!([
+            [{ "subnet": "10.9.0.0/24", "gateway": "169.254.1.1" }],
+            [{ "subnet": "fd00:9::/64" }],
+        ]);
+        let routes = json!([
+            { "dst": "0.0.0.0/0" },
+            { "dst": "10.50.0.0/16", "gw": "10.9.0.9" },
+            { "dst": "fd00:50::/32", "gw": "fd00:9::9" },
+        ]);
+        let ipam = json!({
+            "type": "host-local", "ranges": ranges, "routes": routes,
+        });
+        let pod = ptp(node, "a", json!({ "ipam": ipam }));
+        let result = pod.add();
+        let there = ["-4", "-6"].map(|f| run("ip", &["-n", "a", f, "route"]));
+        for want in [
+            "default via 169.254.1.1 dev eth0",
+            "10.50.0.0/16 via 10.9.0.9 dev eth0",
+            "10.9.0.0/24 via 169.254.1.1 dev eth0",
+            "fd00:50::/32 via fd00:9::9 dev eth0",
+            "fd00:9::/64 via fd00:9::1 dev eth0",
+        ] {
+            assert!(there.concat().contains(want), "{want}: {there:?}");
+        }
+        assert!(pod.pings("169.254.1.1") && pod.pings("fd00:9::1"));
+        let answer = pod.after(&result).call("CHECK");
+        assert!(answer.ok, "{answer:?}");
+        pod.del();
+        assert_eq!((node.veths().len(), reserved()), (0, 0));
+    });
+}
+
 /// Pods reach each other through the node, also where it filters nothing.
 #[test]
 fn two_pods() {
