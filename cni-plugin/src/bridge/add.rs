@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ::ipam::Family;
 use ::ipam::gojson::Object;
 use netlink::link::LinkInfo;
+use netlink::route::TABLE_MAIN;
 use netlink::{NetNs, Socket, link};
 
 use super::conf::{Conf, Node};
@@ -220,7 +221,8 @@ fn complete(conf: &Conf, mut given: CniResult) -> CniResult {
 }
 
 /// One default route per family. One that IPAM gave counts also without a
-/// gateway, since it gets this one (BR-31 has two equal routes then, CW-7).
+/// gateway, since it gets this one (BR-31 has two equal routes then, CW-7),
+/// unless it is in another table or comes after others.
 fn default_route(result: &mut CniResult, family: Family) {
     let any = Cidr::any(family);
     let gateway = result
@@ -228,8 +230,14 @@ fn default_route(result: &mut CniResult, family: Family) {
         .iter()
         .filter(|ip| ip.address.family() == family)
         .find_map(|ip| ip.gateway);
+    let is_first = |route: &Route| {
+        let main = Some(i64::from(TABLE_MAIN));
+        route.priority == 0 && route.table.filter(|n| *n != 0).or(main) == main
+    };
     if let Some(gateway) = gateway
-        && !result.routes.iter().any(|route| route.dst == any)
+        && !result.routes.iter().any(|route| {
+            route.dst == any && (route.gw.is_some() || is_first(route))
+        })
     {
         let gw = Some(gateway);
         result.routes.push(Route { gw, ..Route::to(any) });

@@ -102,6 +102,30 @@ fn routes() {
     });
 }
 
+/// What the pod's packets take only if something else leads there is no reason
+/// to leave `isDefaultGateway` out.
+#[test]
+fn default_routes_beside_the_usual_one() {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        let routes = json!([
+            { "dst": "0.0.0.0/0", "priority": 7 },
+            { "dst": "::/0", "table": 100 },
+        ]);
+        let pod = node.pod("a").with("ipam", json!({ "routes": routes }));
+        pod.add();
+        let (mut socket, _) = eth0(&pod);
+        let mut metrics = |dst: &str, table| -> Vec<u32> {
+            let there =
+                route::exact(&mut socket, dst.parse().unwrap(), table).unwrap();
+            there.iter().map(|route| route.metric).collect()
+        };
+        assert_eq!(metrics("0.0.0.0/0", route::TABLE_MAIN), [0, 7]);
+        assert_eq!(metrics("::/0", 100).len(), 1);
+        assert_eq!(metrics("::/0", route::TABLE_MAIN).len(), 1);
+    });
+}
+
 #[test]
 fn port_flags_and_promiscuous_bridge() {
     on_a_node(|node| {
