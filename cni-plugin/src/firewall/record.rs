@@ -42,9 +42,10 @@ impl Records {
         Self { folder: Path::new(ROOT).join(network) }
     }
 
-    /// Keeps the addresses of the attachment. Who had one of them in this
-    /// network before has lost it: a DEL that never came, or was the Go
-    /// plugin's, must not keep the rules for ever.
+    /// Keeps the addresses of the attachment, with those that an ADD without
+    /// a DEL has made rules for. Who else had one of them in this network
+    /// before has lost it: a DEL that never came, or was the Go plugin's, must
+    /// not keep the rules for ever.
     ///
     /// # Errors
     /// Code 5.
@@ -56,7 +57,8 @@ impl Records {
         let own = self.path(call);
         fs::create_dir_all(&self.folder)
             .map_err(|e| failed("write", &own, &e))?;
-        store(&own, ips)?;
+        let all: BTreeSet<IpAddr> = read(&own).union(ips).copied().collect();
+        store(&own, &all)?;
         for path in entries(&self.folder) {
             let had = read(&path);
             if path == own || is_being_written(&path) || had.is_disjoint(ips) {

@@ -200,8 +200,8 @@ fn del_and_gc_without_a_result() {
     });
 }
 
-/// The DEL of a pod never came, and others have its addresses meanwhile: the
-/// rules go with the last of these.
+/// The DEL of a pod never came, and others have its addresses meanwhile, or it
+/// comes back itself with another: the rules go with the last of these.
 #[test]
 fn addresses_of_a_pod_that_was_forgotten() {
     on_a_node(|node| {
@@ -228,6 +228,12 @@ fn addresses_of_a_pod_that_was_forgotten() {
             assert!(answer.ok, "{answer:?}");
             call.del();
         }
+        assert_eq!(rules("iptables-save"), [SHARED, ADMIN]);
+        one.add();
+        let again = one.after(&other.conf["prevResult"]);
+        again.add();
+        assert_eq!(rules("iptables-save").len(), 6);
+        again.del();
         assert_eq!(rules("iptables-save"), [SHARED, ADMIN]);
     });
 }
