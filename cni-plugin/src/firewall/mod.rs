@@ -13,8 +13,10 @@ use std::net::IpAddr;
 
 use ipam::Family;
 use ipam::gojson::Object;
+use netlink::{Dump, Socket, addr, link};
 
 use crate::bridge::UNDO;
+use crate::owner;
 use crate::protocol::{
     Call, CniError, Deadline, Differences, Plugin, Version, gather,
     interface_name_problem, log,
@@ -103,8 +105,17 @@ impl Plugin for Firewall {
         let previous = call.previous().ok().flatten();
         let mut ips = previous.as_ref().map(addresses).unwrap_or_default();
         ips.extend(records.read(call));
-        // another pod may have them by now
-        ips.retain(|ip| !records.has_another(*ip, call));
+        // another pod may have them by now; but not what this one still has,
+        // whose firewall rules may be the Go plugin's, beside an old file
+        let others: BTreeSet<IpAddr> = ips
+            .iter()
+            .copied()
+            .filter(|ip| records.has_another(*ip, call))
+            .collect();
+        if !others.is_empty() {
+            let held = held(call).unwrap_or_default();
+            ips.retain(|ip| !others.contains(ip) || held.contains(ip));
+        }
         remove(call, &conf, &ips)?;
         records.remove(call)
     }
@@ -156,6 +167,20 @@ impl Plugin for Firewall {
 /// What the pod has, each once.
 fn addresses(previous: &CniResult) -> BTreeSet<IpAddr> {
     previous.ips.iter().map(|ip| ip.address.ip).collect()
+}
+
+/// The addresses of the pod's interface; none when it is gone, or not this
+/// attachment's.
+fn held(call: &Call) -> Result<BTreeSet<IpAddr>, CniError> {
+    let Some(netns) = call.living_netns()? else { return Ok(BTreeSet::new()) };
+    let mut socket = Socket::open_in(&netns)?;
+    let link = link::by_name(&mut socket, &call.env.ifname)?;
+    if owner::is_for_another(call, &netns, &link)? {
+        return Ok(BTreeSet::new());
+    }
+    let all = addr::list(&mut socket, None, Some(link.index))
+        .and_then(Dump::complete)?;
+    Ok(all.iter().map(|address| address.ip).collect())
 }
 
 /// The addresses of one family.

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::deadlines::gives_up;
-use crate::node::{Call, Node, exists, names, on_a_node, plain, run};
+use crate::node::{Call, Node, Stack, exists, names, on_a_node, plain, run};
 
 /// The call that follows the pod's ADD in the list.
 fn firewall(pod: &Call, result: &Value) -> Call {
@@ -235,6 +235,32 @@ fn addresses_of_a_pod_that_was_forgotten() {
         assert_eq!(rules("iptables-save").len(), 6);
         again.del();
         assert_eq!(rules("iptables-save"), [SHARED, ADMIN]);
+    });
+}
+
+/// What the Go plugin leaves of a pod of ours is our file: its addresses are
+/// those of whoever has them on its interface, whose rules the Go plugin may
+/// have made.
+#[test]
+fn rules_of_the_go_plugin_beside_an_old_file() {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        let folder = "/run/flannel/firewall/cbr0";
+        let pod = node.pod("a");
+        let result = pod.add();
+        let call = pod.chained("firewall", &result);
+        call.add();
+        std::fs::remove_file(format!("{folder}/a@eth0")).unwrap();
+        let old = plain(&result).join("\n");
+        std::fs::write(format!("{folder}/old@eth0"), old + "\n").unwrap();
+        // the addresses may be the other's once the pod has lost them
+        let mut gone = call.clone();
+        gone.netns = String::new();
+        gone.del();
+        assert!(call.call("CHECK").ok);
+        call.del();
+        assert_eq!(rules("iptables-save"), [SHARED, ADMIN]);
+        assert_eq!(rules("ip6tables-save"), [SHARED, ADMIN]);
     });
 }
 
