@@ -226,13 +226,15 @@ fn reported(stdout: &str) -> Option<CniError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ipam::gojson::Document;
+
     use crate::protocol::{Deadline, Env, Version};
 
     fn find(kind: &str, path: &str) -> Result<PathBuf, CniError> {
         let env = Env { path: path.into(), ..Env::default() };
-        let (text, name) = (String::new(), "n".into());
+        let (json, name) = (Document::default(), "n".into());
         let (version, deadline) = (Version::NEWEST, Deadline::default());
-        let call = Call { env, text, name, version, deadline };
+        let call = Call { env, json, name, version, deadline, ahead: None };
         super::find(&call, kind)
     }
 

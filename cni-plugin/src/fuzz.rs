@@ -101,7 +101,13 @@ impl Reader {
         let env = PluginEnv::parse("subnet.env", SUBNET_ENV)
             .map_err(|e| CniError::config(e.to_string()))?;
         let derived = flannel::derived(call, &env);
-        for text in derived.as_ref().ok().into_iter().chain([&call.text]) {
+        for text in derived
+            .as_ref()
+            .ok()
+            .into_iter()
+            .map(String::as_str)
+            .chain([call.json.text()])
+        {
             // what they make of it is their own affair
             drop(bridge::judge(call, text));
             if !names_a_file(text) {

@@ -56,12 +56,12 @@ fn walk(value: &Value<'_>) {
         value.array().is_ok() || value.object().is_ok()
     );
     let members = object.iter().map(|(_, value)| value);
-    for inner in elements.iter().chain(members) {
+    for inner in elements.iter().cloned().chain(members) {
         assert_eq!(parse(inner.raw()).map(|v| v.raw()), Ok(inner.raw()));
-        walk(inner);
+        walk(&inner);
     }
     for (key, _) in object.iter() {
-        assert!(object.raw(key).is_some());
+        assert!(object.raw(&key).is_some());
     }
     assert!(object.unknown(&[]).len() <= object.iter().count());
 }

@@ -21,8 +21,8 @@
 //! # Ok::<(), ipam::gojson::Error>(())
 //! ```
 //!
-//! [`Value`] is a checked slice of the text, parsed further only when asked;
-//! its text survives verbatim. Text that may hold broken UTF-8 goes through
+//! A text is gone through once, which says where each value begins and ends;
+//! [`Value`] is one of them, and its text survives verbatim. Text that may hold broken UTF-8 goes through
 //! [`String::from_utf8_lossy`] first, which is what Go does inside strings.
 
 mod nearest;
@@ -33,7 +33,7 @@ mod value;
 mod write;
 
 pub use nearest::nearest;
-pub use value::{Integer, Object, UnknownKey, Value, parse};
+pub use value::{Document, Integer, Object, UnknownKey, Value, parse};
 pub use write::{compact, to_lines, to_string};
 
 /// Why a text could not be read.

@@ -1,12 +1,13 @@
 //! Network namespaces: opening, comparing, entering.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ipam::file;
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
@@ -23,6 +24,8 @@ const OWN: &str = "/proc/thread-self/ns/net";
 pub struct NetNs {
     file: Arc<File>,
     path: Arc<Path>,
+    /// Where threads that enter it are otherwise, if that is known.
+    home: Option<Arc<File>>,
 }
 
 /// Why a path is not an open network namespace, or why one could not be
@@ -63,7 +66,7 @@ pub enum NetNsError {
 
 /// Takes the thread back when dropped, also by a panic.
 struct Return {
-    home: File,
+    home: Arc<File>,
 }
 
 // === impl NetNs ===
@@ -77,10 +80,7 @@ impl NetNs {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, NetNsError> {
         let path = path.as_ref();
         // Not to wait for a writer, should a pipe be there.
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(OFlag::O_NONBLOCK.bits())
-            .open(path)
+        let file = file::open(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0)
             .map_err(|source| NetNsError::new(path, "open", source))?;
         let fs = fstatfs(&file)
             .map_err(|e| NetNsError::new(path, "statfs", e.into()))?;
@@ -99,23 +99,23 @@ impl NetNs {
                 what: what.to_owned(),
             });
         }
-        // Namespaces of all kinds are on that filesystem; the link's text
-        // (`net:[inode]`) tells them apart. Without /proc setns will tell.
+        // Namespaces of all kinds are on that filesystem. Under /proc the
+        // link's text (`net:[inode]`) tells them apart; that of a bind mount
+        // is its path, and setns will tell.
         let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-        if let Ok(text) = std::fs::read_link(link) {
+        if path.starts_with("/proc")
+            && let Ok(text) = std::fs::read_link(link)
+        {
             let text = text.to_string_lossy();
-            // A bind mount's text is its path.
-            let other = text
-                .split_once(":[")
-                .is_some_and(|(kind, _)| kind != "net" && !kind.contains('/'));
-            if other {
+            let kind = text.split_once(":[").map(|(kind, _)| kind);
+            if kind.is_some_and(|kind| kind != "net") {
                 return Err(NetNsError::NotANamespace {
                     path: path.to_owned(),
                     what: format!("the namespace {text}"),
                 });
             }
         }
-        Ok(Self { file: Arc::new(file), path: path.into() })
+        Ok(Self { file: Arc::new(file), path: path.into(), home: None })
     }
 
     /// The calling thread's namespace.
@@ -123,17 +123,17 @@ impl NetNs {
     /// # Errors
     /// When `/proc` is not there.
     pub fn current() -> Result<Self, NetNsError> {
-        Self::open(OWN)
+        let path = Path::new(OWN);
+        let file = file::open(path, OFlag::O_RDONLY, 0)
+            .map_err(|source| NetNsError::new(path, "open", source))?;
+        Ok(Self { file: Arc::new(file), path: path.into(), home: None })
     }
 
-    /// Whether it is the calling thread's namespace.
-    ///
-    /// # Errors
-    /// When one of them cannot be looked at.
-    pub fn is_current(&self) -> Result<bool, NetNsError> {
-        let own = std::fs::metadata(OWN)
-            .map_err(|source| NetNsError::new(OWN.as_ref(), "stat", source))?;
-        Ok(self.identity()? == (own.dev(), own.ino()))
+    /// The same, for threads that are in `home` whenever they enter it: they
+    /// need not look in /proc each time where to return to.
+    #[must_use]
+    pub fn entered_from(self, home: &Self) -> Self {
+        Self { home: Some(Arc::clone(&home.file)), ..self }
     }
 
     /// Whether both are the same namespace, whatever their paths.
@@ -169,7 +169,8 @@ impl NetNs {
     }
 
     /// Runs `f` with the calling thread inside the namespace and returns to
-    /// where the thread was, also when `f` panics. Other threads stay where
+    /// where the thread was (or to where [`NetNs::entered_from`] says), also
+    /// when `f` panics. Other threads stay where
     /// they are; threads `f` starts are inside, and remain there.
     ///
     /// # Errors
@@ -179,8 +180,10 @@ impl NetNs {
     /// The process, when the thread cannot return: going on would change the
     /// wrong namespace.
     pub fn enter<T>(&self, f: impl FnOnce() -> T) -> Result<T, NetNsError> {
-        let home = File::open(OWN)
-            .map_err(|source| NetNsError::new(OWN.as_ref(), "open", source))?;
+        let home = match &self.home {
+            Some(home) => Arc::clone(home),
+            None => Self::current()?.file,
+        };
         setns(&self.file, CloneFlags::CLONE_NEWNET)
             .map_err(|e| NetNsError::new(&self.path, "setns", e.into()))?;
         let _return = Return { home };

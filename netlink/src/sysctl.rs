@@ -2,12 +2,14 @@
 //! thread's namespace's: use [`NetNs::enter`](crate::NetNs::enter) around
 //! these functions for another one's.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use ipam::file;
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 use crate::error::is_passing;
 
@@ -74,7 +76,7 @@ pub fn is_same(is: &str, wanted: &str) -> bool {
 /// # Errors
 /// What the system answered.
 pub fn read_file(path: &Path) -> io::Result<String> {
-    value_of(&mut File::open(path)?)
+    value_of(&mut file::open(path, OFlag::O_RDONLY, 0)?)
 }
 
 fn read_at(path: &Path) -> Result<String, SysctlError> {
@@ -85,7 +87,7 @@ fn read_at(path: &Path) -> Result<String, SysctlError> {
 /// Reads and writes through one descriptor: to find a setting's file takes
 /// longer than all the rest, the longer the more namespaces there are.
 fn write_at(path: PathBuf, value: &str) -> Result<bool, SysctlError> {
-    let opened = OpenOptions::new().read(true).write(true).open(&path);
+    let opened = file::open(&path, OFlag::O_RDWR, 0);
     let (is, written) = match opened {
         Ok(mut file) => match value_of(&mut file) {
             Ok(is) if is_same(&is, value) => return Ok(false),
@@ -103,15 +105,8 @@ fn write_at(path: PathBuf, value: &str) -> Result<bool, SysctlError> {
     })
 }
 
-/// What the file of a setting holds. Nearly all fit on the stack, and come
-/// whole with the first read.
 fn value_of(file: &mut File) -> io::Result<String> {
-    let mut start = [0; 128];
-    let len = file.read(&mut start)?;
-    let mut bytes = start.get(..len).unwrap_or_default().to_vec();
-    if len == start.len() {
-        file.read_to_end(&mut bytes)?;
-    }
+    let bytes = file::rest_of(file)?;
     let text = String::from_utf8(bytes).map_err(io::Error::other)?;
     Ok(text.trim_end().to_owned())
 }

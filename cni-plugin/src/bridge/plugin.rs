@@ -13,24 +13,28 @@ impl Plugin for Bridge {
         "bridge"
     }
 
+    fn enters(&self) -> bool {
+        true
+    }
+
     fn add(&self, call: &Call) -> Result<CniResult, CniError> {
-        super::add(call, &call.text, Node::default())
+        super::add(call, call.json.text(), Node::default())
             .map_err(|failed| failed.error)
     }
 
     fn del(&self, call: &Call) -> Result<(), CniError> {
-        super::del(call, &call.text)
+        super::del(call, call.json.text())
     }
 
     fn check(&self, call: &Call) -> Result<(), CniError> {
-        super::check(call, &call.text, &call.required_previous()?)
+        super::check(call, call.json.text(), &call.required_previous()?)
     }
 
     fn gc(&self, call: &Call) -> Result<(), CniError> {
-        super::gc(call, &call.text, &call.valid_attachments()?)
+        super::gc(call, call.json.text(), &call.valid_attachments()?)
     }
 
     fn status(&self, call: &Call) -> Result<(), CniError> {
-        super::status(call, &call.text)
+        super::status(call, call.json.text())
     }
 }

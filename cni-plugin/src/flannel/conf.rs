@@ -138,7 +138,7 @@ fn ignored(e: CniError) -> Result<(), CniError> {
 pub(super) fn read_map(object: &Object<'_>) -> Result<GoMap, CniError> {
     let mut out = GoMap::default();
     for (key, value) in object.iter() {
-        out.set_json(key, value.raw()).map_err(|e| {
+        out.set_json(&key, value.raw()).map_err(|e| {
             CniError::config(format!(
                 "network configuration: {}: {e}",
                 value.path()

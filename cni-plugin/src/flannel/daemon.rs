@@ -1,9 +1,9 @@
 //! What flanneld says about itself (design.md §3.10).
 
-use std::fs;
 use std::path::Path;
 
 use ipam::daemon_state::{DaemonState, Phase, uptime};
+use ipam::file;
 
 use crate::protocol::{CniError, code};
 
@@ -53,8 +53,8 @@ struct State {
 impl State {
     /// `None` when there is no such file, as with upstream's daemon.
     fn read(subnet_file: &Path) -> Option<Self> {
-        let text = fs::read_to_string(DaemonState::beside(subnet_file)).ok()?;
-        let boot_id = fs::read_to_string(BOOT_ID).unwrap_or_default();
+        let text = file::read_text(&DaemonState::beside(subnet_file)).ok()?;
+        let boot_id = file::read_text(BOOT_ID.as_ref()).unwrap_or_default();
         let said = DaemonState::parse(&text).ok()?;
         Some(Self { said, boot_id: boot_id.trim().to_owned() })
     }
@@ -123,6 +123,8 @@ impl State {
 #[cfg(test)]
 mod tests {
     use ipam::daemon_state::Phase;
+
+    use std::fs;
 
     use super::*;
 

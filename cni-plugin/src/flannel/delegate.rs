@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ipam::file;
 use ipam::gojson::{Object, Value};
 use ipam::subnet_env::PluginEnv;
 
@@ -42,7 +43,7 @@ impl Delegate {
                 map.set("cniVersion", version)?;
             }
             if let Some(runtime) = &conf.runtime_config {
-                map.set("runtimeConfig", runtime)?;
+                map.set_map("runtimeConfig", runtime)?;
             }
             map.set_default("type", BRIDGE)?;
             map.set_default("ipMasq", &masquerade)?;
@@ -52,7 +53,7 @@ impl Delegate {
             if map.string("type").as_deref() == Some(BRIDGE) {
                 map.set_default("isGateway", &true)?;
             }
-            map.set("ipam", &ipam)
+            map.set_map("ipam", &ipam)
         };
         fill().map_err(written)?;
         Ok(Self {
@@ -155,19 +156,19 @@ fn given_routes(base: &GoMap) -> Result<Vec<Route>, CniError> {
 /// # Errors
 /// The text every flannel user knows, with the daemon's own reason; code 11,
 /// since flanneld will write the file, also one that is wrong.
-pub(super) fn read_env(file: &Path) -> Result<PluginEnv, CniError> {
-    let shown = file.display();
-    let text = std::fs::read_to_string(file).map_err(|e| {
+pub(super) fn read_env(path: &Path) -> Result<PluginEnv, CniError> {
+    let shown = path.display();
+    let text = file::read_text(path).map_err(|e| {
         // the kernel's words without Rust's "(os error 2)"
         let why = if e.kind() == std::io::ErrorKind::NotFound {
             "no such file or directory".to_owned()
         } else {
             e.to_string()
         };
-        not_ready(file, &format!("open {shown}: {why}"))
+        not_ready(path, &format!("open {shown}: {why}"))
     })?;
     PluginEnv::parse(&shown.to_string(), &text)
-        .map_err(|e| not_ready(file, &e.to_string()))
+        .map_err(|e| not_ready(path, &e.to_string()))
 }
 
 fn not_ready(file: &Path, why: &str) -> CniError {

@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 
 use ipam::gojson;
 use serde::Serialize;
-use serde_json::value::{RawValue, Value};
+use serde_json::Value;
 
-/// Such an object.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(transparent)]
-pub(super) struct GoMap(BTreeMap<String, Box<RawValue>>);
+/// Such an object: each key's value as the text that Go writes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct GoMap(BTreeMap<String, String>);
 
 // === impl GoMap ===
 
@@ -31,8 +30,17 @@ impl GoMap {
         key: &str,
         value: &T,
     ) -> Result<(), serde_json::Error> {
-        let raw = RawValue::from_string(gojson::to_string(value)?)?;
-        self.0.insert(key.to_owned(), raw);
+        self.0.insert(key.to_owned(), gojson::to_string(value)?);
+        Ok(())
+    }
+
+    /// Sets a value to another such object.
+    pub(super) fn set_map(
+        &mut self,
+        key: &str,
+        map: &Self,
+    ) -> Result<(), serde_json::Error> {
+        self.0.insert(key.to_owned(), map.render()?);
         Ok(())
     }
 
@@ -55,7 +63,7 @@ impl GoMap {
 
     /// The JSON text of a value.
     pub(super) fn raw(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(|value| value.get())
+        self.0.get(key).map(String::as_str)
     }
 
     /// The value of a key that holds a string.
@@ -65,6 +73,14 @@ impl GoMap {
 
     /// The whole object as text.
     pub(super) fn render(&self) -> Result<String, serde_json::Error> {
-        gojson::to_string(self)
+        let mut out = String::with_capacity(512);
+        for (key, value) in &self.0 {
+            out.push(if out.is_empty() { '{' } else { ',' });
+            out.push_str(&gojson::to_string(key)?);
+            out.push(':');
+            out.push_str(value);
+        }
+        out.push_str(if out.is_empty() { "{}" } else { "}" });
+        Ok(out)
     }
 }

@@ -7,12 +7,14 @@
 //! only while it names the network in question.
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use ipam::file;
 use ipam::gojson::Object;
+use nix::fcntl::OFlag;
 
 use crate::owner::short;
 use crate::protocol::{Call, CniError, Env, ValidAttachments, code, log};
@@ -59,7 +61,7 @@ impl Scratch {
     /// # Errors
     /// Code 5 for anything but its absence.
     pub(super) fn bytes(&self) -> Result<Option<Vec<u8>>, CniError> {
-        match fs::read(&self.path) {
+        match file::read(&self.path) {
             Ok(bytes) => Ok(Some(bytes)),
             Err(e) if is_absent(&e) => Ok(None),
             Err(e) => Err(self.failed("read", &e)),
@@ -88,7 +90,8 @@ impl Scratch {
         })
     }
 
-    /// Writes `bytes`: complete and on the disk, or not at all.
+    /// Writes `bytes`: complete or not at all, wherever the process is killed.
+    /// After a power loss there is no pod that they would be about.
     ///
     /// # Errors
     /// Code 5.
@@ -102,12 +105,8 @@ impl Scratch {
 
     fn try_write(&self, bytes: &[u8]) -> io::Result<()> {
         let open = || {
-            OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&self.temporary)
+            let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_TRUNC;
+            file::open(&self.temporary, flags, 0o600)
         };
         let mut file = match open() {
             Err(e) if e.kind() == ErrorKind::NotFound => {
@@ -118,9 +117,7 @@ impl Scratch {
             other => other?,
         };
         file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&self.temporary, &self.path)?;
-        File::open(&self.folder)?.sync_all()
+        fs::rename(&self.temporary, &self.path)
     }
 
     /// Puts back what was there before a failed ADD.

@@ -2,6 +2,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use ipam::gojson::Document;
 use ipam::subnet_env::PluginEnv;
 
 use super::*;
@@ -18,7 +19,8 @@ fn call(text: &str) -> Call {
     };
     let name = "cni-flannel".to_owned();
     let (version, deadline) = (Version::V031, Deadline::default());
-    Call { env, text: text.into(), name, version, deadline }
+    let json = Document::new(text.into()).unwrap();
+    Call { env, json, name, version, deadline, ahead: None }
 }
 
 fn derive(conf: &str, env: &str) -> Result<Delegate, CniError> {

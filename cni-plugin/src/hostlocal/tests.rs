@@ -1,6 +1,8 @@
 use std::fs;
 use std::path::Path;
 
+use ipam::gojson::Document;
+
 use super::*;
 use crate::protocol::{Deadline, Env, Version};
 
@@ -11,8 +13,15 @@ fn call(version: Version, args: &str) -> Call {
         args: args.into(),
         ..Env::default()
     };
-    let (text, name) = (String::new(), "net".into());
-    Call { env, text, name, version, deadline: Deadline::default() }
+    let (json, name) = (Document::default(), "net".into());
+    Call {
+        env,
+        json,
+        name,
+        version,
+        deadline: Deadline::default(),
+        ahead: None,
+    }
 }
 
 fn add(

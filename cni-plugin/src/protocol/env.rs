@@ -1,5 +1,7 @@
 //! The environment of a call (S-2, S-3, S-7, S-9..S-11).
 
+use netlink::{NetNs, NetNsError};
+
 use super::{CniError, code};
 
 /// The variables of one call, as they came.
@@ -41,6 +43,18 @@ impl Env {
             netns_override: netns_override == "1"
                 || netns_override.eq_ignore_ascii_case("true"),
         }
+    }
+
+    /// The namespace at CNI_NETNS; `None` for the plugin's own, unless it is
+    /// allowed to be (S-18).
+    ///
+    /// # Errors
+    /// What is there instead, or that nothing is.
+    pub(super) fn netns(&self) -> Result<Option<NetNs>, NetNsError> {
+        let netns = NetNs::open(&self.netns)?;
+        let own = NetNs::current()?;
+        let same = !self.netns_override && netns.same_as(&own)?;
+        Ok((!same).then(|| netns.entered_from(&own)))
     }
 
     /// Checks that the variables the command needs are there and well formed.

@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use ipam::gojson::{self, Object};
+use ipam::gojson::{self, Document, Object};
 use netlink::NetNs;
 use nix::errno::Errno;
 use serde::Serialize;
@@ -45,6 +45,11 @@ pub(crate) trait Plugin {
         Version::V010
     }
 
+    /// Whether ADD works in the container's namespace.
+    fn enters(&self) -> bool {
+        false
+    }
+
     /// Attaches; the result is printed in the configuration's version. A
     /// chained plugin changes [`Call::required_previous`] and returns it
     /// (S-52). One that fails has removed what it made.
@@ -71,14 +76,16 @@ pub(crate) trait Plugin {
 pub(crate) struct Call {
     /// The variables.
     pub(crate) env: Env,
-    /// The configuration as it came on stdin.
-    pub(crate) text: String,
+    /// The configuration as it came on stdin: an object.
+    pub(crate) json: Document,
     /// The network's name.
     pub(crate) name: String,
     /// The configuration's version.
     pub(crate) version: Version,
     /// How long it may take.
     pub(crate) deadline: Deadline,
+    /// The container's namespace, if it was found before it was asked for.
+    pub(crate) ahead: Option<NetNs>,
 }
 
 /// What is printed and the exit status that goes with it.
@@ -134,9 +141,15 @@ fn run(
     }
     let deadline = Deadline::default();
     deadline.enter("reading the configuration")?;
-    let text = stdin(&deadline)?;
+    // while the runtime still writes; what is wrong with it is told when it
+    // is its turn (S-13)
+    let ahead = match env.command == "ADD" && plugin.enters() {
+        true => env.netns().ok().flatten(),
+        false => None,
+    };
+    let json = Document::new(stdin(&deadline)?)?;
     let clears = matches!(env.command.as_str(), "DEL" | "GC");
-    let Head { name, version: asked, timeout } = head(&text, clears)?;
+    let Head { name, version: asked, timeout } = head(&json.object()?, clears)?;
     if let Some(known) = Version::parse(&asked) {
         *version = known;
     }
@@ -157,7 +170,7 @@ fn run(
         Some(limit) => deadline.limited_to(limit),
         None => deadline,
     };
-    let call = Call { env, text, name, version, deadline };
+    let call = Call { env, json, name, version, deadline, ahead };
     let done = match verb.as_str() {
         "ADD" => add(plugin, &call),
         "DEL" => plugin.del(&call).map(|()| String::new()),
@@ -196,8 +209,7 @@ struct Head {
 
 /// The name and version of a configuration (S-12), and how long it allows.
 /// A wrong time must not keep a verb that `clears` from its work.
-fn head(text: &str, clears: bool) -> Result<Head, CniError> {
-    let conf = Object::parse(text)?;
+fn head(conf: &Object<'_>, clears: bool) -> Result<Head, CniError> {
     let name = conf.string("name")?.unwrap_or_default();
     if name.is_empty() {
         return Err(CniError::config("missing network name"));
@@ -211,7 +223,7 @@ fn head(text: &str, clears: bool) -> Result<Head, CniError> {
     let version = conf.string("cniVersion").map_err(|e| {
         CniError::new(code::DECODE, format!("network configuration: {e}"))
     })?;
-    let timeout = match timeout(&conf) {
+    let timeout = match timeout(conf) {
         Err(e) if clears => {
             log(format_args!("{e}; the default is used"));
             None
@@ -258,9 +270,9 @@ impl Call {
     /// The configuration's members.
     ///
     /// # Errors
-    /// None in fact: the text was read before.
+    /// None in fact: the text was read as an object before.
     pub(crate) fn conf(&self) -> Result<Object<'_>, CniError> {
-        Ok(Object::parse(&self.text)?)
+        Ok(self.json.object()?)
     }
 
     /// What the plugins before this one made, or on CHECK and DEL the whole
@@ -305,9 +317,10 @@ impl Call {
     /// Code 8 when there is none at CNI_NETNS, or it is the plugin's own
     /// (S-18).
     pub(crate) fn netns(&self) -> Result<NetNs, CniError> {
-        let netns = NetNs::open(&self.env.netns)?;
-        self.refuse_own(&netns)?;
-        Ok(netns)
+        match &self.ahead {
+            Some(netns) => Ok(netns.clone()),
+            None => self.env.netns()?.ok_or_else(|| self.own_netns()),
+        }
     }
 
     /// The container's namespace, for DEL; `None` when it is gone, or its
@@ -320,15 +333,12 @@ impl Call {
         if self.env.netns.is_empty() {
             return Ok(None);
         }
-        match NetNs::open(&self.env.netns) {
-            Ok(netns) => match self.refuse_own(&netns) {
-                Ok(()) => Ok(Some(netns)),
-                Err(e) if e.code == code::NETNS => {
-                    log(format_args!("taken as gone: {e}"));
-                    Ok(None)
-                }
-                Err(e) => Err(e),
-            },
+        match self.env.netns() {
+            Ok(None) => {
+                log(format_args!("taken as gone: {}", self.own_netns()));
+                Ok(None)
+            }
+            Ok(netns) => Ok(netns),
             Err(e) if e.is_missing() => Ok(None),
             Err(e) if e.is_not_a_namespace() => {
                 log(format_args!("taken as gone: {e}"));
@@ -345,21 +355,18 @@ impl Call {
     /// # Errors
     /// Code 8.
     pub(crate) fn refuse_own_netns(&self) -> Result<(), CniError> {
-        match NetNs::open(&self.env.netns) {
-            Ok(netns) => self.refuse_own(&netns),
-            Err(_) => Ok(()),
+        match self.env.netns() {
+            Ok(None) => Err(self.own_netns()),
+            Ok(Some(_)) | Err(_) => Ok(()),
         }
     }
 
-    fn refuse_own(&self, netns: &NetNs) -> Result<(), CniError> {
-        if self.env.netns_override || !netns.is_current()? {
-            return Ok(());
-        }
-        Err(CniError::new(
+    fn own_netns(&self) -> CniError {
+        CniError::new(
             code::NETNS,
             "plugin's netns and netns from CNI_NETNS should not be the same",
         )
-        .details(format!("CNI_NETNS is {:?}", self.env.netns)))
+        .details(format!("CNI_NETNS is {:?}", self.env.netns))
     }
 }
 

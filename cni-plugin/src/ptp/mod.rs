@@ -53,10 +53,14 @@ impl Plugin for Ptp {
         "ptp"
     }
 
+    fn enters(&self) -> bool {
+        true
+    }
+
     fn add(&self, call: &Call) -> Result<CniResult, CniError> {
         let object = call.conf()?;
         let conf = Conf::read(&object)?;
-        let ipam = Ipam::of(call, &object, &call.text, &conf.ipam);
+        let ipam = Ipam::of(call, &object, call.json.text(), &conf.ipam);
         ipam.find(call)?;
         let mut made = Made::default();
         let mut socket = Socket::open().map_err(CniError::from)?;
@@ -66,7 +70,7 @@ impl Plugin for Ptp {
     }
 
     fn del(&self, call: &Call) -> Result<(), CniError> {
-        bridge::del(call, &call.text)
+        bridge::del(call, call.json.text())
     }
 
     fn check(&self, call: &Call) -> Result<(), CniError> {
@@ -74,7 +78,7 @@ impl Plugin for Ptp {
         let conf = Conf::read(&object)?;
         let previous = call.required_previous()?;
         let (interface, previous) = own_part(call, &previous)?;
-        let ipam = Ipam::of(call, &object, &call.text, &conf.ipam);
+        let ipam = Ipam::of(call, &object, call.json.text(), &conf.ipam);
         let mut found = Differences::default();
         found.note(ipam.check(call, &previous))?;
         let mut inside =
@@ -92,13 +96,13 @@ impl Plugin for Ptp {
     }
 
     fn gc(&self, call: &Call) -> Result<(), CniError> {
-        bridge::gc(call, &call.text, &call.valid_attachments()?)
+        bridge::gc(call, call.json.text(), &call.valid_attachments()?)
     }
 
     fn status(&self, call: &Call) -> Result<(), CniError> {
         let object = call.conf()?;
         let conf = Conf::read(&object).map_err(CniError::unavailable)?;
-        Ipam::of(call, &object, &call.text, &conf.ipam).status(call)
+        Ipam::of(call, &object, call.json.text(), &conf.ipam).status(call)
     }
 }
 

@@ -52,7 +52,7 @@ impl CniResult {
 }
 
 fn own_version(from: &Object<'_>) -> Result<Option<Version>, CniError> {
-    let text = from.string("cniVersion")?.unwrap_or_default();
+    let text = from.text("cniVersion")?.unwrap_or_default();
     if text.is_empty() {
         return Ok(None);
     }
@@ -137,14 +137,14 @@ fn each<T>(
 }
 
 fn cidr(from: &Object<'_>, key: &str) -> Result<Cidr, CniError> {
-    let text = from.string(key)?.unwrap_or_default();
+    let text = from.text(key)?.unwrap_or_default();
     text.parse()
         .map_err(|e| CniError::config(format!("{}: {e}", from.path_of(key))))
 }
 
 /// An address; an empty text is none.
 fn addr(from: &Object<'_>, key: &str) -> Result<Option<IpAddr>, CniError> {
-    match from.string(key)?.filter(|text| !text.is_empty()) {
+    match from.text(key)?.filter(|text| !text.is_empty()) {
         None => Ok(None),
         Some(text) => parse_ip(&text).map(Some).ok_or_else(|| {
             CniError::config(format!(

@@ -97,11 +97,11 @@ fn sysctl_map(from: &Object<'_>) -> Result<BTreeMap<String, String>, CniError> {
     let mut out = BTreeMap::new();
     if let Some(map) = from.object("sysctl")? {
         for (key, value) in map.iter() {
-            if out.insert(key.to_owned(), value.string()?).is_some() {
+            if out.insert(key.clone().into_owned(), value.string()?).is_some() {
                 return Err(CniError::config(
                     "duplicated sysctl keys are not allowed",
                 )
-                .details(key));
+                .details(key.as_ref()));
             }
         }
     }

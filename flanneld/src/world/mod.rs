@@ -109,7 +109,7 @@ impl Kernel {
 
     /// The port by which notifications name this world's own changes.
     #[must_use]
-    pub const fn port(&self) -> u32 {
+    pub fn port(&self) -> u32 {
         self.socket.port()
     }
 

@@ -63,7 +63,7 @@ impl Nft {
 
     /// The port by which notifications name this world's own changes.
     #[must_use]
-    pub const fn port(&self) -> u32 {
+    pub fn port(&self) -> u32 {
         self.socket.port()
     }
 

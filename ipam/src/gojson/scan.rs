@@ -1,48 +1,115 @@
-//! The grammar: where a value ends, and what a string literal says.
+//! The grammar: where each value begins and ends, and what a string literal
+//! says.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use super::Error;
 
 /// Nesting beyond this is an error, as in Go.
 const MAX_DEPTH: usize = 10_000;
 
+/// Bytes of text to a value, at the least, in what is read here: room for all
+/// of a text's values is made at once.
+const DENSITY: usize = 16;
+
+/// One value of a text, in bytes from its beginning. The values are kept in
+/// their order: what is inside one comes right after it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Node {
+    /// The literal of the key with its quotes; empty if there is none.
+    pub(super) key: Range<usize>,
+    /// The value's own text.
+    pub(super) value: Range<usize>,
+    /// The number of the first value after this one that is not inside it.
+    pub(super) next: usize,
+}
+
 /// A position in JSON text.
 #[derive(Clone, Copy)]
-pub(super) struct Cursor<'a> {
+struct Cursor<'a> {
     text: &'a str,
     pos: usize,
 }
 
+/// All values of `text`, which is one value.
+pub(super) fn nodes(text: &str) -> Result<Vec<Node>, Error> {
+    let mut cursor = Cursor { text, pos: 0 };
+    let mut nodes = Vec::with_capacity(text.len() / DENSITY + 1);
+    // the lists and objects around, each with what closes it
+    let mut open: Vec<(usize, u8)> = Vec::new();
+    let mut key = 0..0;
+    loop {
+        cursor.skip_space();
+        let (this, start) = (nodes.len(), cursor.pos);
+        nodes.push(Node { key, value: start..start, next: this + 1 });
+        match cursor.peek() {
+            Some(bracket @ (b'{' | b'[')) => {
+                let close = if bracket == b'{' { b'}' } else { b']' };
+                open.push((this, close));
+                if open.len() > MAX_DEPTH {
+                    return Err(cursor.error("nested too deeply"));
+                }
+                cursor.pos += 1;
+                cursor.skip_space();
+                if cursor.peek() != Some(close) {
+                    key = cursor.key_in(close)?;
+                    continue;
+                }
+            }
+            Some(b'"') => {
+                cursor.string()?;
+            }
+            Some(b'-' | b'0'..=b'9') => cursor.number()?,
+            Some(b't') => cursor.word("true")?,
+            Some(b'f') => cursor.word("false")?,
+            Some(b'n') => cursor.word("null")?,
+            _ => return Err(cursor.unexpected("a value is needed")),
+        }
+        let next = nodes.len();
+        let mut ended = this;
+        // after a value: close what ends here, or go on to the next one
+        key = loop {
+            if let Some(node) = nodes.get_mut(ended) {
+                (node.value.end, node.next) = (cursor.pos, next);
+            }
+            cursor.skip_space();
+            let Some(&(around, close)) = open.last() else {
+                return cursor.end().map(|()| nodes);
+            };
+            if cursor.eat(close) {
+                open.pop();
+                ended = around;
+                continue;
+            }
+            cursor.expect(b',', "between two values")?;
+            cursor.skip_space();
+            break cursor.key_in(close)?;
+        };
+    }
+}
+
 // === impl Cursor ===
 
-impl<'a> Cursor<'a> {
-    pub(super) const fn new(text: &'a str) -> Self {
-        Self { text, pos: 0 }
-    }
-
-    pub(super) fn peek(&self) -> Option<u8> {
+impl Cursor<'_> {
+    fn peek(&self) -> Option<u8> {
         self.text.as_bytes().get(self.pos).copied()
     }
 
-    pub(super) fn skip_space(&mut self) {
+    fn skip_space(&mut self) {
         while matches!(self.peek(), Some(b' ' | b'\t' | b'\r' | b'\n')) {
             self.pos += 1;
         }
     }
 
     /// Steps over `byte` if it is next.
-    pub(super) fn eat(&mut self, byte: u8) -> bool {
+    fn eat(&mut self, byte: u8) -> bool {
         let found = self.peek() == Some(byte);
         self.pos += usize::from(found);
         found
     }
 
-    pub(super) fn expect(
-        &mut self,
-        byte: u8,
-        after: &str,
-    ) -> Result<(), Error> {
+    fn expect(&mut self, byte: u8, after: &str) -> Result<(), Error> {
         if self.eat(byte) {
             return Ok(());
         }
@@ -50,71 +117,12 @@ impl<'a> Cursor<'a> {
             .unexpected(&format!("{:?} is needed {after}", char::from(byte))))
     }
 
-    /// Steps over one value of any kind and returns its text.
-    pub(super) fn value(&mut self) -> Result<&'a str, Error> {
-        self.value_in(0)
-    }
-
-    /// The same for a value that is inside `depth` others.
-    pub(super) fn value_in(&mut self, depth: usize) -> Result<&'a str, Error> {
-        self.skip_space();
-        let start = self.pos;
-        let mut open = Vec::new();
-        loop {
-            self.skip_space();
-            match self.peek() {
-                Some(b'{') => {
-                    self.pos += 1;
-                    self.skip_space();
-                    open.push(b'}');
-                    if self.peek() != Some(b'}') {
-                        self.key()?;
-                        continue;
-                    }
-                }
-                Some(b'[') => {
-                    self.pos += 1;
-                    self.skip_space();
-                    open.push(b']');
-                    if self.peek() != Some(b']') {
-                        if depth + open.len() > MAX_DEPTH {
-                            return Err(self.error("nested too deeply"));
-                        }
-                        continue;
-                    }
-                }
-                Some(b'"') => drop(self.string()?),
-                Some(b'-' | b'0'..=b'9') => self.number()?,
-                Some(b't') => self.word("true")?,
-                Some(b'f') => self.word("false")?,
-                Some(b'n') => self.word("null")?,
-                _ => return Err(self.unexpected("a value is needed")),
-            }
-            if depth + open.len() > MAX_DEPTH {
-                return Err(self.error("nested too deeply"));
-            }
-            // after a value: close what ends here, or go on to the next one
-            loop {
-                let Some(&close) = open.last() else {
-                    return Ok(self.since(start));
-                };
-                self.skip_space();
-                if self.eat(close) {
-                    open.pop();
-                    continue;
-                }
-                self.expect(b',', "between two values")?;
-                self.skip_space();
-                if close == b'}' {
-                    self.key()?;
-                }
-                break;
-            }
+    /// Steps over `"key":` and returns the key's literal, where members of
+    /// what `close` ends have keys.
+    fn key_in(&mut self, close: u8) -> Result<Range<usize>, Error> {
+        if close != b'}' {
+            return Ok(0..0);
         }
-    }
-
-    /// Steps over `"key":` and returns the key's literal.
-    pub(super) fn key(&mut self) -> Result<&'a str, Error> {
         let literal = self.string()?;
         self.skip_space();
         self.expect(b':', "after a key")?;
@@ -122,7 +130,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Steps over a string literal and returns it with its quotes.
-    fn string(&mut self) -> Result<&'a str, Error> {
+    fn string(&mut self) -> Result<Range<usize>, Error> {
         let start = self.pos;
         self.expect(b'"', "before a key")?;
         loop {
@@ -133,7 +141,7 @@ impl<'a> Cursor<'a> {
                 None => return Err(self.error("the text ends in a string")),
                 Some(b'"') => {
                     self.pos += 1;
-                    return Ok(self.since(start));
+                    return Ok(start..self.pos);
                 }
                 Some(b'\\') => self.escape()?,
                 Some(0..=0x1f) => {
@@ -204,16 +212,12 @@ impl<'a> Cursor<'a> {
     }
 
     /// Nothing but white space may be left.
-    pub(super) fn end(&mut self) -> Result<(), Error> {
+    fn end(&mut self) -> Result<(), Error> {
         self.skip_space();
         if self.peek().is_none() {
             return Ok(());
         }
         Err(self.unexpected("nothing may follow the value"))
-    }
-
-    fn since(&self, start: usize) -> &'a str {
-        self.text.get(start..self.pos).unwrap_or_default()
     }
 
     fn unexpected(&self, why: &str) -> Error {

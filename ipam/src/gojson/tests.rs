@@ -210,7 +210,10 @@ fn any_json() -> impl Strategy<Value = serde_json::Value> {
 /// Takes everything apart that can be.
 fn walk(value: &Value<'_>) -> serde_json::Value {
     if let Ok(object) = value.object() {
-        return object.iter().map(|(k, v)| (k.to_owned(), walk(v))).collect();
+        return object
+            .iter()
+            .map(|(k, v)| (k.into_owned(), walk(&v)))
+            .collect();
     }
     if let Ok(array) = value.array() {
         return array.iter().map(walk).collect();

@@ -1,25 +1,39 @@
 //! Checked JSON text and the typed views on it.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::rc::Rc;
 use std::str::FromStr;
 
-use super::scan::{Cursor, unquote};
+use super::scan::{self, Node, unquote};
 use super::{Error, compact, nearest};
 
-/// One JSON value: its own text, not yet taken apart.
+/// A text that is one JSON value, checked once. The default has no members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Document {
+    text: String,
+    nodes: Rc<Vec<Node>>,
+}
+
+/// One JSON value: a part of a checked text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value<'a> {
-    raw: &'a str,
-    path: Cow<'a, str>,
+    text: &'a str,
+    nodes: Rc<Vec<Node>>,
+    /// Its number among them.
+    number: usize,
 }
 
 /// A JSON object, read as Go reads one into a struct. Keys keep their order,
 /// spelling and repetitions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Object<'a> {
-    path: Cow<'a, str>,
-    entries: Vec<(Cow<'a, str>, Value<'a>)>,
+    /// `None` has no members.
+    first: Option<Value<'a>>,
+    /// Those of a repeated key, which are read over the first.
+    more: Vec<Value<'a>>,
 }
 
 /// A key that nobody reads.
@@ -62,10 +76,36 @@ integer! {
 /// # Errors
 /// [`Error::Syntax`], also for anything but white space after the value.
 pub fn parse(text: &str) -> Result<Value<'_>, Error> {
-    let mut cursor = Cursor::new(text);
-    let raw = cursor.value()?;
-    cursor.end()?;
-    Ok(Value { raw, path: Cow::Borrowed("") })
+    let nodes = Rc::new(scan::nodes(text)?);
+    Ok(Value { text, nodes, number: 0 })
+}
+
+// === impl Document ===
+
+impl Document {
+    /// As [`parse`], for a text that is read more than once.
+    ///
+    /// # Errors
+    /// [`Error::Syntax`].
+    pub fn new(text: String) -> Result<Self, Error> {
+        let nodes = Rc::new(scan::nodes(&text)?);
+        Ok(Self { text, nodes })
+    }
+
+    /// The whole text.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// As [`Object::parse`].
+    ///
+    /// # Errors
+    /// [`Error::Type`] when the text is something else.
+    pub fn object(&self) -> Result<Object<'_>, Error> {
+        let nodes = Rc::clone(&self.nodes);
+        Object::of(Value { text: &self.text, nodes, number: 0 })
+    }
 }
 
 // === impl Value ===
@@ -73,26 +113,73 @@ pub fn parse(text: &str) -> Result<Value<'_>, Error> {
 impl<'a> Value<'a> {
     /// The text as it was written, without white space around it.
     #[must_use]
-    pub const fn raw(&self) -> &'a str {
-        self.raw
+    pub fn raw(&self) -> &'a str {
+        let node = self.nodes.get(self.number);
+        let text = node.and_then(|node| self.text.get(node.value.clone()));
+        text.unwrap_or_default()
     }
 
     /// Where the value is, for messages: `Backend.VNI`, `ranges[0][1]`.
     #[must_use]
-    pub fn path(&self) -> &str {
-        if self.path.is_empty() { "the document" } else { &self.path }
+    pub fn path(&self) -> String {
+        let mut path = String::new();
+        let mut around = self.at(0);
+        while around.number != self.number {
+            let before = around
+                .inside()
+                .enumerate()
+                .take_while(|(_, (number, _))| *number <= self.number);
+            let Some((place, (number, node))) = before.last() else { break };
+            if around.raw().starts_with('[') {
+                path.push_str(&format!("[{place}]"));
+            } else {
+                let dot = if path.is_empty() { "" } else { "." };
+                path.push_str(&format!("{dot}{}", around.key(node)));
+            }
+            around = self.at(number);
+        }
+        match path.is_empty() {
+            true => "the document".to_owned(),
+            false => path,
+        }
+    }
+
+    /// What is directly inside a list or object, with its numbers.
+    fn inside(&self) -> impl Iterator<Item = (usize, &Node)> {
+        let end = self.nodes.get(self.number).map_or(0, |node| node.next);
+        let mut next = self.number + 1;
+        std::iter::from_fn(move || {
+            let number = next;
+            let node = self.nodes.get(number).filter(|_| number < end)?;
+            next = node.next;
+            Some((number, node))
+        })
+    }
+
+    fn at(&self, number: usize) -> Self {
+        Value { number, ..self.clone() }
+    }
+
+    /// A member's key as it is written.
+    fn literal(&self, member: &Node) -> &'a str {
+        self.text.get(member.key.clone()).unwrap_or_default()
+    }
+
+    /// A member's key.
+    fn key(&self, member: &Node) -> Cow<'a, str> {
+        unquote(self.literal(member))
     }
 
     /// The text as Go writes a raw value: see [`compact`].
     #[must_use]
     pub fn compact(&self) -> String {
-        compact(self.raw)
+        compact(self.raw())
     }
 
     /// Whether this is `null`.
     #[must_use]
     pub fn is_null(&self) -> bool {
-        self.raw == "null"
+        self.raw() == "null"
     }
 
     /// The value as a bool.
@@ -100,7 +187,7 @@ impl<'a> Value<'a> {
     /// # Errors
     /// [`Error::Type`] when it is none.
     pub fn bool(&self) -> Result<bool, Error> {
-        match self.raw {
+        match self.raw() {
             "true" => Ok(true),
             "false" => Ok(false),
             _ => Err(self.mismatch("true or false")),
@@ -114,7 +201,7 @@ impl<'a> Value<'a> {
     /// or does not fit.
     pub fn integer<T: Integer>(&self) -> Result<T, Error> {
         // a quoted number fails as well: the quotes are part of `raw`
-        self.raw.parse().map_err(|_| self.mismatch(T::RANGE))
+        self.raw().parse().map_err(|_| self.mismatch(T::RANGE))
     }
 
     /// The value as a string.
@@ -130,10 +217,11 @@ impl<'a> Value<'a> {
     /// # Errors
     /// [`Error::Type`] when it is none.
     pub fn text(&self) -> Result<Cow<'a, str>, Error> {
-        if !self.raw.starts_with('"') {
+        let raw = self.raw();
+        if !raw.starts_with('"') {
             return Err(self.mismatch("a string"));
         }
-        Ok(unquote(self.raw))
+        Ok(unquote(raw))
     }
 
     /// The value's elements.
@@ -141,19 +229,10 @@ impl<'a> Value<'a> {
     /// # Errors
     /// [`Error::Type`] when it is no array.
     pub fn array(&self) -> Result<Vec<Self>, Error> {
-        let mut cursor = Cursor::new(self.raw);
-        if !cursor.eat(b'[') {
+        if !self.raw().starts_with('[') {
             return Err(self.mismatch("a list"));
         }
-        let mut out = Vec::new();
-        cursor.skip_space();
-        while cursor.peek() != Some(b']') {
-            let path = format!("{}[{}]", self.path, out.len()).into();
-            out.push(Value { raw: cursor.value()?, path });
-            cursor.skip_space();
-            cursor.eat(b',');
-        }
-        Ok(out)
+        Ok(self.inside().map(|(number, _)| self.at(number)).collect())
     }
 
     /// The value as an object.
@@ -161,23 +240,22 @@ impl<'a> Value<'a> {
     /// # Errors
     /// [`Error::Type`] when it is none.
     pub fn object(&self) -> Result<Object<'a>, Error> {
-        let mut cursor = Cursor::new(self.raw);
-        if cursor.peek() != Some(b'{') {
+        if !self.raw().starts_with('{') {
             return Err(self.mismatch("an object"));
         }
-        let entries = members(&mut cursor, &self.path)?;
-        Ok(Object { path: self.path.clone(), entries })
+        Ok(Object { first: Some(self.clone()), more: Vec::new() })
     }
 
     /// An error that says what should be here instead.
     #[must_use]
     pub fn mismatch(&self, want: impl Into<String>) -> Error {
         const SHOWN: usize = 60;
-        let mut got: String = self.raw.chars().take(SHOWN).collect();
-        if got.len() < self.raw.len() {
+        let raw = self.raw();
+        let mut got: String = raw.chars().take(SHOWN).collect();
+        if got.len() < raw.len() {
             got.push('…');
         }
-        Error::Type { path: self.path().to_owned(), got, want: want.into() }
+        Error::Type { path: self.path(), got, want: want.into() }
     }
 }
 
@@ -189,36 +267,34 @@ impl<'a> Object<'a> {
     /// # Errors
     /// [`Error`] when the text is not JSON, or is something else.
     pub fn parse(text: &'a str) -> Result<Self, Error> {
-        // What a whole cluster publishes is read this way: in one go.
-        let mut cursor = Cursor::new(text);
-        cursor.skip_space();
-        if cursor.peek() == Some(b'{') {
-            let entries = members(&mut cursor, "")?;
-            cursor.end()?;
-            return Ok(Self { path: Cow::Borrowed(""), entries });
-        }
-        let value = parse(text)?;
-        if value.is_null() {
+        Self::of(parse(text)?)
+    }
+
+    fn of(document: Value<'a>) -> Result<Self, Error> {
+        if document.is_null() || document.nodes.is_empty() {
             return Ok(Self::default());
         }
-        value.object()
+        document.object()
     }
 
     /// The members in their order, repetitions included.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value<'a>)> {
-        self.entries.iter().map(|(k, v)| (k.as_ref(), v))
+    pub fn iter(&self) -> impl Iterator<Item = (Cow<'a, str>, Value<'a>)> {
+        self.parts().flat_map(|part| {
+            part.inside()
+                .map(|(number, node)| (part.key(node), part.at(number)))
+        })
     }
 
     /// The last value of `name` as it is: `Some(null)` when it is `null`.
     #[must_use]
     pub fn raw(&self, name: &str) -> Option<Value<'a>> {
-        self.all(name).last().cloned()
+        self.last(name, |_| true)
     }
 
     /// The value of `name`, `null` being as good as nothing.
     #[must_use]
     pub fn value(&self, name: &str) -> Option<Value<'a>> {
-        self.all(name).rfind(|v| !v.is_null()).cloned()
+        self.last(name, |value| !value.is_null())
     }
 
     /// A bool.
@@ -298,13 +374,17 @@ impl<'a> Object<'a> {
     /// [`Error::Type`] when the key holds anything else.
     pub fn object(&self, name: &str) -> Result<Option<Self>, Error> {
         let mut merged: Option<Self> = None;
-        for value in self.all(name).filter(|v| !v.is_null()) {
+        self.each(name, |value| {
+            if value.is_null() {
+                return Ok(());
+            }
             let object = value.object()?;
             match &mut merged {
-                Some(first) => first.entries.extend(object.entries),
+                Some(merged) => merged.more.push(value),
                 None => merged = Some(object),
             }
-        }
+            Ok(())
+        })?;
         Ok(merged)
     }
 
@@ -314,13 +394,13 @@ impl<'a> Object<'a> {
     pub fn unknown(&self, known: &[&'static str]) -> Vec<UnknownKey> {
         let mut out = Vec::new();
         let mut seen = BTreeSet::new();
-        for (key, value) in &self.entries {
-            let is_known = known.iter().any(|name| same_key(key, name));
-            if !is_known && seen.insert(key) {
+        for (key, value) in self.iter() {
+            let is_known = known.iter().any(|name| same_key(&key, name));
+            if !is_known && seen.insert(key.clone()) {
                 out.push(UnknownKey {
-                    path: value.path.to_string(),
-                    key: key.to_string(),
-                    nearest: nearest(key, known),
+                    path: value.path(),
+                    nearest: nearest(&key, known),
+                    key: key.into_owned(),
                 });
             }
         }
@@ -330,14 +410,46 @@ impl<'a> Object<'a> {
     /// Where the member `name` is or would be, for messages.
     #[must_use]
     pub fn path_of(&self, name: &str) -> String {
-        join(&self.path, &Cow::Borrowed(name)).into_owned()
+        let around = self.first.as_ref().filter(|first| first.number != 0);
+        match around {
+            Some(around) => format!("{}.{name}", around.path()),
+            None => name.to_owned(),
+        }
     }
 
-    fn all(&self, name: &str) -> impl DoubleEndedIterator<Item = &Value<'a>> {
-        self.entries
-            .iter()
-            .filter(move |(key, _)| same_key(key, name))
-            .map(|(_, value)| value)
+    fn parts(&self) -> impl Iterator<Item = &Value<'a>> {
+        self.first.iter().chain(&self.more)
+    }
+
+    /// Hands over each value of `name`.
+    fn each<E>(
+        &self,
+        name: &str,
+        mut take: impl FnMut(Value<'a>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for part in self.parts() {
+            for (number, node) in part.inside() {
+                if is_key(part.literal(node), name) {
+                    take(part.at(number))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn last(
+        &self,
+        name: &str,
+        counts: impl Fn(&Value<'a>) -> bool,
+    ) -> Option<Value<'a>> {
+        let mut last = None;
+        let Ok(()) = self.each(name, |value| {
+            if counts(&value) {
+                last = Some(value);
+            }
+            Ok::<(), Infallible>(())
+        });
+        last
     }
 
     fn read<T>(
@@ -346,39 +458,14 @@ impl<'a> Object<'a> {
         read: impl Fn(&Value<'a>) -> Result<T, Error>,
     ) -> Result<Option<T>, Error> {
         let mut out = None;
-        for value in self.all(name).filter(|v| !v.is_null()) {
-            out = Some(read(value)?);
-        }
+        self.each(name, |value| {
+            if !value.is_null() {
+                out = Some(read(&value)?);
+            }
+            Ok(())
+        })?;
         Ok(out)
     }
-}
-
-/// The members of the object that the cursor stands before.
-fn members<'a>(
-    cursor: &mut Cursor<'a>,
-    path: &str,
-) -> Result<Vec<(Cow<'a, str>, Value<'a>)>, Error> {
-    let mut entries = Vec::new();
-    cursor.expect(b'{', "before members")?;
-    cursor.skip_space();
-    if cursor.eat(b'}') {
-        return Ok(entries);
-    }
-    loop {
-        let key = unquote(cursor.key()?);
-        let path = join(path, &key);
-        entries.push((key, Value { raw: cursor.value_in(1)?, path }));
-        cursor.skip_space();
-        if cursor.eat(b'}') {
-            return Ok(entries);
-        }
-        cursor.expect(b',', "between two values")?;
-        cursor.skip_space();
-    }
-}
-
-fn join<'a>(path: &str, key: &Cow<'a, str>) -> Cow<'a, str> {
-    if path.is_empty() { key.clone() } else { [path, ".", key].concat().into() }
 }
 
 /// Whether two keys are one to Go. The names that are compared with are
@@ -394,4 +481,19 @@ fn same_key(a: &str, b: &str) -> bool {
         c => c.to_ascii_lowercase(),
     };
     a.chars().map(fold).eq(b.chars().map(fold))
+}
+
+/// The same for a key as it is written. Nearly all are told apart by their
+/// length: whatever is escaped or folds is written with more bytes.
+fn is_key(literal: &str, name: &str) -> bool {
+    let inner = literal.as_bytes().get(1..).unwrap_or_default();
+    let inner = inner.split_last().map_or(inner, |(_quote, inner)| inner);
+    match inner.len().cmp(&name.len()) {
+        Ordering::Less => false,
+        Ordering::Equal => inner.eq_ignore_ascii_case(name.as_bytes()),
+        Ordering::Greater => {
+            inner.iter().any(|byte| *byte == b'\\' || !byte.is_ascii())
+                && same_key(&unquote(literal), name)
+        }
+    }
 }

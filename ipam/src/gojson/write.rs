@@ -25,7 +25,8 @@ struct GoFormatter {
 pub fn to_string<T: Serialize + ?Sized>(
     value: &T,
 ) -> Result<String, serde_json::Error> {
-    written(value, None)
+    // many are a word, and are kept as they are
+    written(value, None, 32)
 }
 
 /// The same over several lines, as Go's `json.MarshalIndent` lays it out: one
@@ -38,14 +39,15 @@ pub fn to_lines<T: Serialize + ?Sized>(
     value: &T,
     indent: &'static str,
 ) -> Result<String, serde_json::Error> {
-    written(value, Some(indent))
+    written(value, Some(indent), 1024)
 }
 
 fn written<T: Serialize + ?Sized>(
     value: &T,
     indent: Option<&'static str>,
+    room: usize,
 ) -> Result<String, serde_json::Error> {
-    let mut out = Vec::with_capacity(1024);
+    let mut out = Vec::with_capacity(room);
     let form = GoFormatter { indent, ..GoFormatter::default() };
     let mut to = serde_json::Serializer::with_formatter(&mut out, form);
     value.serialize(&mut to)?;

@@ -14,13 +14,16 @@
 //! machine empties it), the side folder is `.flannel` in the network's after
 //! all: host-local finds no reservation in there, it only reads more files.
 
-use std::fs::{self, DirBuilder, File, FileTimes, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, symlink};
+use std::fs::{self, DirBuilder, File, FileTimes};
+use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::fcntl::OFlag;
+
 use super::lock;
+use crate::file;
 
 const TEMP: &str = "temp";
 const STAMP: &str = "stamp";
@@ -66,14 +69,13 @@ pub(super) trait Disk {
     fn list(&self) -> Result<Vec<Entry>, DiskError>;
     /// A file's content.
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, DiskError>;
+    /// The same of one that will be written over.
+    fn read_first(&mut self, name: &str) -> Result<Option<Vec<u8>>, DiskError>;
     /// Writes over a file in place, making it if need be. Cut short, it
     /// leaves anything.
     fn rewrite(&mut self, name: &str, text: &str) -> Result<(), DiskError>;
     /// Removes a file; `false` when there was none.
     fn remove(&mut self, name: &str) -> Result<bool, DiskError>;
-    /// Makes what is in the folder (not its files' content) survive a power
-    /// loss.
-    fn sync(&mut self) -> Result<(), DiskError>;
     /// The folder's identity and time.
     fn stat(&self) -> Result<Stat, DiskError>;
     /// Sets the folder's time of last change.
@@ -83,8 +85,6 @@ pub(super) trait Disk {
     fn temp_create(&mut self) -> Result<bool, DiskError>;
     /// Gives it its content.
     fn temp_write(&mut self, content: &[u8]) -> Result<(), DiskError>;
-    /// Makes its content survive a power loss.
-    fn temp_sync(&mut self) -> Result<(), DiskError>;
     /// Gives it a second name in the network's folder; `false` when that is
     /// taken.
     fn temp_link(&mut self, name: &str) -> Result<bool, DiskError>;
@@ -102,7 +102,7 @@ pub(super) trait Disk {
     fn note_remove(&mut self, key: &str) -> Result<(), DiskError>;
 
     /// The stamp's text, and what is behind it.
-    fn stamp(&self) -> Result<Option<String>, DiskError>;
+    fn stamp(&mut self) -> Result<Option<String>, DiskError>;
     /// Writes over the stamp in place. The text is of the same length each
     /// time, and written by one call.
     fn stamp_write(&mut self, text: &str) -> Result<(), DiskError>;
@@ -127,7 +127,18 @@ pub(super) struct Folder {
     side: PathBuf,
     handle: File,
     temp: Option<File>,
+    stamp: Option<Open>,
+    /// What was read to be written over, by name.
+    kept: Vec<(String, Open)>,
     _lock: File,
+}
+
+/// A file that was read and stays open, so that it is looked for once.
+#[derive(Debug)]
+struct Open {
+    file: File,
+    /// Its length in bytes.
+    len: usize,
 }
 
 /// What came of opening a network's folder.
@@ -169,7 +180,8 @@ impl Folder {
         };
         let Some(lock) = lock else { return Ok(Opened::Busy) };
         // Only now: the lock is inside, so this is its folder.
-        let handle = File::open(&path).map_err(on("open", &path))?;
+        let handle =
+            file::open(&path, OFlag::O_RDONLY, 0).map_err(on("open", &path))?;
         let dev = |meta: io::Result<fs::Metadata>| meta.map(|meta| meta.dev());
         let inside = dev(handle.metadata()).map_err(on("stat", &path))?;
         let around =
@@ -183,6 +195,8 @@ impl Folder {
             network: path,
             side,
             temp: None,
+            stamp: None,
+            kept: Vec::new(),
             _lock: lock,
         }))
     }
@@ -203,13 +217,56 @@ impl Folder {
         }
     }
 
-    fn with_temp(
-        &self,
-        action: &'static str,
-        f: impl Fn(&File) -> io::Result<()>,
+    fn with_stamp(
+        &mut self,
+        write: impl FnOnce(&mut Open) -> io::Result<()>,
     ) -> Result<(), DiskError> {
-        let file = self.temp.as_ref().ok_or(ErrorKind::NotFound.into());
-        file.and_then(f).map_err(|e| on(action, &self.temp_path())(e))
+        let path = self.side.join(STAMP);
+        let open = match self.stamp.take() {
+            Some(open) => Ok(open),
+            None => self.in_side(|| Open::make(&path)),
+        };
+        let written = open.and_then(|open| write(self.stamp.insert(open)));
+        written.map_err(on("write", &path))
+    }
+}
+
+// === impl Open ===
+
+impl Open {
+    /// Opens and reads a file that is there.
+    fn read(path: &Path) -> io::Result<(Self, Vec<u8>)> {
+        let mut file = file::open(path, OFlag::O_RDWR, 0)?;
+        let content = file::rest_of(&mut file)?;
+        Ok((Self { file, len: content.len() }, content))
+    }
+
+    /// Opens a file that need not be there, to write over all of it.
+    fn make(path: &Path) -> io::Result<Self> {
+        let file = file::open(path, OFlag::O_WRONLY | OFlag::O_CREAT, 0o600)?;
+        // whatever is in it
+        Ok(Self { file, len: usize::MAX })
+    }
+
+    /// Writes over its beginning, by one call.
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        self.len = self.len.max(text.len());
+        self.file.write_all_at(text.as_bytes(), 0)
+    }
+
+    /// Cuts off what is longer.
+    fn cut(&mut self, len: usize) -> io::Result<()> {
+        if self.len > len {
+            self.file.set_len(len as u64)?;
+            self.len = len;
+        }
+        Ok(())
+    }
+
+    /// Writes over all of it.
+    fn replace(&mut self, text: &str) -> io::Result<()> {
+        self.cut(text.len())?;
+        self.write(text)
     }
 }
 
@@ -231,15 +288,26 @@ impl Disk for Folder {
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, DiskError> {
         let path = self.network.join(name);
-        present(read_file(&path)).map_err(on("read", &path))
+        present(file::read(&path)).map_err(on("read", &path))
+    }
+
+    fn read_first(&mut self, name: &str) -> Result<Option<Vec<u8>>, DiskError> {
+        let path = self.network.join(name);
+        let read = present(Open::read(&path)).map_err(on("read", &path))?;
+        Ok(read.map(|(open, content)| {
+            self.kept.push((name.to_owned(), open));
+            content
+        }))
     }
 
     fn rewrite(&mut self, name: &str, text: &str) -> Result<(), DiskError> {
         let path = self.network.join(name);
-        let written = open_over(&path).and_then(|mut file| {
-            file.set_len(text.len() as u64)?;
-            file.write_all(text.as_bytes())
-        });
+        let kept = self.kept.iter().position(|(kept, _)| kept == name);
+        let open = match kept {
+            Some(kept) => Ok(self.kept.swap_remove(kept).1),
+            None => Open::make(&path),
+        };
+        let written = open.and_then(|mut open| open.replace(text));
         written.map_err(on("write", &path))
     }
 
@@ -247,10 +315,6 @@ impl Disk for Folder {
         let path = self.network.join(name);
         let removed = present(fs::remove_file(&path));
         Ok(removed.map_err(on("remove", &path))?.is_some())
-    }
-
-    fn sync(&mut self) -> Result<(), DiskError> {
-        self.handle.sync_all().map_err(on("sync", &self.network))
     }
 
     fn stat(&self) -> Result<Stat, DiskError> {
@@ -270,11 +334,8 @@ impl Disk for Folder {
     fn temp_create(&mut self) -> Result<bool, DiskError> {
         let path = self.temp_path();
         let file = self.in_side(|| {
-            OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
+            let new = OFlag::O_CREAT | OFlag::O_EXCL;
+            file::open(&path, OFlag::O_WRONLY | new, 0o600)
         });
         match file {
             Ok(file) => self.temp = Some(file),
@@ -287,11 +348,9 @@ impl Disk for Folder {
     }
 
     fn temp_write(&mut self, content: &[u8]) -> Result<(), DiskError> {
-        self.with_temp("write", |mut file| file.write_all(content))
-    }
-
-    fn temp_sync(&mut self) -> Result<(), DiskError> {
-        self.with_temp("sync", File::sync_all)
+        let temp = self.temp.as_mut().ok_or(ErrorKind::NotFound.into());
+        let written = temp.and_then(|file| file.write_all(content));
+        written.map_err(|e| on("write", &self.temp_path())(e))
     }
 
     fn temp_link(&mut self, name: &str) -> Result<bool, DiskError> {
@@ -342,31 +401,27 @@ impl Disk for Folder {
         removed.map(|_| ()).map_err(on("remove", &path))
     }
 
-    fn stamp(&self) -> Result<Option<String>, DiskError> {
+    fn stamp(&mut self) -> Result<Option<String>, DiskError> {
         let path = self.side.join(STAMP);
-        let bytes = present(read_file(&path)).map_err(on("read", &path))?;
-        Ok(bytes.and_then(|b| String::from_utf8(b).ok()))
+        let read = present(Open::read(&path)).map_err(on("read", &path))?;
+        let Some((open, content)) = read else { return Ok(None) };
+        self.stamp = Some(open);
+        Ok(String::from_utf8(content).ok())
     }
 
     fn stamp_write(&mut self, text: &str) -> Result<(), DiskError> {
-        let path = self.side.join(STAMP);
-        let written = self
-            .in_side(|| open_over(&path))
-            .and_then(|mut file| file.write_all(text.as_bytes()));
-        written.map_err(on("write", &path))
+        self.with_stamp(|stamp| stamp.write(text))
     }
 
     fn stamp_replace(&mut self, text: &str) -> Result<(), DiskError> {
-        let path = self.side.join(STAMP);
-        let written = self.in_side(|| open_over(&path)).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.set_len(text.len() as u64)
-        });
-        written.map_err(on("write", &path))
+        self.with_stamp(|stamp| {
+            stamp.write(text)?;
+            stamp.cut(text.len())
+        })
     }
 
     fn boot_id(&self) -> Option<String> {
-        let id = read_file(Path::new("/proc/sys/kernel/random/boot_id"));
+        let id = file::read(Path::new("/proc/sys/kernel/random/boot_id"));
         let id = String::from_utf8(id.ok()?).ok()?;
         Some(id.trim().to_owned()).filter(|id| !id.is_empty())
     }
@@ -403,31 +458,7 @@ fn on(
     action: &'static str,
     path: &Path,
 ) -> impl FnOnce(io::Error) -> DiskError {
-    let path = path.to_owned();
-    move |source| DiskError { action, path, source }
-}
-
-/// A file's content; two calls fewer than the standard library's for a small
-/// one.
-fn read_file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = File::open(path)?;
-    let mut start = [0; 512];
-    let len = file.read(&mut start)?;
-    let mut content = start.get(..len).unwrap_or_default().to_vec();
-    if len == start.len() {
-        file.read_to_end(&mut content)?;
-    }
-    Ok(content)
-}
-
-/// Opens a file to write over what is in it.
-fn open_over(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)
+    move |source| DiskError { action, path: path.to_owned(), source }
 }
 
 /// The side folder's name: a network's own name may be as long as a file's

@@ -70,7 +70,7 @@ pub(super) fn addr_name(ip: IpAddr) -> String {
 
 impl Index {
     /// Judges the notes against the folder as it is now.
-    pub(super) fn open(disk: &impl Disk) -> Self {
+    pub(super) fn open(disk: &mut impl Disk) -> Self {
         let mut index = Self {
             boot_id: disk.boot_id(),
             fresh: false,

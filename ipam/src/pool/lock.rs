@@ -1,12 +1,16 @@
 //! Locks between processes: that of one network is shared with Go's
 //! host-local (HL-27).
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::mpsc;
 use std::time::Instant;
+
+use nix::fcntl::OFlag;
+
+use crate::file;
 
 /// The lock file's name in the network's folder.
 pub(super) const NAME: &str = "lock";
@@ -18,11 +22,7 @@ pub(super) const NAME: &str = "lock";
 /// When the file can be neither opened nor made, or not locked at all.
 pub fn take(path: &Path, deadline: Instant) -> io::Result<Option<File>> {
     loop {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(nix::libc::O_CREAT)
-            .mode(0o750)
-            .open(path)?;
+        let file = file::open(path, OFlag::O_RDONLY | OFlag::O_CREAT, 0o750)?;
         let Some(file) = hold(file, deadline)? else { return Ok(None) };
         // Whoever removed the file while we waited has left us with a lock
         // that the next process does not see.

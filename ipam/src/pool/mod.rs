@@ -4,8 +4,12 @@
 //!
 //! What differs from host-local:
 //!
-//! * A reservation is complete or absent, whatever crashes (HL-42): the file
-//!   is written elsewhere, synced, linked to its name, and the folder synced.
+//! * A reservation is complete or absent, wherever a process is killed
+//!   (HL-42): the file is written elsewhere and linked to its name.
+//! * Nothing waits for the disk, as it does not there: what a power loss takes
+//!   or leaves empty, its pods have not survived either. Such a reservation is
+//!   nobody's, and whoever looks for those (`Reservation::attachment`) gives
+//!   its address back.
 //! * The lock is held across all range sets of one allocation, waits no
 //!   longer than the caller allows, and a failure takes back what this call
 //!   reserved and nothing else (HL-31, HL-36).
@@ -91,8 +95,8 @@ pub struct Count {
 pub struct Reservation {
     /// The address.
     pub ip: IpAddr,
-    /// Whose it is; `None` when the file is empty or no text, as a crash of
-    /// Go's host-local leaves it (HL-42).
+    /// Whose it is; `None` when the file is empty or no text, as a power loss
+    /// or a crash of Go's host-local leaves it (HL-42).
     pub attachment: Option<Attachment>,
     /// Since when, by the wall clock and whichever way that was set: good for
     /// telling what was taken a moment ago, and for nothing else.
@@ -233,8 +237,7 @@ impl Pool {
 
     /// Reserves one address from each of `sets` for `attachment`, all or
     /// none: of `requested` the first that lies in the set, otherwise the
-    /// next free one in turn (HL-34). The reservations survive a power loss
-    /// once this has returned.
+    /// next free one in turn (HL-34).
     ///
     /// # Errors
     /// Any but [`PoolError::Network`] and [`PoolError::Busy`]. Nothing new is
@@ -252,8 +255,6 @@ impl Pool {
     /// Gives back all addresses of `attachment` and returns them: those of
     /// its container id and interface, or if there are none, those of its id
     /// alone (HL-28). None is no error.
-    ///
-    /// Not synced: after a power loss an address may still be reserved.
     ///
     /// # Errors
     /// [`PoolError::Disk`]; all other addresses have been released, and the

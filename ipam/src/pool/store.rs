@@ -29,8 +29,8 @@ pub(super) struct Store<D> {
 // === impl Store ===
 
 impl<D: Disk> Store<D> {
-    pub(super) fn open(disk: D) -> Self {
-        let index = Index::open(&disk);
+    pub(super) fn open(mut disk: D) -> Self {
+        let index = Index::open(&mut disk);
         Self { disk, index }
     }
 
@@ -238,7 +238,7 @@ impl<D: Disk> Store<D> {
         set: &'a RangeSet,
         number: usize,
     ) -> Result<Pick<'a>, DiskError> {
-        let last = self.disk.read(&last_reserved(number))?;
+        let last = self.disk.read_first(&last_reserved(number))?;
         let last = last
             .and_then(|bytes| String::from_utf8(bytes).ok())
             .and_then(|text| text.parse::<IpAddr>().ok())
@@ -267,9 +267,8 @@ impl<D: Disk> Store<D> {
         Ok(Err(AllocateError::Exhausted(set.clone())))
     }
 
-    /// Makes the links last and moves the turns on.
+    /// Moves the turns on.
     fn settle(&mut self, made: &[Allocated]) -> Result<(), DiskError> {
-        self.disk.sync()?;
         for one in made {
             // In place: whatever a crash makes of it, the turn goes on from
             // another address (HL-43), and nothing else depends on it. A
@@ -303,8 +302,7 @@ impl<D: Disk> Store<D> {
             self.disk.temp_remove()?;
             self.disk.temp_create()?;
         }
-        self.disk.temp_write(content)?;
-        self.disk.temp_sync()
+        self.disk.temp_write(content)
     }
 
     /// All addresses that have a file, whoever wrote it, whatever is in it.

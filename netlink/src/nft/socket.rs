@@ -87,7 +87,7 @@ impl NftSocket {
 
     /// The port number by which [`Change`](super::Change)s name this socket.
     #[must_use]
-    pub const fn port(&self) -> u32 {
+    pub fn port(&self) -> u32 {
         self.0.port()
     }
 

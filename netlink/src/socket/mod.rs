@@ -1,12 +1,16 @@
 //! The blocking route-netlink socket: requests, windows of requests, dumps.
 
 use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use netlink_sys::SocketAddr;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, setsockopt, sockopt};
+use nix::sys::socket::{
+    MsgFlags, NetlinkAddr, bind, getsockname, setsockopt, sockopt,
+};
 use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::error::Error;
@@ -51,7 +55,7 @@ const DUMP_ATTEMPTS: u32 = 10;
 #[derive(Debug)]
 pub struct Socket {
     inner: netlink_sys::Socket,
-    port: u32,
+    port: OnceLock<u32>,
     /// The last sequence number used.
     seq: u32,
     received: u64,
@@ -127,9 +131,8 @@ impl Socket {
                 source,
             }
         };
-        let mut inner =
+        let inner =
             netlink_sys::Socket::new(protocol).map_err(failed("socket"))?;
-        let addr = inner.bind_auto().map_err(failed("bind"))?;
         // Kernels before 4.12 and 4.20 know these options not: there the
         // errors have no text and dumps are not filtered by the kernel.
         for option in [
@@ -149,7 +152,7 @@ impl Socket {
             .map_err(|e| failed("setsockopt")(e.into()))?;
         Ok(Self {
             inner,
-            port: addr.port_number(),
+            port: OnceLock::new(),
             seq: 0,
             received: 0,
             buf: Vec::with_capacity(RECV_BYTES),
@@ -158,10 +161,21 @@ impl Socket {
     }
 
     /// The port number by which the kernel names this socket in the events
-    /// its changes cause.
+    /// its changes cause; 0, which is nobody's, if it tells none.
+    ///
+    /// A socket has one from its first request on, or from when it is asked
+    /// for here: most are not.
     #[must_use]
-    pub const fn port(&self) -> u32 {
-        self.port
+    pub fn port(&self) -> u32 {
+        *self.port.get_or_init(|| {
+            let fd = self.inner.as_raw_fd();
+            let known = || getsockname::<NetlinkAddr>(fd).map(|a| a.pid());
+            if let Ok(port @ 1..) = known() {
+                return port;
+            }
+            let _ = bind(fd, &NetlinkAddr::new(0, 0));
+            known().unwrap_or_default()
+        })
     }
 
     /// Bytes received so far: what looking at the kernel costs.

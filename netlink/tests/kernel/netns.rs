@@ -53,6 +53,14 @@ fn entering_and_coming_back() {
         let back = NetNs::current().expect("back");
         assert!(back.same_as(&home).expect("compare"));
 
+        // Where to return to may be known.
+        let known = pod.clone().entered_from(&home);
+        let seen =
+            known.enter(|| NetNs::current().expect("inside")).expect("enter");
+        assert!(seen.same_as(&pod).expect("compare"));
+        let back = NetNs::current().expect("back");
+        assert!(back.same_as(&home).expect("compare"));
+
         // Back home after a panic, too.
         let result = std::panic::catch_unwind(|| {
             pod.enter(|| panic!("inside the pod")).expect("enter")

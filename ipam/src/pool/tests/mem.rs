@@ -23,7 +23,7 @@ pub(super) enum Clock {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct File {
     data: Vec<u8>,
-    synced: bool,
+    on_disk: bool,
 }
 
 /// Everything on the disk.
@@ -74,19 +74,15 @@ impl State {
     }
 
     /// What a power loss leaves when the folders' entries had reached the
-    /// disk as of `self`, and files' contents as of `last`: nothing of what
-    /// was not synced.
+    /// disk as of `self`, but of what was written since then nothing.
     pub(super) fn after_power_loss(&self, last: &Self) -> Self {
         let mut state = self.clone();
-        for (ino, file) in &mut state.files {
-            let last = last.files.get(ino).unwrap_or(file);
-            if !last.synced {
-                file.data.clear();
-            }
-            file.synced = true;
+        for file in state.files.values_mut().filter(|file| !file.on_disk) {
+            file.data.clear();
+            file.on_disk = true;
         }
         state.boot += 1;
-        // Notes are not synced: at worst the stamp has reached the disk and
+        // At worst the stamp has reached the disk and
         // those it vouches for have not.
         state.stamp = last.stamp.clone();
         state.mtime = last.mtime;
@@ -151,7 +147,7 @@ impl Mem {
     pub(super) fn foreign_write(&self, name: &str, content: &str) {
         let mut world = self.0.borrow_mut();
         let data = content.as_bytes().to_vec();
-        let ino = world.new_file(File { data, synced: true });
+        let ino = world.new_file(File { data, on_disk: true });
         world.state.network.insert(name.to_owned(), ino);
         world.touch();
     }
@@ -169,7 +165,7 @@ impl Mem {
         let mut world = self.0.borrow_mut();
         let ino = world.state.network[name];
         let data = content.as_bytes().to_vec();
-        world.state.files.insert(ino, File { data, synced: true });
+        world.state.files.insert(ino, File { data, on_disk: true });
     }
 
     pub(super) fn tick(&self) {
@@ -184,9 +180,11 @@ impl Mem {
         self.0.borrow_mut().state.boot += 1;
     }
 
-    /// Forgets the steps so far.
+    /// Forgets the steps so far: all that was written is on the disk.
     pub(super) fn record(&self) {
-        self.0.borrow_mut().steps.clear();
+        let mut world = self.0.borrow_mut();
+        world.steps.clear();
+        world.state.files.values_mut().for_each(|file| file.on_disk = true);
     }
 
     pub(super) fn steps(&self) -> Vec<Step> {
@@ -288,10 +286,14 @@ impl Disk for Mem {
         })
     }
 
+    fn read_first(&mut self, name: &str) -> Result<Option<Vec<u8>>, DiskError> {
+        self.read(name)
+    }
+
     fn rewrite(&mut self, name: &str, text: &str) -> Result<(), DiskError> {
         self.change("open to rewrite", |w| {
             if !w.state.network.contains_key(name) {
-                let ino = w.new_file(File { data: vec![], synced: true });
+                let ino = w.new_file(File { data: vec![], on_disk: true });
                 w.state.network.insert(name.to_owned(), ino);
                 w.touch();
             }
@@ -300,7 +302,7 @@ impl Disk for Mem {
             let ino = w.state.network[name];
             let file = w.state.files.get_mut(&ino).unwrap();
             f(&mut file.data);
-            file.synced = false;
+            file.on_disk = false;
         };
         self.change("resize", |w| data(w, &|d| d.resize(text.len(), 0)))?;
         self.change("rewrite", |w| data(w, &|d| *d = text.into()))
@@ -316,10 +318,6 @@ impl Disk for Mem {
         })
     }
 
-    fn sync(&mut self) -> Result<(), DiskError> {
-        self.change("sync", |_| ())
-    }
-
     fn stat(&self) -> Result<Stat, DiskError> {
         self.ask(|w| Stat { dev: 1, ino: 2, mtime: w.state.mtime })
     }
@@ -333,7 +331,7 @@ impl Disk for Mem {
             if w.state.temp.is_some() {
                 return false;
             }
-            let ino = w.new_file(File { data: vec![], synced: false });
+            let ino = w.new_file(File { data: vec![], on_disk: false });
             w.state.temp = Some(ino);
             true
         })
@@ -345,10 +343,6 @@ impl Disk for Mem {
             w.temp().1.data = content[..half].to_vec();
         })?;
         self.change("temp_write", |w| w.temp().1.data = content.to_vec())
-    }
-
-    fn temp_sync(&mut self) -> Result<(), DiskError> {
-        self.change("temp_sync", |w| w.temp().1.synced = true)
     }
 
     fn temp_link(&mut self, name: &str) -> Result<bool, DiskError> {
@@ -388,7 +382,7 @@ impl Disk for Mem {
         })
     }
 
-    fn stamp(&self) -> Result<Option<String>, DiskError> {
+    fn stamp(&mut self) -> Result<Option<String>, DiskError> {
         self.ask(|w| w.state.stamp.clone())
     }
 
