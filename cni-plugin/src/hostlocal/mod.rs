@@ -197,20 +197,32 @@ const fn is_taken(e: &PoolError) -> bool {
     )
 }
 
+/// The texts are host-local's, which do not say what to do.
 fn failed(e: &PoolError) -> CniError {
-    let code = match e {
-        PoolError::Network(_) => code::CONFIG,
-        PoolError::Disk(_) => code::IO,
-        PoolError::Busy { .. }
-        | PoolError::Allocate {
-            source: AllocateError::Exhausted(_) | AllocateError::Taken { .. },
-            ..
-        } => code::TRY_AGAIN,
-        PoolError::Allocate {
-            source: AllocateError::Gateway(_) | AllocateError::Duplicate { .. },
-            ..
-        }
-        | PoolError::Requested(_) => code::INTERNAL,
+    let (code, remedy) = match e {
+        PoolError::Network(_) => (code::CONFIG, ""),
+        PoolError::Disk(_) => (code::IO, ""),
+        PoolError::Busy { .. } => (code::TRY_AGAIN, ""),
+        PoolError::Requested(_) => (
+            code::INTERNAL,
+            "each address that is asked for must be in a range set, and in \
+             another one than the others",
+        ),
+        PoolError::Allocate { source, .. } => match source {
+            AllocateError::Exhausted(_) => (
+                code::TRY_AGAIN,
+                "all are reserved: let pods end, or give the network larger \
+                 ranges (flannel: SubnetLen)",
+            ),
+            AllocateError::Taken { .. } => {
+                (code::TRY_AGAIN, "another pod holds it")
+            }
+            AllocateError::Gateway(_) => (code::INTERNAL, ""),
+            AllocateError::Duplicate { .. } => (
+                code::INTERNAL,
+                "an earlier ADD of this attachment reserved it; run DEL",
+            ),
+        },
     };
-    CniError::new(code, e.to_string())
+    CniError::new(code, e.to_string()).details(remedy)
 }

@@ -75,7 +75,8 @@ fn the_subnet_is_full() {
         assert_eq!(
             msg,
             "failed to allocate for range 0: no IP addresses available in \
-             range set: 10.244.1.1-10.244.1.2"
+             range set: 10.244.1.1-10.244.1.2 all are reserved: let pods end, \
+             or give the network larger ranges (flannel: SubnetLen)"
         );
         assert_eq!((node.veths().len(), node.scratch()), (1, vec!["a".into()]));
         a.del();
