@@ -106,7 +106,12 @@ impl Plugin for Flannel {
         };
         let previous_json = own.value("prevResult").map(|v| v.compact());
         let previous_json = previous_json.unwrap_or_default();
-        let text = delegate.with(&[("prevResult", &previous_json)])?;
+        // what is kept may be of a list that had another version then
+        let version = format!("\"{}\"", call.version.as_str());
+        let text = delegate.with(&[
+            ("prevResult", &previous_json),
+            ("cniVersion", &version),
+        ])?;
         if delegate.is_native() {
             return bridge::check(call, &text, &previous);
         }

@@ -109,6 +109,10 @@ fn check_and_status_are_passed_on() {
         let conf = told("stdin.CHECK");
         assert_eq!(conf["prevResult"], result);
         assert_eq!(conf["name"], "cbr0");
+        // a list whose version has changed since ADD
+        pod.clone().version("0.3.1").add();
+        assert!(pod.after(&result).call("CHECK").ok);
+        assert_eq!(told("stdin.CHECK")["cniVersion"], "1.1.0");
         assert!(pod.call("STATUS").ok);
         script("STATUS", "echo '{\"code\":51,\"msg\":\"limited\"}'; exit 1");
         assert_eq!(pod.call("STATUS").error(), (51, "limited".into()));
