@@ -65,10 +65,7 @@ fn run(
 ) -> Result<String, CniError> {
     let path = find(call, kind)?;
     let failed = |doing: &str, e: &std::io::Error| {
-        CniError::new(
-            code::IO,
-            format!("plugin {}: {doing}: {e}", path.display()),
-        )
+        CniError::io(e, format!("plugin {}: {doing}: {e}", path.display()))
     };
     let mut command = Command::new(&path);
     command

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use crate::protocol::{CniError, code};
+use crate::protocol::CniError;
 
 /// Removes a file that may be gone already.
 pub(crate) fn remove(path: &Path) -> Result<(), CniError> {
@@ -25,5 +25,5 @@ pub(crate) fn remove(path: &Path) -> Result<(), CniError> {
 
 /// What could not be done to which file.
 pub(crate) fn failed(doing: &str, path: &Path, e: &io::Error) -> CniError {
-    CniError::new(code::IO, format!("cannot {doing} {}: {e}", path.display()))
+    CniError::io(e, format!("cannot {doing} {}: {e}", path.display()))
 }

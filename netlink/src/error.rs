@@ -162,9 +162,8 @@ impl Error {
         match self {
             Self::Unknown { .. } | Self::Interrupted { .. } => true,
             Self::Undecodable { .. } => false,
-            Self::Refused { .. } | Self::Socket { .. } => {
-                self.errno().is_some_and(is_passing)
-            }
+            Self::Refused { errno, .. } => is_passing(*errno),
+            Self::Socket { source, .. } => is_transient(source),
         }
     }
 
@@ -173,8 +172,19 @@ impl Error {
     }
 }
 
-/// Whether what the kernel refused with that number may work when tried again.
-pub(crate) fn is_passing(errno: Errno) -> bool {
+/// Whether what failed by `e` may work when tried again: the kernel was busy or
+/// short of something, as in [`Error::is_transient`].
+#[must_use]
+pub fn is_transient(e: &io::Error) -> bool {
+    let own = e.raw_os_error().map(Errno::from_raw);
+    let inner = || {
+        let source = e.get_ref().and_then(std::error::Error::source);
+        source.and_then(|e| e.downcast_ref::<io::Error>())
+    };
+    own.is_some_and(is_passing) || inner().is_some_and(is_transient)
+}
+
+fn is_passing(errno: Errno) -> bool {
     const PASSING: [Errno; 7] = [
         Errno::EAGAIN,
         Errno::EBUSY,

@@ -62,7 +62,7 @@ pub mod tc;
 pub mod vlan;
 mod wire;
 
-pub use error::Error;
+pub use error::{Error, is_transient};
 pub use netns::{NetNs, NetNsError};
 pub use nix::errno::Errno;
 pub use request::Request;

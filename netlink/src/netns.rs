@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-use crate::error::is_passing;
+use crate::error::is_transient;
 
 /// The calling thread's own namespace. `/proc/self` would be the main
 /// thread's.
@@ -245,9 +245,7 @@ impl NetNsError {
     /// [`Error::is_transient`](crate::Error::is_transient).
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        let Self::Io { source, .. } = self else { return false };
-        let errno = source.raw_os_error().map(nix::errno::Errno::from_raw);
-        errno.is_some_and(is_passing)
+        matches!(self, Self::Io { source, .. } if is_transient(source))
     }
 
     /// Nothing is at the path.

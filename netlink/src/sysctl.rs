@@ -8,10 +8,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use ipam::file;
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use crate::error::is_passing;
+use crate::error::is_transient;
 
 const ROOT: &str = "/proc/sys";
 
@@ -124,8 +123,7 @@ impl SysctlError {
     /// [`Error::is_transient`](crate::Error::is_transient).
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        let errno = self.source().raw_os_error().map(Errno::from_raw);
-        errno.is_some_and(is_passing)
+        is_transient(self.source())
     }
 
     const fn source(&self) -> &io::Error {

@@ -16,8 +16,9 @@ use ipam::file;
 use ipam::gojson::Object;
 use nix::fcntl::OFlag;
 
+use crate::files::failed;
 use crate::owner::short;
-use crate::protocol::{Call, CniError, Env, ValidAttachments, code, log};
+use crate::protocol::{Call, CniError, Env, ValidAttachments, log};
 
 /// One container's file.
 #[derive(Debug)]
@@ -152,10 +153,7 @@ impl Scratch {
     }
 
     fn failed(&self, doing: &str, e: &io::Error) -> CniError {
-        CniError::new(
-            code::IO,
-            format!("cannot {doing} {}: {e}", self.path.display()),
-        )
+        failed(doing, &self.path, e)
     }
 }
 
@@ -181,10 +179,6 @@ pub(super) fn sweep(
     network: &str,
     valid: &ValidAttachments,
 ) -> Result<(), CniError> {
-    let failed = |doing: &str, path: &Path, e: &io::Error| {
-        let msg = format!("cannot {doing} {}: {e}", path.display());
-        CniError::new(code::IO, msg)
-    };
     let entries = match fs::read_dir(folder) {
         Err(e) if is_absent(&e) => return Ok(()),
         other => other.map_err(|e| failed("read", folder, &e))?,

@@ -7,7 +7,7 @@ use ipam::gojson::{Object, Value};
 use ipam::pool::{RangeConf, RangeError, RangeSet, parse_requested};
 
 use super::resolvconf;
-use crate::protocol::{Call, CniError, code};
+use crate::protocol::{Call, CniError};
 use crate::result::{Dns, Route};
 
 /// What the configuration asks for.
@@ -116,10 +116,8 @@ fn dns(ipam: &Object<'_>) -> Result<Dns, CniError> {
         return Ok(Dns::default());
     }
     let text = fs::read_to_string(&path).map_err(|e| {
-        CniError::new(
-            code::IO,
-            format!("ipam.resolvConf {path:?} cannot be read: {e}"),
-        )
+        let msg = format!("ipam.resolvConf {path:?} cannot be read: {e}");
+        CniError::io(&e, msg)
     })?;
     Ok(resolvconf::parse(&text))
 }

@@ -201,7 +201,9 @@ const fn is_taken(e: &PoolError) -> bool {
 fn failed(e: &PoolError) -> CniError {
     let (code, remedy) = match e {
         PoolError::Network(_) => (code::CONFIG, ""),
-        PoolError::Disk(_) => (code::IO, ""),
+        PoolError::Disk(disk) => {
+            return CniError::io(disk.io(), e.to_string());
+        }
         PoolError::Busy { .. } => (code::TRY_AGAIN, ""),
         PoolError::Requested(_) => (
             code::INTERNAL,

@@ -1,5 +1,7 @@
 //! Errors as the runtime sees them (S-54, S-55).
 
+use std::io;
+
 use serde::Serialize;
 
 /// What a plugin prints on stdout when it fails.
@@ -86,6 +88,13 @@ impl CniError {
     /// A step that a file or the kernel refused.
     pub(crate) fn internal(msg: impl std::fmt::Display) -> Self {
         Self::new(code::INTERNAL, msg.to_string())
+    }
+
+    /// A file or program that could not be used because of `e`: code 5, or 11
+    /// where it may work when tried again.
+    pub(crate) fn io(e: &io::Error, msg: impl Into<String>) -> Self {
+        let again = netlink::is_transient(e);
+        Self::new(if again { code::TRY_AGAIN } else { code::IO }, msg)
     }
 
     /// A configuration that cannot be served.
@@ -186,22 +195,12 @@ impl From<netlink::program::ProgramError> for CniError {
     /// Code 11 for a program that hung, waited in vain for others, or for
     /// which the machine had no room.
     fn from(e: netlink::program::ProgramError) -> Self {
-        use netlink::Errno;
         use netlink::program::ProgramError;
         let again = match &e {
             ProgramError::Stuck { .. } | ProgramError::Left { .. } => true,
             // how the older iptables says it
             ProgramError::Failed { said, .. } => said.contains("xtables lock"),
-            ProgramError::Start { source, .. } => {
-                let errno = source.raw_os_error().map(Errno::from_raw);
-                let full = [
-                    Errno::ENOMEM,
-                    Errno::EAGAIN,
-                    Errno::EMFILE,
-                    Errno::ENFILE,
-                ];
-                errno.is_some_and(|errno| full.contains(&errno))
-            }
+            ProgramError::Start { source, .. } => netlink::is_transient(source),
         };
         let code = if again { code::TRY_AGAIN } else { code::INTERNAL };
         Self::new(code, e.to_string())
@@ -280,6 +279,9 @@ mod tests {
         ] {
             assert_eq!(CniError::from(refused(errno)).code, code, "{errno}");
         }
+        let file = |errno: netlink::Errno| CniError::io(&errno.into(), "x");
+        assert_eq!(file(netlink::Errno::ENFILE).code, code::TRY_AGAIN);
+        assert_eq!(file(netlink::Errno::ENOSPC).code, code::IO);
         let lost = netlink::Error::Unknown {
             object: "create link x".into(),
             reason: "lost",

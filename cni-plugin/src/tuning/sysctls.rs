@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 
 use regex::Regex;
 
-use crate::protocol::{CniError, code};
+use crate::protocol::CniError;
 
 /// What stands for the interface's name in a key.
 pub(super) const IFNAME: &str = "IFNAME";
@@ -30,7 +30,7 @@ pub(super) fn resolve(
         Err(e) if e.kind() == ErrorKind::NotFound => None,
         Err(e) => {
             let msg = format!("{ALLOWED} cannot be read: {e}");
-            return Err(CniError::new(code::IO, msg));
+            return Err(CniError::io(&e, msg));
         }
     };
     let allowed = text.as_deref().map(allowlist).transpose()?;

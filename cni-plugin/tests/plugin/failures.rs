@@ -433,3 +433,32 @@ fn long_ids_in_a_chain() {
         node.assert_clean();
     });
 }
+
+/// CW-19: a machine that is short of files has some later, wherever it is
+/// noticed.
+#[test]
+fn short_of_files() {
+    on_a_node(|node| {
+        node.flanneld(Stack::Dual);
+        let plain =
+            [node.pod("a"), node.pod("b").delegate("ipMasq", true.into())];
+        for pod in plain {
+            let pod = pod.version("1.1.0");
+            for verb in ["ADD", "DEL"] {
+                let mut refused = 0;
+                let passes = (3..50).any(|most| {
+                    let answer = pod.call_with_files(most, verb);
+                    // none to load the program's libraries
+                    if !answer.ok && !answer.stdout.is_empty() {
+                        let (code, msg) = answer.error();
+                        assert_eq!(code, 11, "{verb}, {most}: {msg}");
+                        refused += 1;
+                    }
+                    answer.ok
+                });
+                assert!(passes && refused > 0, "{verb}: {refused}");
+            }
+            node.assert_clean();
+        }
+    });
+}

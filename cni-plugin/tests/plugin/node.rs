@@ -294,12 +294,24 @@ impl Call {
     /// case and without `CAP_`).
     pub(crate) fn call_without(&self, capability: &str, verb: &str) -> Answer {
         let mut command = Command::new("setpriv");
-        command
-            .args(["--bounding-set", &format!("-{capability}"), "bash", "-c"])
-            .arg(format!("exec -a {} \"$0\"", self.name))
+        command.args(["--bounding-set", &format!("-{capability}"), "bash"]);
+        self.call_by(command, "", verb)
+    }
+
+    /// The same with room for so many open files.
+    pub(crate) fn call_with_files(&self, most: usize, verb: &str) -> Answer {
+        let limit = format!("ulimit -n {most}; ");
+        self.call_by(Command::new("bash"), &limit, verb)
+    }
+
+    /// The same by a shell, which does something before.
+    fn call_by(&self, mut shell: Command, before: &str, verb: &str) -> Answer {
+        shell
+            .arg("-c")
+            .arg(format!("{before}exec -a {} \"$0\"", self.name))
             .arg(env!("CARGO_BIN_EXE_flannel"));
-        self.environment(&mut command, verb);
-        Answer::of(&feed(&mut command, self.conf.to_string().as_bytes()))
+        self.environment(&mut shell, verb);
+        Answer::of(&feed(&mut shell, self.conf.to_string().as_bytes()))
     }
 
     /// The variables of a call.
