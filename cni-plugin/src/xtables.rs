@@ -81,7 +81,7 @@ impl<'a> Xtables<'a> {
                 code::NOT_AVAILABLE,
                 format!(
                     "{name}-save and {name}-restore are not in PATH; install \
-                     iptables, or say \"nftables\" as the backend"
+                     iptables, or choose another backend"
                 ),
             )
         })
@@ -243,7 +243,7 @@ impl Saved {
             } else if line.starts_with('#') && line.contains("incompatible") {
                 return Err(CniError::internal(format_args!(
                     "table {table} holds what only nft can show; remove \
-                     that, or say \"nftables\" as the backend"
+                     that, or choose another backend"
                 )));
             }
         }

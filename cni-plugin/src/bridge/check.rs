@@ -70,9 +70,10 @@ pub(crate) fn check(
         found.note(masquerade::check(call, backend, &ips))?;
     }
     if conf.check_spoofing
+        && let Some(port) = port
         && let Some(mac) = pod.and_then(|pod| pod.mac)
     {
-        found.note(macspoof::check(Owner::of(call), mac))?;
+        found.note(macspoof::check(Owner::of(call), &port.name, mac))?;
     }
     found.end()
 }

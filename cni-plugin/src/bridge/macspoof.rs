@@ -10,7 +10,7 @@ use netlink::nft::{
 use crate::masquerade::without_nft;
 use crate::nftables;
 use crate::owner::Owner;
-use crate::protocol::{CniError, ValidAttachments, code};
+use crate::protocol::{CniError, Differences, ValidAttachments};
 
 const PREROUTING: &str = "PREROUTING";
 /// `dstnat` of bridges.
@@ -34,8 +34,6 @@ pub(super) fn set(
              {of_mac:?}"
         )));
     }
-    let jump = |to: &str| Expr::Verdict(Verdict::Jump(to.to_owned()));
-    let rule = |exprs: Vec<Expr>| rule(owner, exprs);
     nftables::change(|socket, batch| {
         clear(&rules(socket)?, owner, batch);
         let id = table();
@@ -45,16 +43,27 @@ pub(super) fn set(
         let own = Chain::plain(id.chain(&chain));
         let inner = Chain::plain(id.chain(&of_mac));
         batch.add_chain(&base).add_chain(&own).add_chain(&inner);
-        let from = Expr::InInterface(Op::Is, port.to_owned());
-        let mine = Expr::EtherSource(Op::Is, mac);
-        let drop = Expr::Verdict(Verdict::Drop);
-        batch
-            .append_rule(&inner.id, &rule(vec![mine, Expr::ret()]))
-            .append_rule(&inner.id, &rule(vec![drop]))
-            .append_rule(&own.id, &rule(vec![jump(&of_mac)]))
-            .append_rule(&base.id, &rule(vec![from, jump(&chain)]));
+        for (chain, rule) in wanted(owner, port, mac) {
+            batch.append_rule(&id.chain(chain), &rule);
+        }
         Ok(())
     })
+}
+
+/// The rules, and in which chains.
+fn wanted(owner: Owner<'_>, port: &str, mac: Mac) -> [(String, Rule); 4] {
+    let [chain, of_mac] = chains(owner);
+    let rule = |exprs: Vec<Expr>| rule(owner, exprs);
+    let jump = |to: &str| Expr::Verdict(Verdict::Jump(to.to_owned()));
+    let from = Expr::InInterface(Op::Is, port.to_owned());
+    let mine = Expr::EtherSource(Op::Is, mac);
+    let drop = Expr::Verdict(Verdict::Drop);
+    [
+        (of_mac.clone(), rule(vec![mine, Expr::ret()])),
+        (of_mac.clone(), rule(vec![drop])),
+        (chain.clone(), rule(vec![jump(&of_mac)])),
+        (PREROUTING.to_owned(), rule(vec![from, jump(&chain)])),
+    ]
 }
 
 /// Removes that again.
@@ -79,27 +88,29 @@ pub(super) fn remove(owner: Owner<'_>) -> Result<(), CniError> {
     without_nft(removed)
 }
 
-/// Says whether it is missing.
+/// Says what is missing of what [`set`] makes.
 ///
 /// # Errors
 /// Code 100.
-pub(super) fn check(owner: Owner<'_>, mac: Mac) -> Result<(), CniError> {
+pub(super) fn check(
+    owner: Owner<'_>,
+    port: &str,
+    mac: Mac,
+) -> Result<(), CniError> {
     let there = rules(&mut open()?)?;
-    let mine = [Expr::EtherSource(Op::Is, mac), Expr::ret()];
-    let has = |name: &str| {
-        there.iter().any(|info| of(info, owner) && info.chain.name == name)
-    };
-    let [chain, of_mac] = chains(owner);
-    let allowed = there
-        .iter()
-        .any(|info| info.chain.name == of_mac && info.rule.exprs == mine);
-    if has(PREROUTING) && has(&chain) && allowed {
-        return Ok(());
+    let mut found = Differences::default();
+    for (chain, rule) in wanted(owner, port, mac) {
+        let is_there = there.iter().any(|info| {
+            of(info, owner)
+                && info.chain.name == chain
+                && info.rule.exprs == rule.exprs
+        });
+        found.expect(
+            is_there,
+            format_args!("table {}: chain {chain} lacks {rule}", table()),
+        );
     }
-    Err(CniError::new(
-        code::DIFFERS,
-        format!("table {}: the rules of macspoofchk are missing", table()),
-    ))
+    found.end()
 }
 
 /// Removes what belongs to this network's attachments that are not valid. A

@@ -131,6 +131,7 @@ pub(crate) fn status(call: &Call, text: &str) -> Result<(), CniError> {
         Conf::read(&conf, &Args::default()).map_err(CniError::unavailable)?;
     vlan::available(&read.vlans, &read.bridge)
         .map_err(CniError::unavailable)?;
+    masquerade::available(read.masquerade, &call.deadline)?;
     Ipam::of(call, &conf, text, &read.ipam).status(call)
 }
 

@@ -12,7 +12,7 @@ use netlink::nft;
 use crate::cidr::Cidr;
 use crate::owner::Owner;
 use crate::protocol::{
-    Call, CniError, Deadline, Differences, ValidAttachments, gather,
+    Call, CniError, Deadline, Differences, ValidAttachments, code, gather,
 };
 use crate::xtables::Xtables;
 
@@ -45,6 +45,34 @@ pub(crate) fn wanted(conf: &Object<'_>) -> Result<Option<Backend>, CniError> {
     };
     let on = conf.bool("ipMasq")?.unwrap_or_default();
     Ok(on.then_some(backend))
+}
+
+/// Whether this host can (S-63); which families pods will have is not known
+/// yet.
+///
+/// # Errors
+/// Code 50, or code 11 for what passes by itself.
+pub(crate) fn available(
+    backend: Option<Backend>,
+    deadline: &Deadline,
+) -> Result<(), CniError> {
+    let Some(backend) = backend else { return Ok(()) };
+    if backend != Backend::Iptables
+        && nft::supported().map_err(|e| CniError::from(e).unavailable())?
+    {
+        return Ok(());
+    }
+    if backend == Backend::Nftables {
+        return Err(CniError::new(
+            code::NOT_AVAILABLE,
+            "ipMasqBackend is nftables, but this kernel has no nf_tables; \
+             choose another backend",
+        ));
+    }
+    match Xtables::all(deadline).next() {
+        Some(_) => Ok(()),
+        None => Xtables::required(Family::V4, deadline).map(drop),
+    }
 }
 
 /// Masquerades what the owner sends from `ips` to other networks than the

@@ -102,6 +102,7 @@ impl Plugin for Ptp {
     fn status(&self, call: &Call) -> Result<(), CniError> {
         let object = call.conf()?;
         let conf = Conf::read(&object).map_err(CniError::unavailable)?;
+        masquerade::available(conf.masquerade, &call.deadline)?;
         Ipam::of(call, &object, call.json.text(), &conf.ipam).status(call)
     }
 }

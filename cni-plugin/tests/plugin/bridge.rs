@@ -195,11 +195,53 @@ fn no_spoofing() {
             &["-n", "a", "link", "set", "eth0", "address", "02:00:00:00:00:99"],
         );
         assert!(pod.pings_in_vain("10.9.0.1"));
+        let lacks = |rule: &str| {
+            let (code, msg) = pod.after(&result).call("CHECK").error();
+            assert_eq!(code, 100, "{msg}");
+            assert!(msg.contains("chain cni-br-iface-a-eth0-mac"), "{msg}");
+            assert!(msg.contains(rule), "{rule}: {msg}");
+        };
+        lacks("lacks ether saddr 02:00:00:00:00:99 return");
+        run("ip", &["-n", "a", "link", "set", "eth0", "address", mac]);
+        assert!(pod.after(&result).call("CHECK").ok);
+        let inner = "cni-br-iface-a-eth0-mac";
+        run("nft", &["flush", "chain", "bridge", "nat", inner]);
+        let mine = ["ether", "saddr", mac, "return", "comment"];
+        let add = ["add", "rule", "bridge", "nat", inner];
+        run("nft", &[&add[..], &mine, &["macspoofchk-a-eth0"]].concat());
+        lacks("lacks drop");
         let mut blind = pod;
         blind.netns = String::new();
         blind.del();
         assert!(!shown().contains("cni-br-iface"), "{}", shown());
         blind.del();
+    });
+}
+
+/// S-63: what is to carry the rules of `ipMasq` is there, or STATUS says so.
+#[test]
+fn status_looks_for_what_masquerades() {
+    on_a_node(|node| {
+        for kind in ["bridge", "ptp"] {
+            let call = bridge(node, kind, json!({ "ipMasq": true }));
+            let call = Call { name: kind, ..call };
+            let none = call.clone().env("PATH", "/nonexistent");
+            let named = |call: &Call, backend: &str| {
+                let call = call.clone().with("ipMasqBackend", backend.into());
+                call.call("STATUS")
+            };
+            for answer in [
+                call.call("STATUS"),
+                none.call("STATUS"),
+                named(&call, "iptables"),
+                named(&none, "nftables"),
+            ] {
+                assert!(answer.ok, "{kind}: {answer:?}");
+            }
+            let (code, msg) = named(&none, "iptables").error();
+            assert_eq!(code, 50, "{kind}");
+            assert!(msg.contains("not in PATH; install iptables"), "{msg}");
+        }
     });
 }
 
