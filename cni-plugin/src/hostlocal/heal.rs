@@ -1,6 +1,6 @@
 //! Addresses that nobody released come back by themselves (P15): on ADD when
 //! none is left, on GC, on STATUS when few are. Those that host-local gave to
-//! another program's plugin come back on GC only.
+//! another program's plugin come back on GC only, unless they are nobody's.
 
 use std::net::IpAddr;
 
@@ -105,30 +105,10 @@ impl HostLocal {
     /// Takes back what nobody uses; whether there was anything. Failing to is
     /// no failure of what it was tried for.
     pub(super) fn heal(&self, pool: &mut Pool) -> bool {
-        if !self.on_links {
-            return false;
-        }
-        let healed =
-            pool.reservations()
-                .map_err(|e| failed(&e))
-                .and_then(|mut all| {
-                    // a look into all namespaces takes long, and is not needed
-                    // where every address belongs to a link of ours
-                    let linked = Alive::links(&self.network)?;
-                    all.retain(|r| {
-                        let of = r.attachment.as_ref();
-                        !of.is_some_and(|of| linked.has_link(&self.network, of))
-                    });
-                    match all.is_empty() {
-                        true => Ok(Vec::new()),
-                        false => Alive::survey(&self.network)?
-                            .dead(&self.network, &all),
-                    }
-                })
-                .and_then(|dead| {
-                    self.reclaim(pool, &dead)?;
-                    Ok(!dead.is_empty())
-                });
+        let healed = self.dead(pool).and_then(|dead| {
+            self.reclaim(pool, &dead)?;
+            Ok(!dead.is_empty())
+        });
         healed.unwrap_or_else(|e| {
             log(format_args!(
                 "network {:?}: addresses that nobody may use stay reserved: \
@@ -137,6 +117,26 @@ impl HostLocal {
             ));
             false
         })
+    }
+
+    /// The addresses that nobody uses.
+    fn dead(&self, pool: &Pool) -> Result<Vec<IpAddr>, CniError> {
+        let mut all = pool.reservations().map_err(|e| failed(&e))?;
+        if self.on_links {
+            // a look into all namespaces takes long, and is not needed where
+            // every address belongs to a link of ours
+            let linked = Alive::links(&self.network)?;
+            all.retain(|r| {
+                let of = r.attachment.as_ref();
+                !of.is_some_and(|of| linked.has_link(&self.network, of))
+            });
+        } else {
+            all.retain(|r| r.attachment.is_none());
+        }
+        match all.is_empty() {
+            true => Ok(Vec::new()),
+            false => Alive::survey(&self.network)?.dead(&self.network, &all),
+        }
     }
 
     fn reclaim(

@@ -278,12 +278,14 @@ fn rebuild(disk: &mut impl Disk, scan: &Scan) -> Result<(), DiskError> {
 }
 
 /// A reservation's content without surrounding white space (HL-28); `None`
-/// for an absent or empty file and one that is not text.
+/// for an absent or empty file and one that is not text, such as the zeros that
+/// some file systems leave after a power loss.
 pub(super) fn content_of(
     disk: &impl Disk,
     name: &str,
 ) -> Result<Option<String>, DiskError> {
     let text = disk.read(name)?.and_then(|b| String::from_utf8(b).ok());
+    let text = text.filter(|t| !t.contains('\0'));
     Ok(text.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()))
 }
 

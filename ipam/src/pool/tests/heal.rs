@@ -32,6 +32,7 @@ fn everything_that_is_taken_and_by_whom() {
     allocate(&mem, "a", &[]);
     mem.foreign_write("10.1.0.4", " old \n");
     mem.foreign_write("10.1.0.5", "");
+    mem.foreign_write("10.1.0.6", "\0\0\0");
     mem.foreign_write("other", "x");
     let found = Store::open(mem).reservations().unwrap();
     let found: Vec<_> =
@@ -42,6 +43,7 @@ fn everything_that_is_taken_and_by_whom() {
             ("10.1.0.2".to_owned(), Some(eth0("a"))),
             ("10.1.0.4".to_owned(), Some(Attachment::new("old", ""))),
             ("10.1.0.5".to_owned(), None),
+            ("10.1.0.6".to_owned(), None),
         ]
     );
 }
