@@ -231,7 +231,7 @@ mod tests {
         let env = Env { path: path.into(), ..Env::default() };
         let (json, name) = (Document::default(), "n".into());
         let (version, deadline) = (Version::NEWEST, Deadline::default());
-        let call = Call { env, json, name, version, deadline, ahead: None };
+        let call = Call { env, json, name, version, deadline };
         super::find(&call, kind)
     }
 

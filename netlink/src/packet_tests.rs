@@ -217,6 +217,7 @@ fn veth_pair() {
         mtu: Some(1450),
         mac: Some(MAC),
         txqlen: None,
+        queues: Some(3),
     };
     let namespace = crate::NetNs::current().expect("own namespace");
     let spec = VethSpec {
@@ -244,12 +245,14 @@ fn veth_pair() {
             LinkAttribute::IfName(name.into()),
             LinkAttribute::Mtu(1450),
             LinkAttribute::Address(MAC.to_vec()),
+            LinkAttribute::NumTxQueues(3),
+            LinkAttribute::NumRxQueues(3),
         ]
     };
     let fd = LinkAttribute::NetNsFd(namespace.fd_number().cast_signed());
     assert_eq!(peer.attributes, [own("eth0"), vec![fd]].concat());
-    assert_eq!(link.attributes[..3], own("veth0"));
-    assert_eq!(link.attributes[3], LinkAttribute::Controller(7));
+    assert_eq!(link.attributes[..5], own("veth0"));
+    assert_eq!(link.attributes[5], LinkAttribute::Controller(7));
 }
 
 #[test]

@@ -13,10 +13,6 @@ impl Plugin for Bridge {
         "bridge"
     }
 
-    fn enters(&self) -> bool {
-        true
-    }
-
     fn add(&self, call: &Call) -> Result<CniResult, CniError> {
         super::add(call, call.json.text(), Node::default())
             .map_err(|failed| failed.error)

@@ -8,7 +8,7 @@ use netlink::link::{LinkInfo, OperState};
 use netlink::{NetNs, Socket, link};
 
 use super::conf::Conf;
-use super::util::{all, no_pattern};
+use super::util::{QUEUES, all, no_pattern};
 use super::vlan;
 use crate::owner::{self, Owner};
 use crate::protocol::{Call, CniError, Deadline, code, log};
@@ -50,6 +50,7 @@ pub(super) fn add(
             mtu: conf.mtu,
             mac: Some(mac),
             txqlen: None,
+            queues: QUEUES,
         },
         master: Some(bridge.index),
         up: false,
@@ -58,6 +59,7 @@ pub(super) fn add(
             mtu: conf.mtu,
             mac: conf.mac,
             txqlen: None,
+            queues: QUEUES,
         },
         peer_namespace: Some(netns.clone()),
     };

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha512};
 
 use super::check::find;
 use super::conf::{Conf, bridge_name};
-use super::util::{all, gone, ignore};
+use super::util::{QUEUES, all, gone, ignore};
 use super::vlan;
 use crate::files::failed;
 use crate::hashed;
@@ -119,10 +119,17 @@ fn create(
             mtu,
             mac: Some(mac(name, bridge.mac.unwrap_or_default())),
             txqlen: None,
+            queues: QUEUES,
         },
         master: None,
         up: false,
-        peer: VethEnd { name: port.clone(), mtu, mac: None, txqlen: None },
+        peer: VethEnd {
+            name: port.clone(),
+            mtu,
+            mac: None,
+            txqlen: None,
+            queues: QUEUES,
+        },
         peer_namespace: None,
     };
     let made = socket.batch(&[

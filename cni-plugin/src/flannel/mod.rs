@@ -43,10 +43,6 @@ impl Plugin for Flannel {
         "flannel"
     }
 
-    fn enters(&self) -> bool {
-        true
-    }
-
     fn add(&self, call: &Call) -> Result<CniResult, CniError> {
         let conf = Conf::read(call)?;
         conf.check_delegate()?;

@@ -20,7 +20,7 @@ fn call(text: &str) -> Call {
     let name = "cni-flannel".to_owned();
     let (version, deadline) = (Version::V031, Deadline::default());
     let json = Document::new(text.into()).unwrap();
-    Call { env, json, name, version, deadline, ahead: None }
+    Call { env, json, name, version, deadline }
 }
 
 fn derive(conf: &str, env: &str) -> Result<Delegate, CniError> {

@@ -14,14 +14,7 @@ fn call(version: Version, args: &str) -> Call {
         ..Env::default()
     };
     let (json, name) = (Document::default(), "net".into());
-    Call {
-        env,
-        json,
-        name,
-        version,
-        deadline: Deadline::default(),
-        ahead: None,
-    }
+    Call { env, json, name, version, deadline: Deadline::default() }
 }
 
 fn add(

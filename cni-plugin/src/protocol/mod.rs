@@ -45,11 +45,6 @@ pub(crate) trait Plugin {
         Version::V010
     }
 
-    /// Whether ADD works in the container's namespace.
-    fn enters(&self) -> bool {
-        false
-    }
-
     /// Attaches; the result is printed in the configuration's version. A
     /// chained plugin changes [`Call::required_previous`] and returns it
     /// (S-52). One that fails has removed what it made.
@@ -84,8 +79,6 @@ pub(crate) struct Call {
     pub(crate) version: Version,
     /// How long it may take.
     pub(crate) deadline: Deadline,
-    /// The container's namespace, if it was found before it was asked for.
-    pub(crate) ahead: Option<NetNs>,
 }
 
 /// What is printed and the exit status that goes with it.
@@ -141,12 +134,6 @@ fn run(
     }
     let deadline = Deadline::default();
     deadline.enter("reading the configuration")?;
-    // while the runtime still writes; what is wrong with it is told when it
-    // is its turn (S-13)
-    let ahead = match env.command == "ADD" && plugin.enters() {
-        true => env.netns().ok().flatten(),
-        false => None,
-    };
     let json = Document::new(stdin(&deadline)?)?;
     let clears = matches!(env.command.as_str(), "DEL" | "GC");
     let Head { name, version: asked, timeout } = head(&json.object()?, clears)?;
@@ -170,7 +157,7 @@ fn run(
         Some(limit) => deadline.limited_to(limit),
         None => deadline,
     };
-    let call = Call { env, json, name, version, deadline, ahead };
+    let call = Call { env, json, name, version, deadline };
     let done = match verb.as_str() {
         "ADD" => add(plugin, &call),
         "DEL" => plugin.del(&call).map(|()| String::new()),
@@ -317,10 +304,7 @@ impl Call {
     /// Code 8 when there is none at CNI_NETNS, or it is the plugin's own
     /// (S-18).
     pub(crate) fn netns(&self) -> Result<NetNs, CniError> {
-        match &self.ahead {
-            Some(netns) => Ok(netns.clone()),
-            None => self.env.netns()?.ok_or_else(|| self.own_netns()),
-        }
+        self.env.netns()?.ok_or_else(|| self.own_netns())
     }
 
     /// The container's namespace, for DEL; `None` when it is gone, or its

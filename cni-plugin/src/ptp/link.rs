@@ -13,7 +13,7 @@ use netlink::{NetNs, Request, Socket, addr, sysctl};
 use crate::bridge::device::wait_link_local;
 use crate::bridge::pod::{detection, for_v6, routes, wait_usable};
 use crate::bridge::util::{
-    address, all, enable_ipv6, gone, ignore, no_pattern,
+    QUEUES, address, all, enable_ipv6, gone, ignore, no_pattern,
 };
 use crate::cidr::Cidr;
 use crate::owner::{self, Owner};
@@ -52,6 +52,7 @@ impl Pair {
             mtu,
             mac,
             txqlen: None,
+            queues: QUEUES,
         };
         let spec = VethSpec {
             end: end(&name, Some(mac)),

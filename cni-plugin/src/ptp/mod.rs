@@ -53,10 +53,6 @@ impl Plugin for Ptp {
         "ptp"
     }
 
-    fn enters(&self) -> bool {
-        true
-    }
-
     fn add(&self, call: &Call) -> Result<CniResult, CniError> {
         let object = call.conf()?;
         let conf = Conf::read(&object)?;

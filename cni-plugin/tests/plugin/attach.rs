@@ -127,6 +127,15 @@ fn the_objects() {
         assert_ne!(veth.mac, cni0.mac);
         let port = veth.port.unwrap();
         assert!(port.hairpin && !port.isolated);
+        // whatever the number of processors
+        let inside_too = ["-n", "some-container"];
+        for at in [&inside_too[..0], &inside_too] {
+            let link = if at.is_empty() { &veth.name } else { "eth0" };
+            let words = [at, &["-d", "link", "show", link]].concat();
+            let shown = run("ip", &words);
+            let one = "numtxqueues 1 numrxqueues 1 ";
+            assert!(shown.contains(one), "{shown}");
+        }
         assert_eq!(
             veth.alias.as_deref(),
             Some("flannel:cbr0:some-container:eth0")

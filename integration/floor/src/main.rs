@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! floor
-//! floor add NETNS BRIDGE HOST-END ADDRESS/LENGTH GATEWAY
+//! floor add NETNS BRIDGE HOST-END ADDRESS/LENGTH GATEWAY [QUEUES]
 //! floor del NETNS
 //! floor rule
 //! floor unrule HANDLE
@@ -33,7 +33,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     match args.as_slice() {
         [] => Ok(()),
         ["add", netns, bridge, end, address, gateway] => {
-            add(netns, bridge, end, address, gateway)
+            add(netns, bridge, end, address, gateway, None)
+        }
+        ["add", netns, bridge, end, address, gateway, queues] => {
+            let queues = Some(queues.parse()?);
+            add(netns, bridge, end, address, gateway, queues)
         }
         ["del", netns] => {
             let mut socket = Socket::open_in(&NetNs::open(netns)?)?;
@@ -50,7 +54,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Ok(NftSocket::open()?.commit(&batch)?)
         }
         _ => Err("usage: floor [add NETNS BRIDGE HOST-END \
-                  ADDRESS/LENGTH GATEWAY | del NETNS | rule | unrule HANDLE]"
+                  ADDRESS/LENGTH GATEWAY [QUEUES] | del NETNS | rule | unrule HANDLE]"
             .into()),
     }
 }
@@ -65,6 +69,7 @@ fn add(
     end: &str,
     address: &str,
     gateway: &str,
+    queues: Option<u32>,
 ) -> Result<(), Box<dyn Error>> {
     let (ip, len) = address.split_once('/').ok_or("no /LENGTH")?;
     let gateway: IpAddr = gateway.parse()?;
@@ -72,10 +77,14 @@ fn add(
     let mut socket = Socket::open()?;
     let bridge = link::by_name(&mut socket, bridge)?.index;
     socket.request(&veth::add(&VethSpec {
-        end: VethEnd { name: end.to_owned(), ..VethEnd::default() },
+        end: VethEnd { name: end.to_owned(), queues, ..VethEnd::default() },
         master: Some(bridge),
         up: true,
-        peer: VethEnd { name: POD_END.to_owned(), ..VethEnd::default() },
+        peer: VethEnd {
+            name: POD_END.to_owned(),
+            queues,
+            ..VethEnd::default()
+        },
         peer_namespace: Some(namespace.clone()),
     }))?;
     let mut socket = Socket::open_in(&namespace)?;

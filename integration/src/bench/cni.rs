@@ -23,12 +23,15 @@ const PODS_WITH_PORTS: usize = 20;
 const GO: &str = "Go: flannel, bridge, host-local, portmap";
 const FLOOR: &str = "floor: two starts, one does the netlink work";
 
+const LEAN: &str = "the same floor, its cables with one queue as ours";
+
 const VERBS: [&str; 2] = ["ADD", "DEL"];
 
 /// The ways that are compared.
 struct Nodes {
     ours: Node,
     floor: Node,
+    lean: Node,
     go: Option<Node>,
 }
 
@@ -37,6 +40,7 @@ struct Nodes {
 struct Taken {
     ours: Vec<Duration>,
     floor: Vec<Duration>,
+    lean: Vec<Duration>,
     go: Vec<Duration>,
 }
 
@@ -50,6 +54,10 @@ pub(super) fn run(
         let what = format!("CNI {verb}, kube-flannel's list");
         taken.go_row(&what, report);
         taken.floor_row(&what, FLOOR, report);
+        if verb == "ADD" {
+            let (ours, lean) = (median(&taken.ours), median(&taken.lean));
+            report.row(&what, ours, lean, LEAN);
+        }
     }
     let kinds = [Ports::None, Ports::Nftables, Ports::Iptables];
     let [none, nftables, iptables] = nodes.measure(kinds, PODS_WITH_PORTS)?;
@@ -83,6 +91,7 @@ impl Taken {
         match who {
             Who::Ours => &mut self.ours,
             Who::Floor => &mut self.floor,
+            Who::Lean => &mut self.lean,
             Who::Go => &mut self.go,
         }
     }
@@ -107,6 +116,7 @@ impl Taken {
         Self {
             ours: less(&self.ours, &other.ours),
             floor: less(&self.floor, &other.floor),
+            lean: less(&self.lean, &other.lean),
             go: less(&self.go, &other.go),
         }
     }
@@ -119,12 +129,13 @@ impl Nodes {
         Ok(Self {
             ours: Node::new(Who::Ours, None)?,
             floor: Node::new(Who::Floor, None)?,
+            lean: Node::new(Who::Lean, None)?,
             go: peers.map(|p| Node::new(Who::Go, Some(p))).transpose()?,
         })
     }
 
     fn all(&self) -> Vec<&Node> {
-        let fixed = [&self.ours, &self.floor];
+        let fixed = [&self.ours, &self.floor, &self.lean];
         fixed.into_iter().chain(self.go.as_ref()).collect()
     }
 

@@ -6,8 +6,9 @@ use crate::request::Request;
 use crate::wire::Message;
 use crate::wire::uapi::{
     IFF_UP, IFLA_ADDRESS, IFLA_IFNAME, IFLA_INFO_DATA, IFLA_INFO_KIND,
-    IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, IFLA_NET_NS_FD, IFLA_TXQLEN,
-    NLM_F_CREATE, NLM_F_EXCL, RTM_NEWLINK, VETH_INFO_PEER,
+    IFLA_LINKINFO, IFLA_MASTER, IFLA_MTU, IFLA_NET_NS_FD, IFLA_NUM_RX_QUEUES,
+    IFLA_NUM_TX_QUEUES, IFLA_TXQLEN, NLM_F_CREATE, NLM_F_EXCL, RTM_NEWLINK,
+    VETH_INFO_PEER,
 };
 
 /// A veth pair to create: this end in the socket's namespace, the other where
@@ -37,6 +38,11 @@ pub struct VethEnd {
     pub mac: Option<Mac>,
     /// Transmit queue length in packets; `None` is 1000.
     pub txqlen: Option<u32>,
+    /// How many queues it can have in each direction. `None` is as many as the
+    /// machine can have processors (since Linux 5.16), each of them with a
+    /// folder in sysfs that is made and taken away again: the kernel uses one
+    /// of them until it is told otherwise (`ethtool --set-channels`).
+    pub queues: Option<u32>,
 }
 
 /// Creates the pair in one message; refused (`EEXIST`) when one of the names
@@ -91,6 +97,10 @@ impl VethEnd {
         }
         if let Some(txqlen) = self.txqlen {
             m.u32(IFLA_TXQLEN, txqlen);
+        }
+        if let Some(queues) = self.queues {
+            m.u32(IFLA_NUM_TX_QUEUES, queues);
+            m.u32(IFLA_NUM_RX_QUEUES, queues);
         }
     }
 }

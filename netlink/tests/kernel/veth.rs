@@ -13,6 +13,7 @@ fn spec(pod: NetNs, bridge: u32) -> VethSpec {
             mtu: Some(1450),
             mac: Some([2, 0, 0, 0, 1, 1]),
             txqlen: Some(0),
+            queues: Some(1),
         },
         master: Some(bridge),
         up: true,
@@ -21,6 +22,7 @@ fn spec(pod: NetNs, bridge: u32) -> VethSpec {
             mtu: Some(1450),
             mac: Some([2, 0, 0, 0, 1, 2]),
             txqlen: None,
+            queues: Some(1),
         },
         peer_namespace: Some(pod),
     }

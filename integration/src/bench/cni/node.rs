@@ -32,6 +32,8 @@ const ENV: &str = "FLANNEL_NETWORK=10.0.0.0/8\n\
 pub(super) enum Who {
     Ours,
     Floor,
+    /// The same program, its cables with one queue.
+    Lean,
     Go,
 }
 
@@ -86,7 +88,7 @@ impl Node {
                 let all = format!("{}/.", folder.display());
                 host.cmd(&["cp", "-r", &all, PROGRAMS])?;
             }
-            Who::Floor => {
+            Who::Floor | Who::Lean => {
                 let floor = floor_program()?.display().to_string();
                 host.cmd(&["cp", &floor, PROGRAMS])?;
                 host.ip("link add cni0 type bridge")?;
@@ -128,7 +130,7 @@ impl Node {
     /// In the order of the list; DEL goes backwards.
     fn starts(&self, call: Call) -> Result<Vec<Start>> {
         let mut starts = match self.who {
-            Who::Floor => self.floor_starts(call)?,
+            Who::Floor | Who::Lean => self.floor_starts(call)?,
             Who::Ours | Who::Go => {
                 let start = |name: &str, conf: Value| Start {
                     program: Path::new(PROGRAMS).join(name),
@@ -151,7 +153,10 @@ impl Node {
         let Call { verb, pod, ports } = call;
         let netns = netns(pod);
         let link = if verb == "ADD" {
-            format!("add {netns} cni0 veth{pod} 10.244.1.{pod}/16 10.244.0.1")
+            let queues = if self.who == Who::Lean { " 1" } else { "" };
+            format!(
+                "add {netns} cni0 veth{pod} 10.244.1.{pod}/16 10.244.0.1{queues}"
+            )
         } else {
             format!("del {netns}")
         };
