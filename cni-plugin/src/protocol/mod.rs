@@ -317,7 +317,11 @@ impl Call {
         if self.env.netns.is_empty() {
             return Ok(None);
         }
-        match self.env.netns() {
+        // only to enter it tells whether it is one of networks
+        let found = self.env.netns().and_then(|netns| {
+            netns.map(|n| n.enter(|| ()).map(|()| n)).transpose()
+        });
+        match found {
             Ok(None) => {
                 log(format_args!("taken as gone: {}", self.own_netns()));
                 Ok(None)

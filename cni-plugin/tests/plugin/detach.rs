@@ -58,6 +58,22 @@ fn with_a_file_where_the_namespace_was() {
     });
 }
 
+/// The same with a namespace of another kind.
+#[test]
+fn with_another_namespace_where_the_pods_was() {
+    on_a_node(|node| {
+        let pod = attached(node, "a");
+        run("ip", &["-n", "a", "link", "delete", "eth0"]);
+        node.remove_netns("a");
+        fs::write(&pod.netns, "").unwrap();
+        run("mount", &["--bind", "/proc/self/ns/uts", &pod.netns]);
+        let answer = pod.call("DEL");
+        assert!(answer.ok, "{answer:?}");
+        assert!(answer.stderr.contains("a namespace of another kind"));
+        node.assert_clean();
+    });
+}
+
 /// S-60, CW-1: subnet.env and the kept configuration may be gone.
 #[test]
 fn without_any_file_but_the_reservation() {
