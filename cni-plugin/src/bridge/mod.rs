@@ -84,11 +84,16 @@ fn detach(
         Some(_) => remove_gateways(call, &mut socket),
         None => Ok(()),
     };
-    // one that cannot be read has given nothing; an earlier one may have
+    // none, or one that cannot be read, has given nothing; that of another
+    // day may have
     let kind = ipam_kind(&conf).unwrap_or_else(|e| {
         log(format_args!("{e}; taken as {}", hostlocal::TYPE));
-        hostlocal::TYPE.to_owned()
+        String::new()
     });
+    let kind = match kind.is_empty() {
+        true => hostlocal::TYPE.to_owned(),
+        false => kind,
+    };
     let released = Ipam::of(call, &conf, text, &kind).del(call);
     if let Ok(released) = &released {
         let of_vlan = of_vlan.as_deref();
