@@ -440,9 +440,12 @@ fn long_ids_in_a_chain() {
 fn short_of_files() {
     on_a_node(|node| {
         node.flanneld(Stack::Dual);
-        let plain =
-            [node.pod("a"), node.pod("b").delegate("ipMasq", true.into())];
-        for pod in plain {
+        // not by programs, which have too few as well
+        let masquerading = node
+            .pod("b")
+            .delegate("ipMasq", true.into())
+            .delegate("ipMasqBackend", "nftables".into());
+        for pod in [node.pod("a"), masquerading] {
             let pod = pod.version("1.1.0");
             for verb in ["ADD", "DEL"] {
                 let mut refused = 0;
