@@ -40,7 +40,6 @@ struct Nodes {
 struct Taken {
     ours: Vec<Duration>,
     floor: Vec<Duration>,
-    lean: Vec<Duration>,
     go: Vec<Duration>,
 }
 
@@ -49,18 +48,19 @@ pub(super) fn run(
     report: &mut Report<'_>,
 ) -> Result<()> {
     let nodes = Nodes::new(peers)?;
-    let [plain] = nodes.measure([Ports::None], PODS)?;
+    let [plain] = nodes.measure(&nodes.floor, [Ports::None], PODS)?;
     for (verb, taken) in VERBS.into_iter().zip(&plain) {
         let what = format!("CNI {verb}, kube-flannel's list");
         taken.go_row(&what, report);
         taken.floor_row(&what, FLOOR, report);
-        if verb == "ADD" {
-            let (ours, lean) = (median(&taken.ours), median(&taken.lean));
-            report.row(&what, ours, lean, LEAN);
-        }
     }
+    // Not in the same turns: two of a kind would warm the caches for each
+    // other.
+    let [[lean, _]] = nodes.measure(&nodes.lean, [Ports::None], PODS)?;
+    lean.floor_row("CNI ADD, kube-flannel's list", LEAN, report);
     let kinds = [Ports::None, Ports::Nftables, Ports::Iptables];
-    let [none, nftables, iptables] = nodes.measure(kinds, PODS_WITH_PORTS)?;
+    let [none, nftables, iptables] =
+        nodes.measure(&nodes.floor, kinds, PODS_WITH_PORTS)?;
     for (n, verb) in VERBS.into_iter().enumerate() {
         let what = format!("CNI {verb}, one hostPort (nf_tables)");
         nftables[n].go_row(&what, report);
@@ -84,14 +84,25 @@ const fn count(n: usize) -> Quantity {
     Quantity::Count(n as f64)
 }
 
+/// `all` in one of their orders: as many numbers as there are orders make
+/// every one of them.
+fn ordered<T>(mut all: Vec<T>, mut number: usize) -> Vec<T> {
+    let mut out = Vec::with_capacity(all.len());
+    while !all.is_empty() {
+        let left = all.len();
+        out.push(all.remove(number % left));
+        number /= left;
+    }
+    out
+}
+
 // === impl Taken ===
 
 impl Taken {
     fn of(&mut self, who: Who) -> &mut Vec<Duration> {
         match who {
             Who::Ours => &mut self.ours,
-            Who::Floor => &mut self.floor,
-            Who::Lean => &mut self.lean,
+            Who::Floor | Who::Lean => &mut self.floor,
             Who::Go => &mut self.go,
         }
     }
@@ -116,7 +127,6 @@ impl Taken {
         Self {
             ours: less(&self.ours, &other.ours),
             floor: less(&self.floor, &other.floor),
-            lean: less(&self.lean, &other.lean),
             go: less(&self.go, &other.go),
         }
     }
@@ -134,15 +144,11 @@ impl Nodes {
         })
     }
 
-    fn all(&self) -> Vec<&Node> {
-        let fixed = [&self.ours, &self.floor, &self.lean];
-        fixed.into_iter().chain(self.go.as_ref()).collect()
-    }
-
     /// For each kind of pod, ADD and then DEL of `pods` pods and one to warm
-    /// up; all in turns.
+    /// up; ours, the Go plugins and `floor` in turns.
     fn measure<const KINDS: usize>(
         &self,
+        floor: &Node,
         kinds: [Ports; KINDS],
         pods: usize,
     ) -> Result<[[Taken; 2]; KINDS]> {
@@ -153,16 +159,11 @@ impl Nodes {
                     kinds.iter().zip(&mut out).enumerate()
                 {
                     let pod = round * KINDS + kind;
-                    let mut turn = self.all();
                     // In every order: a removal leaves work behind that the
                     // next one may wait for, and whoever is before takes the
                     // caches for itself or leaves its kernel code there.
-                    let ways = turn.len();
-                    turn.rotate_left(round % ways);
-                    if round / ways % 2 == 1 {
-                        turn.reverse();
-                    }
-                    for node in turn {
+                    let all = [&self.ours, floor].into_iter().chain(&self.go);
+                    for node in ordered(all.collect(), round) {
                         let took = node.time(Call { verb, pod, ports })?;
                         if round > 0 {
                             taken[n].of(node.who).push(took);
@@ -172,5 +173,17 @@ impl Nodes {
             }
         }
         Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_order() {
+        let orders =
+            (0..24).map(|n| super::ordered(vec!['a', 'b', 'c', 'd'], n));
+        assert_eq!(orders.collect::<BTreeSet<_>>().len(), 24);
     }
 }
