@@ -36,8 +36,12 @@ struct Made {
     addresses: bool,
 }
 
+/// What a caller does of its own.
+type Keep<'a> = &'a dyn Fn() -> Result<(), CniError>;
+
 /// Attaches by the configuration `text`; `node` is what flannel knows beyond
-/// it.
+/// it. `keep` is called once, while the kernel works on the new link: whatever
+/// needs neither could as well come before.
 ///
 /// # Errors
 /// Nothing of the attachment is left then, unless the error says so.
@@ -45,6 +49,7 @@ pub(crate) fn add(
     call: &Call,
     text: &str,
     node: Node,
+    keep: Keep<'_>,
 ) -> Result<CniResult, FailedAdd> {
     let object = Object::parse(text).map_err(CniError::from)?;
     let conf = Conf { node, ..Conf::read(&object, &call.args()?)? };
@@ -53,7 +58,7 @@ pub(crate) fn add(
     let netns = call.netns()?;
     let mut socket = Socket::open().map_err(CniError::from)?;
     let mut made = Made::default();
-    attach(call, &conf, &ipam, &netns, &mut socket, &mut made).map_err(
+    attach(call, &conf, &ipam, &netns, keep, &mut socket, &mut made).map_err(
         |error| FailedAdd {
             error,
             undone: made.undo(call, &ipam, &mut socket),
@@ -66,6 +71,7 @@ fn attach(
     conf: &Conf,
     ipam: &Ipam<'_>,
     netns: &NetNs,
+    keep: Keep<'_>,
     socket: &mut Socket,
     made: &mut Made,
 ) -> Result<CniResult, CniError> {
@@ -78,6 +84,7 @@ fn attach(
         true => None,
         false => Some(Pod::set_up(netns, conf, ifname)?),
     };
+    keep()?;
     made.addresses = ipam.keeps_after_failure();
     let given = ipam.add(call)?;
     made.addresses = true;

@@ -14,7 +14,7 @@ impl Plugin for Bridge {
     }
 
     fn add(&self, call: &Call) -> Result<CniResult, CniError> {
-        super::add(call, call.json.text(), Node::default())
+        super::add(call, call.json.text(), Node::default(), &|| Ok(()))
             .map_err(|failed| failed.error)
     }
 

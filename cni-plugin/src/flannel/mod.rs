@@ -56,10 +56,18 @@ impl Plugin for Flannel {
         }
         let scratch = Scratch::new(&conf.data_dir, call);
         let before = scratch.bytes()?;
-        scratch.write(delegate.text.as_bytes())?;
+        let keep = || scratch.write(delegate.text.as_bytes());
         let node =
             bridge::Node { networks: env.networks.clone(), mtu: Some(env.mtu) };
-        add(call, &delegate, node, before.is_none()).map_err(|failed| {
+        let done = match delegate.is_native() {
+            // what is not kept yet, DEL finds by its marks
+            true => bridge::add(call, &delegate.text, node, &keep),
+            false => {
+                keep()?;
+                execute(call, &delegate, before.is_none())
+            }
+        };
+        done.map_err(|failed| {
             // what is left is for DEL, which goes by what is kept
             if failed.undone
                 && let Err(e) = scratch.restore(before.as_deref())
@@ -158,15 +166,11 @@ impl Plugin for Flannel {
 
 /// Runs the delegate's ADD, and undoes one that fails. `first` tells that
 /// nothing was attached before under this container.
-fn add(
+fn execute(
     call: &Call,
     delegate: &Delegate,
-    node: bridge::Node,
     first: bool,
 ) -> Result<CniResult, FailedAdd> {
-    if delegate.is_native() {
-        return bridge::add(call, &delegate.text, node);
-    }
     exec::add(call, &delegate.kind, &delegate.text).map_err(|error| {
         call.deadline.grant(bridge::UNDO);
         // S-61; but an attachment that was there before must live on
