@@ -110,7 +110,9 @@ pub(crate) fn already_there(socket: &mut Socket, call: &Call) -> CniError {
     let ifname = owner.ifname;
     let details = match link_of(socket, owner) {
         Ok(None) => format!(
-            "{} has an interface {ifname:?} that this attachment did not make",
+            "{} has an interface {ifname:?}, or the host one of the other \
+             name, that this program did not make for this attachment; if \
+             another plugin did, run DEL",
             call.env.netns
         ),
         _ => "an earlier ADD of this attachment made it; run DEL".to_owned(),

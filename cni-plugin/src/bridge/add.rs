@@ -227,9 +227,10 @@ fn complete(conf: &Conf, mut given: CniResult) -> CniResult {
     given
 }
 
-/// One default route per family. One that IPAM gave counts also without a
-/// gateway, since it gets this one (BR-31 has two equal routes then, CW-7),
-/// unless it is in another table or comes after others.
+/// One default route per family. One that IPAM gave with a gateway counts
+/// wherever it is (BR-31); one without gets this gateway, so it counts too
+/// (BR-31 has two equal routes then, CW-7), unless it is in another table or
+/// comes after others.
 fn default_route(result: &mut CniResult, family: Family) {
     let any = Cidr::any(family);
     let gateway = result

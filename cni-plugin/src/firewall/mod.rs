@@ -113,7 +113,7 @@ impl Plugin for Firewall {
             .filter(|ip| records.has_another(*ip, call))
             .collect();
         if !others.is_empty() {
-            let held = held(call).unwrap_or_default();
+            let held = held(call)?;
             ips.retain(|ip| !others.contains(ip) || held.contains(ip));
         }
         remove(call, &conf, &ips)?;
@@ -174,7 +174,10 @@ fn addresses(previous: &CniResult) -> BTreeSet<IpAddr> {
 fn held(call: &Call) -> Result<BTreeSet<IpAddr>, CniError> {
     let Some(netns) = call.living_netns()? else { return Ok(BTreeSet::new()) };
     let mut socket = Socket::open_in(&netns)?;
-    let link = link::by_name(&mut socket, &call.env.ifname)?;
+    let link = match link::by_name(&mut socket, &call.env.ifname) {
+        Err(e) if e.is_not_found() => return Ok(BTreeSet::new()),
+        other => other?,
+    };
     if owner::is_for_another(call, &netns, &link)? {
         return Ok(BTreeSet::new());
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::files::{failed, remove};
 use crate::owner::short;
-use crate::protocol::{Call, CniError, ValidAttachments};
+use crate::protocol::{Call, CniError, ValidAttachments, log};
 
 /// A folder for each network.
 const ROOT: &str = "/run/flannel/firewall";
@@ -65,9 +65,13 @@ impl Records {
                 continue;
             }
             let left: BTreeSet<IpAddr> = had.difference(ips).copied().collect();
-            match left.is_empty() {
-                true => remove(&path)?,
-                false => store(&path, &left)?,
+            let done = match left.is_empty() {
+                true => remove(&path),
+                false => store(&path, &left),
+            };
+            // it is not this attachment's: rules may stay longer than needed
+            if let Err(e) = done {
+                log(format_args!("firewall: {e}"));
             }
         }
         Ok(())

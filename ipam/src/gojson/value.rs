@@ -394,11 +394,14 @@ impl<'a> Object<'a> {
     pub fn unknown(&self, known: &[&'static str]) -> Vec<UnknownKey> {
         let mut out = Vec::new();
         let mut seen = BTreeSet::new();
-        for (key, value) in self.iter() {
+        let around = self.path_of("");
+        for (key, _) in self.iter() {
             let is_known = known.iter().any(|name| same_key(&key, name));
             if !is_known && seen.insert(key.clone()) {
                 out.push(UnknownKey {
-                    path: value.path(),
+                    // not the value's own: to find that takes the longer the
+                    // more there are before it
+                    path: format!("{around}{key}"),
                     nearest: nearest(&key, known),
                     key: key.into_owned(),
                 });

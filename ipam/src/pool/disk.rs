@@ -295,6 +295,7 @@ impl Disk for Folder {
         let path = self.network.join(name);
         let read = present(Open::read(&path)).map_err(on("read", &path))?;
         Ok(read.map(|(open, content)| {
+            self.kept.retain(|(kept, _)| kept != name);
             self.kept.push((name.to_owned(), open));
             content
         }))

@@ -161,7 +161,8 @@ impl Socket {
     }
 
     /// The port number by which the kernel names this socket in the events
-    /// its changes cause; 0, which is nobody's, if it tells none.
+    /// its changes cause; `u32::MAX`, which is nobody's (0 is the kernel's own),
+    /// if it tells none.
     ///
     /// A socket has one from its first request on, or from when it is asked
     /// for here: most are not.
@@ -174,7 +175,7 @@ impl Socket {
                 return port;
             }
             let _ = bind(fd, &NetlinkAddr::new(0, 0));
-            known().unwrap_or_default()
+            known().ok().filter(|port| *port != 0).unwrap_or(u32::MAX)
         })
     }
 
