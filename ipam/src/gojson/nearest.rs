@@ -9,19 +9,17 @@ pub fn nearest<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
     if lower.len() > 64 {
         return None;
     }
-    let (distance, name) = known
+    let (rank, _, name) = known
         .iter()
         .map(|name| {
             let other = name.to_ascii_lowercase();
             let contained = lower.len().min(other.len()) > 2
                 && (lower.contains(&other) || other.contains(&lower));
-            match distance(&lower, &other) {
-                d if contained => (d.min(1), *name),
-                d => (d, *name),
-            }
+            let edits = distance(&lower, &other);
+            (if contained { edits.min(1) } else { edits }, edits, *name)
         })
-        .min_by_key(|(distance, _)| *distance)?;
-    (distance <= lower.chars().count() / 2).then_some(name)
+        .min_by_key(|(rank, edits, _)| (*rank, *edits))?;
+    (rank <= lower.chars().count() / 2).then_some(name)
 }
 
 /// Edits (insert, delete, replace, swap two neighbours) from `a` to `b`.

@@ -137,6 +137,9 @@ fn unknown_keys_name_the_nearest() {
     ];
     assert_eq!(found, want.map(|(k, n)| (k.to_owned(), n)));
     assert_eq!(nearest(&"x".repeat(1_000_000), KNOWN), None);
+    // one edit is less than half a word
+    let flags = ["iface", "iface-regex"];
+    assert_eq!(nearest("iface-regx", &flags), Some("iface-regex"));
 }
 
 #[test]
