@@ -40,8 +40,8 @@ struct Made {
 type Keep<'a> = &'a dyn Fn() -> Result<(), CniError>;
 
 /// Attaches by the configuration `text`; `node` is what flannel knows beyond
-/// it. `keep` is called once, while the kernel works on the new link: whatever
-/// needs neither could as well come before.
+/// it. `keep` is called once the link is there, since the kernel has work with
+/// it that would be waited for anyway.
 ///
 /// # Errors
 /// Nothing of the attachment is left then, unless the error says so.
